@@ -1,0 +1,9 @@
+# Warnings for the library's own C and C++ code; errors with FA_WERROR.
+function(fa_set_warnings target)
+  if(MSVC)
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:C,CXX>:/W4 $<$<BOOL:${FA_WERROR}>:/WX>>)
+  else()
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:C,CXX>:-Wall -Wextra -Wshadow -Wno-unknown-pragmas>
+      $<$<AND:$<BOOL:${FA_WERROR}>,$<COMPILE_LANGUAGE:C,CXX>>:-Werror>)
+  endif()
+endfunction()

@@ -1,0 +1,41 @@
+// The library's one error type: a status and the message that fa_last_error_message() will return. Only src/api catches it.
+#pragma once
+
+#include <cstdarg>
+#include <cstdio>
+#include <exception>
+
+#include "flash_attention/types.h"
+
+namespace fa {
+
+/// Longest message including its terminating NUL; longer ones are cut.
+inline constexpr int kMaxMessageBytes = 2048;
+
+class Error final : public std::exception {
+ public:
+  Error(fa_status status, const char* format, std::va_list arguments) noexcept : status_(status) {
+    std::vsnprintf(message_, sizeof(message_), format, arguments);
+  }
+  fa_status status() const noexcept { return status_; }
+  const char* what() const noexcept override { return message_; }
+
+ private:
+  fa_status status_;
+  char message_[kMaxMessageBytes];
+};
+
+/// Throws Error with a printf-formatted message: argument, what was expected, what came.
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+[[noreturn]] inline void
+fail(fa_status status, const char* format, ...) {
+  std::va_list arguments;
+  va_start(arguments, format);
+  Error error(status, format, arguments);
+  va_end(arguments);
+  throw error;
+}
+
+}  // namespace fa
