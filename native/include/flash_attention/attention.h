@@ -200,7 +200,8 @@ typedef struct fa_plan_description {
   uint64_t shared_memory_bytes;
   /** What …_workspace_size reports. */
   uint64_t workspace_bytes;
-  /** Floating-point operations of the pass: 4 * visible pairs * head_dim (2 with head_dim, 2 with head_dim_v) forward, 2.5 times that backward. */
+  /** Floating-point operations of the pass over the visible pairs: 2 * pairs * (head_dim + head_dim_v) forward, 2 * pairs * (3 * head_dim + 2 * head_dim_v)
+   * backward (2.5 times the forward when the two are equal). */
   double flops;
   /** Exponentials of the pass: visible pairs. */
   double exponentials;
@@ -210,7 +211,7 @@ typedef struct fa_plan_description {
   double tiled_bytes;
   /** Bytes to and from device memory of the unfused form, which writes and reads the score and probability matrices. */
   double unfused_bytes;
-  /** Scratch of the unfused form in bytes: the score and probability matrices. */
+  /** Scratch of the unfused form in bytes: the score and probability matrices, and in the backward pass their gradients' one. */
   double unfused_scratch_bytes;
   /** Name of the kernel, NUL-terminated UTF-8. */
   char kernel_name[64];

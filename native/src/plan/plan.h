@@ -43,6 +43,13 @@ bool plan_cpu(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason
 bool plan_sm80(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not);
 bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not);
 
+/// What is known of CUDA devices of a compute capability (10 * major + minor), for planning without one. multiprocessors: 0 for the usual number. Throws Error
+/// if either number is out of range.
+DeviceCaps assumed_cuda_caps(int compute_capability, int multiprocessors);
+
+/// Most workspace that make_plan can ask for, whatever the alignment of addresses that are not known yet.
+uint64_t workspace_bytes(const Problem& problem, const DeviceCaps& caps);
+
 /// The plan for a problem on a device: the first family, fastest first, that computes it (or the family the problem insists on). Throws Error
 /// (FA_STATUS_UNSUPPORTED) with every family's reason if there is none.
 Plan make_plan(const Problem& problem, const DeviceCaps& caps);

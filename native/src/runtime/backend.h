@@ -18,6 +18,9 @@ class Backend {
   virtual void info(int index, fa_device_info* info) = 0;  ///< fills all fields but struct_size
   virtual void synchronize(int index) = 0;
 
+  /// Throws FA_STATUS_INVALID_ARGUMENT if the device cannot access the memory at pointer (as far as that can be known). Cheap; legal during graph capture.
+  virtual void check_access(int index, const void* pointer, const char* argument) = 0;
+
   virtual void* allocate(int index, uint64_t bytes) = 0;
   virtual void free(int index, void* pointer) = 0;
   virtual void set(int index, void* destination, int value, uint64_t bytes, fa_stream stream) = 0;
