@@ -23,6 +23,7 @@ if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.4)
 endif()
 set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+set(CMAKE_CUDA_COMPILER_LAUNCHER "${CMAKE_COMMAND};-P;${CMAKE_CURRENT_LIST_DIR}/CompileCuda.cmake;--")
 
 set(FA_CUDA_SM80_CODE "sm_80,sm_90,compute_80" CACHE STRING "Code of the portable kernels, a comma-separated list for nvcc")
 
@@ -42,11 +43,30 @@ function(fa_cuda_objects name)
   target_compile_options(${name} PRIVATE
     $<$<COMPILE_LANGUAGE:CUDA>:${ARG_CODE} --expt-relaxed-constexpr -lineinfo -Xptxas=-v -diag-suppress=20012>)
   target_sources(flash_attention PRIVATE $<TARGET_OBJECTS:${name}>)
+  set_property(GLOBAL APPEND PROPERTY FA_CUDA_OBJECT_LIBRARIES ${name})
+endfunction()
+
+# The kernel guard: registers, spills and tensor-core instructions of every kernel against its budget.txt, once per changed object.
+function(fa_cuda_guard)
+  get_property(libraries GLOBAL PROPERTY FA_CUDA_OBJECT_LIBRARIES)
+  get_filename_component(toolkit_bin "${CMAKE_CUDA_COMPILER}" DIRECTORY)
+  find_program(FA_CUOBJDUMP cuobjdump HINTS "${toolkit_bin}" REQUIRED)
+  set(objects "")
+  foreach(library IN LISTS libraries)
+    list(APPEND objects "$<TARGET_OBJECTS:${library}>")
+  endforeach()
+  file(GENERATE OUTPUT "${CMAKE_BINARY_DIR}/cuda_objects.txt" CONTENT "$<JOIN:${objects},\n>\n")
+  set(FA_CUDA_GUARD_COMMAND ${CMAKE_COMMAND} -DOBJECTS=${CMAKE_BINARY_DIR}/cuda_objects.txt -DKERNELS=${CMAKE_CURRENT_SOURCE_DIR}/src/kernels
+      -DCUOBJDUMP=${FA_CUOBJDUMP} -DREPORT=${CMAKE_BINARY_DIR}/kernel_resources.txt -P ${CMAKE_SOURCE_DIR}/../cmake/PtxasGuard.cmake
+      CACHE INTERNAL "Judges all kernels of this build")
+  add_custom_target(fa_kernel_guard ALL COMMAND ${FA_CUDA_GUARD_COMMAND} COMMENT "Checking kernels against their budgets" VERBATIM)
+  add_dependencies(fa_kernel_guard ${libraries})
 endfunction()
 
 fa_cuda_objects(fa_cuda_runtime SOURCES ${FA_CUDA_RUNTIME_SOURCES} CODE -gencode=arch=compute_80,code=[sm_80,compute_80])
 fa_cuda_objects(fa_kernels_sm80 SOURCES ${FA_SM80_SOURCES} CODE -gencode=arch=compute_80,code=[${FA_CUDA_SM80_CODE}])
 fa_cuda_objects(fa_kernels_sm90 SOURCES ${FA_SM90_SOURCES} CODE -gencode=arch=compute_90a,code=sm_90a)
+fa_cuda_guard()
 
 target_sources(flash_attention PRIVATE src/dispatch/table_cuda.cpp)
 find_library(FA_CUDART_STATIC NAMES cudart_static HINTS ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES} REQUIRED)
