@@ -1,7 +1,31 @@
-using FlashAttention.BindingGenerator;
-using FlashAttention.BindingGenerator.Clang;
-using FlashAttention.BindingGenerator.Emit;
-HeaderSet h = new(RepositoryPaths.Find().Header);
-var api = HeaderParser.Parse(h);
-Directory.CreateDirectory(RepositoryPaths.Find().Output);
-foreach (var (n, t) in CSharpEmitter.Emit(api, new EmitOptions(h.Display(h.Header)))) File.WriteAllText(Path.Combine(RepositoryPaths.Find().Output, n), t);
+using CommandLine;
+using FlashAttention.BindingGenerator.Commands;
+
+namespace FlashAttention.BindingGenerator;
+
+/// <summary>The command line: <c>generate</c> and <c>verify</c>.</summary>
+internal static class Program
+{
+    private const int UsageError = 2;
+
+    private static int Main(string[] arguments) => Run(arguments, Console.Out, Console.Error);
+
+    /// <summary>Runs a command.</summary>
+    /// <returns>Exit code: 0 success, 1 a difference or an error, 2 wrong usage.</returns>
+    internal static int Run(string[] arguments, TextWriter output, TextWriter error)
+    {
+        using Parser parser = new(settings => settings.HelpWriter = error);
+        try
+        {
+            return parser.ParseArguments<GenerateOptions, VerifyOptions>(arguments).MapResult(
+                (GenerateOptions options) => GenerateCommand.Run(options, output),
+                (VerifyOptions options) => VerifyCommand.Run(options, output),
+                errors => errors.All(e => e.Tag is ErrorType.HelpRequestedError or ErrorType.HelpVerbRequestedError or ErrorType.VersionRequestedError) ? 0 : UsageError);
+        }
+        catch (Exception exception) when (exception is GeneratorException or IOException or UnauthorizedAccessException)
+        {
+            error.WriteLine($"error: {exception.Message}");
+            return 1;
+        }
+    }
+}
