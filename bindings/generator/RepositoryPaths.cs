@@ -9,6 +9,9 @@ internal sealed record RepositoryPaths(string Root)
     /// <summary>Folder of the generated C#.</summary>
     public string Output => Path.Combine(Root, "managed", "FlashAttention", "Interop", "Generated");
 
+    /// <summary>The generated module of the Python binding.</summary>
+    public string Python => Path.Combine(Root, "bindings", "python", "flash_attention", "_abi.py");
+
     /// <summary>The recorded binary interface.</summary>
     public string Baseline => Path.Combine(Root, "bindings", "abi-baseline.txt");
 

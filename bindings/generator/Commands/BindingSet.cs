@@ -11,13 +11,16 @@ internal sealed class BindingSet
     /// <summary>Suffix of generated files; no other file of the output folder is touched or looked at.</summary>
     public const string FilePattern = "*.g.cs";
 
-    private BindingSet(HeaderSet headers, CApi api, string output, string baselinePath)
+    private BindingSet(HeaderSet headers, CApi api, string output, string baselinePath, string? pythonPath)
     {
         Headers = headers;
         Api = api;
         Output = output;
         BaselinePath = baselinePath;
-        Files = CSharpEmitter.Emit(api, new EmitOptions(headers.Display(headers.Header)));
+        PythonPath = pythonPath;
+        EmitOptions emit = new(headers.Display(headers.Header));
+        Files = CSharpEmitter.Emit(api, emit);
+        PythonText = PythonEmitter.Emit(api, emit);
         Abi = AbiDescription.From(api);
     }
 
@@ -36,6 +39,12 @@ internal sealed class BindingSet
     /// <summary>Names and contents of the generated files.</summary>
     public IReadOnlyList<KeyValuePair<string, string>> Files { get; }
 
+    /// <summary>File of the generated ctypes declarations; null if none is wanted.</summary>
+    public string? PythonPath { get; }
+
+    /// <summary>The ctypes declarations.</summary>
+    public string PythonText { get; }
+
     /// <summary>The binary interface.</summary>
     public AbiDescription Abi { get; }
 
@@ -50,7 +59,8 @@ internal sealed class BindingSet
             throw new GeneratorException($"header: '{headers.Header}' declares no function below '{headers.IncludeFolder}'");
         }
 
-        return new BindingSet(headers, api, options.Output ?? repository.Value.Output, options.Baseline ?? repository.Value.Baseline);
+        return new BindingSet(headers, api, options.Output ?? repository.Value.Output, options.Baseline ?? repository.Value.Baseline,
+            options.Python ?? (options.Header is null ? repository.Value.Python : null));
     }
 
     /// <summary>The recorded interface; null if there is no record.</summary>

@@ -17,6 +17,9 @@ internal abstract class CommandOptions
     [Option("baseline", HelpText = "The recorded binary interface. Default: bindings/abi-baseline.txt of the repository.")]
     public string? Baseline { get; init; }
 
+    [Option("python", HelpText = "File of the generated ctypes declarations. Default: bindings/python/flash_attention/_abi.py of the repository; none with --header.")]
+    public string? Python { get; init; }
+
     [Option("clang", HelpText = "Path of clang. Default: the environment variable CLANG, then clang or clang-NN on PATH.")]
     public string? Clang { get; init; }
 }

@@ -44,6 +44,11 @@ internal static class GenerateCommand
             output.WriteLine($"removed {stale}");
         }
 
+        if (bindings.PythonPath is not null)
+        {
+            WriteIfChanged(bindings.PythonPath, bindings.PythonText, output);
+        }
+
         WriteIfChanged(bindings.BaselinePath, bindings.Abi.ToText(), output);
         output.WriteLine($"{bindings.Api.Functions.Count} functions, {bindings.Api.Structs.Count} structs, {bindings.Api.Enums.Count} enums, {bindings.Api.Constants.Count} constants");
         return 0;

@@ -13,7 +13,7 @@ internal static class VerifyCommand
     public static int Run(VerifyOptions options, TextWriter output)
     {
         BindingSet bindings = BindingSet.Create(options);
-        List<string> problems = [.. CompareSource(bindings), .. CompareBaseline(bindings), .. CompareCompiler(bindings, options.Compiler)];
+        List<string> problems = [.. CompareSource(bindings), .. ComparePython(bindings), .. CompareBaseline(bindings), .. CompareCompiler(bindings, options.Compiler)];
         if (options.Library is not null)
         {
             problems.AddRange(CompareLibrary(bindings, options.Library));
@@ -71,6 +71,25 @@ internal static class VerifyCommand
                 }
             }
         }
+    }
+
+    /// <summary>Committed ctypes declarations against those generated now.</summary>
+    public static IEnumerable<string> ComparePython(BindingSet bindings)
+    {
+        if (bindings.PythonPath is null)
+        {
+            return [];
+        }
+
+        if (!File.Exists(bindings.PythonPath))
+        {
+            return [$"Python: '{bindings.PythonPath}' is missing; run generate"];
+        }
+
+        string committed = File.ReadAllText(bindings.PythonPath).ReplaceLineEndings("\n");
+        return SourceComparison.FindFirstDifference(committed, bindings.PythonText) is { } difference
+            ? [$"Python: {Path.GetFileName(bindings.PythonPath)}:{difference}; run generate"]
+            : [];
     }
 
     /// <summary>The recorded interface against the headers.</summary>
