@@ -113,11 +113,15 @@ internal sealed class ApiBuilder(IReadOnlyList<LocatedNode> nodes, IReadOnlyList
         _joinedEnumTags.Add(tag);
         CDocumentation chosen = documentation.Paragraphs.Count > 0 ? documentation : DocReader.FromNode(values);
         List<CEnumMember> members = [];
+        HashSet<int> usedComments = [];
         long next = 0;
         foreach (LocatedNode constant in values.Children.Where(child => child.Kind == "EnumConstantDecl"))
         {
             long value = FindConstantValue(constant) ?? next;
-            members.Add(new CEnumMember(constant.Name, value, DocReader.FromNode(constant)));
+
+            // Clang looks back for a comment past the comma and gives an undocumented constant that of the one before it.
+            bool isOwnComment = DocReader.FindOffset(constant) is not int offset || usedComments.Add(offset);
+            members.Add(new CEnumMember(constant.Name, value, isOwnComment ? DocReader.FromNode(constant) : CDocumentation.Empty));
             next = unchecked(value + 1);
         }
 

@@ -37,6 +37,10 @@ internal static partial class DocReader
         return new CDocumentation(paragraphs, parameters);
     }
 
+    /// <summary>Where the comment clang attached to a declaration starts in its file; null if there is none.</summary>
+    public static int? FindOffset(LocatedNode declaration) =>
+        declaration.Children.FirstOrDefault(child => child.Kind == "FullComment")?.Json.GetProperty("loc").GetProperty("offset").GetInt32();
+
     /// <summary>The documentation in the text of a comment, for macros, which are no part of the AST.</summary>
     /// <param name="comment">From <c>/**</c> to <c>*/</c>.</param>
     public static CDocumentation FromComment(string comment)

@@ -9,8 +9,8 @@ internal static class HeaderParser
     /// <summary>Deepest nesting of the AST dump that is accepted; system headers stay below 100.</summary>
     private const int MaxJsonDepth = 1024;
 
-    /// <summary>Names clang is looked for by, newest last resort first: plain <c>clang</c> is what the user has chosen.</summary>
-    private static readonly string[] ClangNames = ["clang", .. Enumerable.Range(14, 12).Reverse().Select(version => $"clang-{version}")];
+    /// <summary>Names clang is looked for by: plain <c>clang</c> first, as the user's own choice, then the newest.</summary>
+    public static readonly string[] ClangNames = ["clang", .. Enumerable.Range(14, 12).Reverse().Select(version => $"clang-{version}")];
 
     /// <summary>Parses a header.</summary>
     /// <param name="headers">The header and its include folder.</param>
