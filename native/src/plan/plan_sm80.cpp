@@ -1,10 +1,127 @@
+// Plans of the portable CUDA kernels (compute capability 8.0 and newer).
+#include <cstdio>
+#include <limits>
+
 #include "plan/plan.h"
+#include "plan/sm80_variants.h"
 
 namespace fa {
 
-bool plan_sm80(const Problem&, const DeviceCaps&, Plan*, Reason* why_not) {
-  why_not->set("this build has no kernels of the family");
-  return false;
+namespace {
+
+using namespace sm80;
+
+/// Positions are 32-bit inside the kernels, with room for a tile past the end and for the sum of two of them.
+constexpr int64_t kMaxLength = (int64_t{1} << 30) - 1;
+constexpr int64_t kMaxBlocks = std::numeric_limits<int32_t>::max();
+
+int64_t larger_head_dim(const Problem& problem) {
+  return problem.head_dim > problem.head_dim_v ? problem.head_dim : problem.head_dim_v;
+}
+
+/// Says why no variant could compute the problem on the device, if that is so.
+bool refuse(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
+  const auto number = [](int64_t value) { return static_cast<long long>(value); };
+  if (caps.compute_capability < 80) {
+    why_not->set("it needs compute capability 8.0 or newer, the device has %d.%d", caps.compute_capability / 10, caps.compute_capability % 10);
+  } else if (problem.dtype == DType::kFloat32) {
+    why_not->set("it computes float16 and bfloat16, not float32");
+  } else if (larger_head_dim(problem) > kMaxHeadDim) {
+    why_not->set("head_dim and head_dim_v may be at most %d, got %lld and %lld", kMaxHeadDim, number(problem.head_dim), number(problem.head_dim_v));
+  } else if (problem.head_dim % 8 != 0 || problem.head_dim_v % 8 != 0) {
+    why_not->set("head_dim and head_dim_v must be multiples of 8, got %lld and %lld", number(problem.head_dim), number(problem.head_dim_v));
+  } else if (problem.len_q > kMaxLength || problem.len_kv > kMaxLength) {
+    why_not->set("len_q and len_kv may be at most %lld, got %lld and %lld", number(kMaxLength), number(problem.len_q), number(problem.len_kv));
+  } else {
+    return false;
+  }
+  return true;
+}
+
+/// First row of a table that is wide enough and whose shared memory the device has; rows are sorted by width, then by preference. -1 if there is none.
+template <class Variant, int kNum>
+int first_fitting(const Variant (&table)[kNum], int64_t head_dim, int64_t shared_limit, int (*shared_bytes)(const Variant&)) {
+  for (int i = 0; i < kNum; ++i) {
+    if (table[i].padded_dim >= head_dim && shared_bytes(table[i]) <= shared_limit) {
+      return i;
+    }
+  }
+  return -1;
+}
+
+/// Blocks of a grid over tiles x batch x heads. False, with the reason, if the grid would be too large.
+bool set_blocks(int64_t tiles, const Problem& problem, int64_t heads, Plan* plan, Reason* why_not) {
+  if (tiles > 0 && problem.batch > 0 && problem.batch > kMaxBlocks / heads / tiles) {
+    why_not->set("batch * heads * tiles = %lld * %lld * %lld blocks exceed %lld", static_cast<long long>(problem.batch), static_cast<long long>(heads),
+                 static_cast<long long>(tiles), static_cast<long long>(kMaxBlocks));
+    return false;
+  }
+  plan->blocks = tiles * problem.batch * heads;
+  return true;
+}
+
+bool plan_forward(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not) {
+  const int index = first_fitting(kForward, larger_head_dim(problem), caps.shared_memory_per_block_bytes, forward_shared_bytes);
+  if (index < 0) {
+    why_not->set("no variant fits %lld bytes of shared memory per block", static_cast<long long>(caps.shared_memory_per_block_bytes));
+    return false;
+  }
+  const ForwardVariant& variant = kForward[index];
+  if (!set_blocks(ceil_div(problem.len_q, variant.tile_q), problem, problem.heads_q, plan, why_not)) {
+    return false;
+  }
+  plan->variant = index;
+  plan->tile_q = variant.tile_q;
+  plan->tile_kv = variant.tile_kv;
+  plan->stages = variant.stages;
+  plan->threads = 32 * variant.warps;
+  plan->registers_per_thread = register_budget(variant.warps, variant.blocks_per_sm);
+  plan->launches = plan->blocks > 0 ? 1 : 0;
+  plan->shared_memory_bytes = forward_shared_bytes(variant);
+  std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "%s_%s", variant.name, problem.dtype == DType::kFloat16 ? "f16" : "bf16");
+  plan->reason.set("head dims %lld and %lld fit %d columns; %d query rows per block, %d per warp, %d blocks per multiprocessor; rows copied %s",
+                   static_cast<long long>(problem.head_dim), static_cast<long long>(problem.head_dim_v), variant.padded_dim, variant.tile_q,
+                   variant.tile_q / variant.warps, variant.blocks_per_sm, problem.aligned_16_bytes ? "16 bytes at a time" : "by element");
+  return true;
+}
+
+bool plan_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not) {
+  const int index = first_fitting(kBackward, larger_head_dim(problem), caps.shared_memory_per_block_bytes, backward_shared_bytes);
+  if (index < 0) {
+    why_not->set("no variant fits %lld bytes of shared memory per block", static_cast<long long>(caps.shared_memory_per_block_bytes));
+    return false;
+  }
+  const BackwardVariant& variant = kBackward[index];
+  // The passes over query rows have the larger grid where there are more of them; both must fit.
+  if (!set_blocks(ceil_div(problem.len_q, variant.tile_q), problem, problem.heads_q, plan, why_not) ||
+      !set_blocks(ceil_div(problem.len_kv, variant.tile_kv), problem, problem.heads_kv, plan, why_not)) {
+    return false;
+  }
+  const int warps = variant.warps_kv * variant.warps_q;
+  plan->variant = index;
+  plan->tile_q = variant.tile_q;
+  plan->tile_kv = variant.tile_kv;
+  plan->stages = variant.stages;
+  plan->threads = 32 * warps;
+  plan->registers_per_thread = register_budget(warps, variant.blocks_per_sm);
+  plan->launches = 3;
+  plan->shared_memory_bytes = backward_shared_bytes(variant);
+  plan->workspace_bytes = backward_workspace(problem.batch * problem.heads_q, problem.len_q, variant.padded_dim, problem.deterministic).total_bytes;
+  std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "%s_%s", variant.name, problem.dtype == DType::kFloat16 ? "f16" : "bf16");
+  plan->reason.set("head dims %lld and %lld fit %d columns; %d keys per block, %d shared bytes of %lld; grad_q %s", static_cast<long long>(problem.head_dim),
+                   static_cast<long long>(problem.head_dim_v), variant.padded_dim, variant.tile_kv, backward_shared_bytes(variant),
+                   static_cast<long long>(caps.shared_memory_per_block_bytes),
+                   problem.deterministic ? "from its own kernel: deterministic" : "by fp32 additions in any order");
+  return true;
+}
+
+}  // namespace
+
+bool plan_sm80(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not) {
+  if (refuse(problem, caps, why_not)) {
+    return false;
+  }
+  return problem.pass == Pass::kForward ? plan_forward(problem, caps, plan, why_not) : plan_backward(problem, caps, plan, why_not);
 }
 
 }  // namespace fa

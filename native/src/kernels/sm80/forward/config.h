@@ -1,0 +1,52 @@
+// The forward kernel's configuration as a type: tile, warps, shared memory and register budget of one variant.
+#pragma once
+
+#include <cstdint>
+
+#include "plan/sm80_variants.h"
+#include "tile/shared_tile.cuh"
+
+namespace fa::sm80 {
+
+/// A row of the planner's table as a type.
+template <int kIndex>
+struct ForwardRow {
+  static constexpr ForwardVariant kVariant = kForward[kIndex];
+};
+
+template <class Element_, class Row>
+struct ForwardConfig {
+  using Element = Element_;
+  static constexpr ForwardVariant kVariant = Row::kVariant;
+  static constexpr int kDim = kVariant.padded_dim;
+  static constexpr int kTileQ = kVariant.tile_q;
+  static constexpr int kTileKV = kVariant.tile_kv;
+  static constexpr int kWarps = kVariant.warps;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kStages = kVariant.stages;
+  static constexpr bool kQInRegisters = kVariant.q_in_registers;
+  static constexpr int kBlocksPerSm = kVariant.blocks_per_sm;
+
+  /// Row blocks of 16 per warp; columns of S and O in groups of 8; steps of 16 of both products.
+  static constexpr int kM = kTileQ / kWarps / 16;
+  static constexpr int kScoreN = kTileKV / 8;
+  static constexpr int kOutN = kDim / 8;
+  static constexpr int kScoreSteps = kDim / 16;
+  static constexpr int kOutSteps = kTileKV / 16;
+
+  using QTile = SharedTile<kTileQ, kDim>;
+  using KVTile = SharedTile<kTileKV, kDim>;
+
+  struct Shared {
+    QTile q;  ///< afterwards O: a warp reads and writes only its own rows
+    KVTile k[kStages];
+    KVTile v[kStages];
+  };
+
+  static_assert(kTileQ % (16 * kWarps) == 0, "warps own whole row blocks");
+  static_assert(kStages == 1 || kStages == 2, "the schedules of kernel.cuh");
+  static_assert(sizeof(Shared) == forward_shared_bytes(kVariant), "the planner's arithmetic");
+  static_assert(sizeof(Shared) <= kSmallSharedBytes, "runs on every device from sm_80 on");
+};
+
+}  // namespace fa::sm80

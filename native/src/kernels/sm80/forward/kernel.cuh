@@ -1,0 +1,224 @@
+// Fused attention, forward, for sm_80 and newer. README.md beside this file has the resource arithmetic and the schedule.
+#pragma once
+
+#include "attention/nonfinite.cuh"
+#include "attention/online_softmax.cuh"
+#include "attention/visibility.cuh"
+#include "kernels/sm80/forward/config.h"
+#include "kernels/sm80/forward/params.h"
+#include "ptx/mma_sync.cuh"
+#include "ptx/special_registers.cuh"
+#include "tile/copy_tile.cuh"
+#include "tile/warp_product.cuh"
+
+namespace fa::sm80 {
+
+/// One block's work: a tile of query rows of one head against all keys they see.
+template <class Config>
+class ForwardBlock {
+  using Element = typename Config::Element;
+  using Shared = typename Config::Shared;
+  static constexpr int kM = Config::kM;
+  static constexpr int kThreads = Config::kThreads;
+
+ public:
+  __device__ __forceinline__ ForwardBlock(const ForwardParams& params, Shared& shared)
+      : p_(params),
+        s_(shared),
+        visibility_{params.shape.len_kv, params.shape.causal_offset, params.shape.causal},
+        warp_row_(static_cast<int>(threadIdx.x) / 32 * 16 * kM),
+        q_operand_(shared.q, warp_row_, 0),
+        k_operand_(shared.k[0], 0, 0),
+        v_operand_(shared.v[0], 0, 0) {
+    const TileOrder::Work work = params.order.work(blockIdx.x);
+    const int64_t batch = work.head / params.shape.heads_q;
+    const int64_t head = work.head - batch * params.shape.heads_q;
+    first_row_ = work.tile * Config::kTileQ;
+    const int last_row = min(first_row_ + Config::kTileQ, params.shape.len_q) - 1;
+    num_kv_tiles_ = (visibility_.visible_keys(last_row) + Config::kTileKV - 1) / Config::kTileKV;
+    const int64_t kv_head = head / params.shape.group_size;
+    g_k_ = {params.k + batch * params.k_strides.batch + kv_head * params.k_strides.head, params.k_strides.seq, params.shape.len_kv, params.shape.head_dim, params.shape.aligned};
+    g_v_ = {params.v + batch * params.v_strides.batch + kv_head * params.v_strides.head, params.v_strides.seq, params.shape.len_kv, params.shape.head_dim_v, params.shape.aligned};
+    const GlobalRows g_q{params.q + batch * params.q_strides.batch + head * params.q_strides.head, params.q_strides.seq, params.shape.len_q, params.shape.head_dim,
+                         params.shape.aligned};
+    copy_to_shared<kThreads>(s_.q, g_q, first_row_, threadIdx.x);
+  }
+
+  __device__ __forceinline__ void run() {
+    // A masked NaN or infinity in v may have poisoned rows that do not see it. Then once more, with care.
+    bool careful = false;
+#pragma unroll 1
+    do {
+      attend(careful);
+      careful = p_.shape.causal && !careful && __syncthreads_or(any_nonfinite(o_));
+    } while (careful);
+    write_out();
+  }
+
+ private:
+  /// All key tiles, last first, so that the masked ones come first. With kStages == 2 one barrier per tile: k and v of the next tile travel during this one.
+  /// With kStages == 1 two: v travels during the product with k, the next k during softmax and the product with v.
+  __device__ __forceinline__ void attend(bool careful) {
+    constexpr bool kTwoStages = Config::kStages == 2;
+    softmax_.reset();
+    clear(o_);
+    if (num_kv_tiles_ > 0) copy_k(num_kv_tiles_ - 1);
+    if (kTwoStages && num_kv_tiles_ > 0) copy_v(num_kv_tiles_ - 1);
+    ptx::cp_async_commit();
+    if (Config::kQInRegisters) {
+      ptx::cp_async_wait<0>();
+      __syncthreads();
+#pragma unroll
+      for (int k = 0; k < Config::kScoreSteps; ++k) {
+#pragma unroll
+        for (int m = 0; m < kM; ++m) q_operand_.load(q_fragments_[Config::kQInRegisters ? k : 0][m], m, k);
+      }
+    }
+#pragma unroll 1
+    for (int tile = num_kv_tiles_ - 1; tile >= 0; --tile) {
+      ptx::cp_async_wait<0>();
+      __syncthreads();
+      if (!kTwoStages) {
+        copy_v(tile);
+      } else if (tile > 0) {
+        copy_k(tile - 1);
+        copy_v(tile - 1);
+      }
+      ptx::cp_async_commit();
+      if (kTwoStages && careful) set_aside_nonfinite(tile);
+      // A warp none of whose rows sees the tile sits it out: half of the warps on the diagonal.
+      const bool seen = tile * Config::kTileKV < visibility_.visible_keys(first_row_ + warp_row_ + 16 * kM - 1);
+      Accumulators<kM, Config::kScoreN> s;
+      if (seen) {
+        score(s, tile);
+        mask(s, tile);
+      }
+      if (!kTwoStages) {
+        ptx::cp_async_wait<0>();
+        __syncthreads();
+        if (tile > 0) copy_k(tile - 1);
+        ptx::cp_async_commit();
+      }
+      if (!kTwoStages && careful) set_aside_nonfinite(tile);
+      if (seen) accumulate(s, tile);
+    }
+    __syncthreads();
+  }
+
+  __device__ __forceinline__ int stage(int tile) const { return Config::kStages == 2 ? tile & 1 : 0; }
+  __device__ __forceinline__ int stage_bytes(int tile) const { return stage(tile) * static_cast<int>(sizeof(typename Config::KVTile)); }
+  __device__ __forceinline__ void copy_k(int tile) { copy_to_shared<kThreads>(s_.k[stage(tile)], g_k_, tile * Config::kTileKV, ptx::thread_index_anew()); }
+  __device__ __forceinline__ void copy_v(int tile) { copy_to_shared<kThreads>(s_.v[stage(tile)], g_v_, tile * Config::kTileKV, ptx::thread_index_anew()); }
+
+  /// s = q k^T, not yet scaled.
+  __device__ __forceinline__ void score(Accumulators<kM, Config::kScoreN>& s, int tile) {
+    clear(s);
+    const int offset = stage_bytes(tile);
+    const auto load_b = [&](uint32_t(&b)[4], int pair, int k) { k_operand_.load(b, pair, k, offset); };
+    if constexpr (Config::kQInRegisters) {
+#pragma unroll
+      for (int k = 0; k < Config::kScoreSteps; ++k) {
+        multiply_step<Element>(s, q_fragments_[k], [&](uint32_t(&b)[4], int pair) { load_b(b, pair, k); });
+      }
+    } else {
+      multiply<Element, Config::kScoreSteps>(s, [&](uint32_t(&a)[4], int m, int k) { q_operand_.load(a, m, k); }, load_b);
+    }
+  }
+
+  /// Scores that a row does not see become -inf (whatever they were). Only in tiles that some row of the warp does not see whole.
+  __device__ __forceinline__ void mask(Accumulators<kM, Config::kScoreN>& s, int tile) {
+    const int first_key = tile * Config::kTileKV;
+    if (first_key + Config::kTileKV <= visibility_.visible_keys(first_row_ + warp_row_)) return;
+    const int lane = ptx::thread_index_anew() & 31;
+#pragma unroll
+    for (int m = 0; m < kM; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = first_row_ + warp_row_ + 16 * m + 8 * half + (lane >> 2);
+        const int visible = visibility_.visible_keys(row) - first_key - 2 * (lane & 3);
+#pragma unroll
+        for (int n = 0; n < Config::kScoreN; ++n) {
+          if (8 * n >= visible) s[m][n][2 * half] = -INFINITY;
+          if (8 * n + 1 >= visible) s[m][n][2 * half + 1] = -INFINITY;
+        }
+      }
+    }
+  }
+
+  /// o += softmax(s) v, step by step of 16 keys so that exponentials and products interleave.
+  __device__ __forceinline__ void accumulate(Accumulators<kM, Config::kScoreN>& s, int tile) {
+    softmax_.raise_reference(s, o_, p_.shape.scale_log2);
+    float shifts[2 * kM];
+#pragma unroll
+    for (int r = 0; r < 2 * kM; ++r) shifts[r] = softmax_.shift(r, p_.shape.scale_log2);
+    const int offset = stage_bytes(tile);
+#pragma unroll
+    for (int k = 0; k < Config::kOutSteps; ++k) {
+      softmax_.exponentiate(s, k, shifts, p_.shape.scale_log2);
+      uint32_t a[kM][4];
+#pragma unroll
+      for (int m = 0; m < kM; ++m) round_to_a<Element>(a[m], s, m, k);
+      multiply_step<Element>(o_, a, [&](uint32_t(&b)[4], int pair) { v_operand_.load(b, k, pair, offset); });
+    }
+  }
+
+  /// Rare path, block-wide: adds non-finite elements of v to the rows that see them and zeroes them in the tile.
+  __device__ __forceinline__ void set_aside_nonfinite(int tile) {
+    const int first_key = tile * Config::kTileKV;
+    if (first_key + Config::kTileKV <= visibility_.visible_keys(first_row_)) return;
+    add_nonfinite<Element>(o_, s_.v[stage(tile)], 0, [&](int row, int key) { return first_key + key < visibility_.visible_keys(first_row_ + warp_row_ + row); });
+    __syncthreads();
+    zero_nonfinite<Element, kThreads>(s_.v[stage(tile)], threadIdx.x);
+    __syncthreads();
+  }
+
+  /// Divides by the sums, writes o and the log-sum-exp. Rows that see no key get 0 and -inf.
+  __device__ __forceinline__ void write_out() {
+    const int lane = ptx::thread_index_anew() & 31;
+    const TileOrder::Work work = p_.order.work(ptx::block_index_anew());
+    const int64_t batch = work.head / p_.shape.heads_q;
+    const int64_t head = work.head - batch * p_.shape.heads_q;
+#pragma unroll
+    for (int r = 0; r < 2 * kM; ++r) {
+      const int m = r / 2, half = r % 2 * 2;
+      const int tile_row = warp_row_ + 16 * m + 4 * half + (lane >> 2);
+      const int row = first_row_ + tile_row;
+      const bool sees_keys = visibility_.visible_keys(row) > 0;
+      const float total = softmax_.total(r);
+      const float inverse = sees_keys ? 1.0f / total : 0.0f;
+      if ((lane & 3) == 0 && row < p_.shape.len_q && p_.lse != nullptr) {
+        p_.lse[static_cast<int64_t>(work.head) * p_.shape.len_q + row] = sees_keys ? softmax_.reference[r] * p_.shape.scale + logf(total) : -INFINITY;
+      }
+#pragma unroll
+      for (int n = 0; n < Config::kOutN; ++n) {
+        *reinterpret_cast<uint32_t*>(s_.q.at(tile_row, 8 * n + 2 * (lane & 3))) =
+            ptx::pack2<Element>(o_[m][n][half] * inverse, o_[m][n][half + 1] * inverse);
+      }
+    }
+    __syncwarp();
+    const GlobalRows g_o{p_.o + batch * p_.o_strides.batch + head * p_.o_strides.head, p_.o_strides.seq, p_.shape.len_q, p_.shape.head_dim_v, p_.shape.aligned};
+    copy_to_global<16 * kM, 32>(s_.q, g_o, first_row_, warp_row_, lane);
+  }
+
+  const ForwardParams& p_;
+  Shared& s_;
+  const Visibility visibility_;
+  const int warp_row_;  ///< first row of the warp within the tile
+  OperandA<typename Config::QTile> q_operand_;
+  OperandB<typename Config::KVTile> k_operand_;
+  OperandBTransposed<typename Config::KVTile> v_operand_;
+  int first_row_, num_kv_tiles_;
+  GlobalRows g_k_, g_v_;
+  uint32_t q_fragments_[Config::kQInRegisters ? Config::kScoreSteps : 1][kM][4];
+  OnlineSoftmax<kM> softmax_;
+  Accumulators<kM, Config::kOutN> o_;
+};
+
+template <class Config>
+__global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm) forward_kernel(const __grid_constant__ ForwardParams params) {
+  extern __shared__ __align__(128) unsigned char s_memory[];
+  ForwardBlock<Config> block(params, *reinterpret_cast<typename Config::Shared*>(s_memory));
+  block.run();
+}
+
+}  // namespace fa::sm80

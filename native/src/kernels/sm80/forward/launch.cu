@@ -1,0 +1,54 @@
+// Launches the forward kernel that the plan chose.
+#include <cuda_runtime_api.h>
+
+#include "dispatch/dispatch.h"
+#include "kernels/sm80/forward/table.h"
+#include "kernels/sm80/launch.h"
+
+namespace fa {
+namespace sm80 {
+namespace {
+
+/// Row: Plan::variant. Column 0: float16, 1: bfloat16.
+constexpr ForwardKernelOf kKernels[kNumForward][2] = {
+    {forward_kernel_of<0, __half>, forward_kernel_of<0, __nv_bfloat16>},
+    {forward_kernel_of<1, __half>, forward_kernel_of<1, __nv_bfloat16>},
+    {forward_kernel_of<2, __half>, forward_kernel_of<2, __nv_bfloat16>},
+    {forward_kernel_of<3, __half>, forward_kernel_of<3, __nv_bfloat16>},
+};
+
+ForwardParams make_params(const ForwardVariant& variant, const ForwardArgs& args, int64_t l2_bytes) {
+  const Problem& problem = args.problem;
+  ForwardParams params{};
+  params.q = static_cast<const uint16_t*>(args.q.data);
+  params.k = static_cast<const uint16_t*>(args.k.data);
+  params.v = static_cast<const uint16_t*>(args.v.data);
+  params.o = static_cast<uint16_t*>(args.o.data);
+  params.lse = args.lse;
+  params.q_strides = args.q.strides;
+  params.k_strides = args.k.strides;
+  params.v_strides = args.v.strides;
+  params.o_strides = args.o.strides;
+  params.shape = shape_of(problem);
+  // Per query head: those of a group share their keys and values.
+  const int64_t kv_bytes = 2 * problem.len_kv * (problem.head_dim + problem.head_dim_v) / problem.group_size();
+  params.order.num_tiles = static_cast<int>(ceil_div(problem.len_q, variant.tile_q));
+  params.order.num_heads = static_cast<int>(problem.batch * problem.heads_q);
+  params.order.section_heads = TileOrder::choose_section(params.order.num_heads, kv_bytes, l2_bytes);
+  params.order.last_first = problem.is_causal();
+  return params;
+}
+
+}  // namespace
+}  // namespace sm80
+
+void sm80_forward(const Plan& plan, const ForwardArgs& args) {
+  using namespace sm80;
+  if (plan.blocks == 0) return;  // no query rows: nothing to write
+  const ForwardVariant& variant = kForward[plan.variant];
+  const ForwardKernel kernel = kKernels[plan.variant][args.problem.dtype == DType::kBFloat16 ? 1 : 0]();
+  launch(kernel, plan.kernel_name, args.device, plan.blocks, 32 * variant.warps, forward_shared_bytes(variant), args.stream,
+         make_params(variant, args, l2_bytes_of(args.device)));
+}
+
+}  // namespace fa

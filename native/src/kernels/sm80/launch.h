@@ -1,0 +1,26 @@
+// Host side shared by the sm80 launchers.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "plan/problem.h"
+
+namespace fa::sm80 {
+
+/// Lets the kernel use shared_bytes of dynamic shared memory on the device (once per kernel and device; thread-safe; legal under graph capture), then queues
+/// it. Throws Error if the launch is refused. parameters: address of the kernel's one argument.
+void launch_kernel(const void* kernel, const char* name, fa_device device, int64_t blocks, int threads, int64_t shared_bytes, fa_stream stream,
+                   void* parameters);
+
+/// Typed form: a kernel that takes one struct by value.
+template <class Params>
+void launch(void (*kernel)(Params), const char* name, fa_device device, int64_t blocks, int threads, int64_t shared_bytes, fa_stream stream, Params params) {
+  launch_kernel(reinterpret_cast<const void*>(kernel), name, device, blocks, threads, shared_bytes, stream, &params);
+}
+
+/// Size of the device's second-level cache.
+int64_t l2_bytes_of(fa_device device);
+
+}  // namespace fa::sm80

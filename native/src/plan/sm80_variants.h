@@ -1,0 +1,129 @@
+// The configurations of the portable CUDA kernels: what the planner chooses from, and what the kernels are compiled for (their configs take a row of these
+// tables and assert that its numbers are true). No CUDA header.
+#pragma once
+
+#include <cstdint>
+
+namespace fa::sm80 {
+
+/// Shared memory that every device of a class offers to one block: compute capability 8.6, 8.9 and 12.x / 8.0 and 8.7 / 9.0 and 10.x.
+inline constexpr int64_t kSmallSharedBytes = 99 * 1024;
+inline constexpr int64_t kMediumSharedBytes = 163 * 1024;
+inline constexpr int64_t kLargeSharedBytes = 227 * 1024;
+
+/// Largest head_dim (and head_dim_v) of any variant. Both are padded to the variant's padded_dim inside the kernel.
+inline constexpr int kMaxHeadDim = 256;
+
+/// Forward: one block computes tile_q query rows of one head; each warp owns tile_q / warps of them (16 or 32).
+struct ForwardVariant {
+  const char* name;
+  int padded_dim;
+  int tile_q;
+  int tile_kv;
+  int warps;
+  int stages;          ///< buffers of k and of v
+  bool q_in_registers; ///< q is read from shared memory once instead of once per tile
+  int blocks_per_sm;   ///< what the register budget is cut for
+};
+
+constexpr int forward_shared_bytes(const ForwardVariant& v) {
+  return 2 * v.padded_dim * (v.tile_q + 2 * v.stages * v.tile_kv);
+}
+
+inline constexpr ForwardVariant kForward[] = {
+    {"sm80_forward_d64", 64, 128, 64, 4, 2, true, 2},
+    {"sm80_forward_d128", 128, 128, 64, 4, 2, false, 2},
+    {"sm80_forward_d192", 192, 64, 64, 4, 1, false, 2},
+    {"sm80_forward_d256", 256, 64, 64, 4, 1, false, 2},
+};
+inline constexpr int kNumForward = sizeof(kForward) / sizeof(kForward[0]);
+
+/// Backward: one block computes the gradients of tile_kv keys of one key/value head, going through tile_q query rows at a time (of every query head of the
+/// group), and adds its part of grad_q to an fp32 accumulator. S^T is split over warps_kv x warps_q warps (keys x queries); grad_k and grad_v over warps_kv x
+/// warps_q (keys x columns); grad_q over warps_dq x (warps / warps_dq) (queries x columns).
+struct BackwardVariant {
+  const char* name;
+  int padded_dim;
+  int tile_q;
+  int tile_kv;
+  int warps_kv;
+  int warps_q;
+  int warps_dq;
+  int stages;  ///< buffers of q and of grad_o
+  int blocks_per_sm;
+};
+
+/// With warps_q == 1 a warp holds P^T and dS^T of its keys for all queries of the tile: they stay in its registers, only dS is shared (twice, so that its
+/// product may come a step later). Otherwise P and dS are shared.
+constexpr int backward_shared_bytes(const BackwardVariant& v) {
+  return 2 * v.padded_dim * 2 * (v.tile_kv + v.stages * v.tile_q)  // k, v, q, grad_o
+         + 2 * 2 * v.tile_kv * v.tile_q                            // P and dS, or dS twice
+         + 2 * 4 * v.stages * v.tile_q;                            // log-sum-exp and delta
+}
+
+inline constexpr BackwardVariant kBackward[] = {
+    {"sm80_backward_d64", 64, 64, 128, 4, 1, 2, 2, 2},
+    {"sm80_backward_d128", 128, 64, 128, 4, 2, 2, 2, 1},
+    {"sm80_backward_d128_small", 128, 64, 64, 2, 2, 2, 1, 1},
+    {"sm80_backward_d192", 192, 64, 64, 2, 4, 2, 2, 1},
+    {"sm80_backward_d192_small", 192, 64, 32, 2, 2, 2, 1, 1},
+    {"sm80_backward_d256", 256, 64, 64, 2, 4, 2, 2, 1},
+    {"sm80_backward_d256_small", 256, 32, 32, 2, 2, 2, 1, 1},
+};
+inline constexpr int kNumBackward = sizeof(kBackward) / sizeof(kBackward[0]);
+
+/// Deterministic backward: grad_q comes from a kernel of its own, which goes through the keys of a tile of query rows as the forward kernel does.
+struct GradQVariant {
+  const char* name;
+  int padded_dim;
+  int tile_q;
+  int tile_kv;
+  int warps;
+  int blocks_per_sm;
+};
+
+constexpr int grad_q_shared_bytes(const GradQVariant& v) {
+  return 2 * v.padded_dim * 2 * (v.tile_q + v.tile_kv);
+}
+
+inline constexpr GradQVariant kGradQ[] = {
+    {"sm80_grad_q_d64", 64, 64, 64, 4, 2},
+    {"sm80_grad_q_d128", 128, 64, 64, 4, 2},
+    {"sm80_grad_q_d192", 192, 64, 32, 4, 2},
+    {"sm80_grad_q_d256", 256, 64, 32, 4, 2},
+};
+inline constexpr int kNumGradQ = sizeof(kGradQ) / sizeof(kGradQ[0]);
+
+/// Query rows of one head in the workspace, a whole number of tiles of every variant; rows past len_q hold values that contribute nothing.
+inline constexpr int kRowPadding = 64;
+
+/// Layout of the backward workspace: per (batch, query head) padded_rows floats of log-sum-exp in base 2, as many of delta, then unless deterministic
+/// padded_rows * padded_dim floats of grad_q in the order of the kernel's fragments.
+struct BackwardWorkspace {
+  int64_t padded_rows = 0;  ///< per head
+  uint64_t delta_offset_bytes = 0;
+  uint64_t grad_q_offset_bytes = 0;
+  uint64_t total_bytes = 0;
+};
+
+constexpr int64_t ceil_div(int64_t dividend, int64_t divisor) {
+  return (dividend + divisor - 1) / divisor;
+}
+
+/// Registers per thread that fit blocks_per_sm blocks of so many warps into a multiprocessor's 65536, in the hardware's steps of 8, at most 255.
+constexpr int register_budget(int warps, int blocks_per_sm) {
+  const int per_thread = 65536 / (warps * 32 * blocks_per_sm) / 8 * 8;
+  return per_thread > 255 ? 255 : per_thread;
+}
+
+constexpr BackwardWorkspace backward_workspace(int64_t heads, int64_t len_q, int padded_dim, bool deterministic) {
+  BackwardWorkspace w;
+  w.padded_rows = ceil_div(len_q, kRowPadding) * kRowPadding;
+  const uint64_t rows = static_cast<uint64_t>(heads) * static_cast<uint64_t>(w.padded_rows);
+  w.delta_offset_bytes = rows * sizeof(float);
+  w.grad_q_offset_bytes = 2 * rows * sizeof(float);
+  w.total_bytes = w.grad_q_offset_bytes + (deterministic ? 0 : rows * static_cast<uint64_t>(padded_dim) * sizeof(float));
+  return w;
+}
+
+}  // namespace fa::sm80
