@@ -1,10 +1,86 @@
+#include <algorithm>
+#include <cstdio>
+
 #include "plan/plan.h"
+#include "plan/sm90_forward_tiles.h"
 
 namespace fa {
 
-bool plan_sm90(const Problem&, const DeviceCaps&, Plan*, Reason* why_not) {
-  why_not->set("this build has no kernels of the family");
+namespace {
+
+/// Sequences and products of sizes are 32-bit inside the kernel (tensor map coordinates are); addresses are 64-bit.
+constexpr int64_t kMaxLength = int64_t{1} << 30;
+constexpr int64_t kMaxTiles = int64_t{1} << 30;
+
+/// With a causal mask, up to this many query tiles per head run in persistent blocks: what a block saves by loading its next tile early then outweighs the
+/// coarser balance.
+constexpr int64_t kMaxPersistentCausalTiles = 8;
+
+bool supported(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
+  const auto integer = [](int64_t value) { return static_cast<long long>(value); };
+  const int64_t largest_dim = std::max(problem.head_dim, problem.head_dim_v);
+  if (caps.compute_capability != 90) {
+    why_not->set("it needs compute capability 9.0 (wgmma), the device has %d.%d", caps.compute_capability / 10, caps.compute_capability % 10);
+  } else if (problem.pass != Pass::kForward) {
+    why_not->set("it computes the forward pass only");
+  } else if (problem.dtype == DType::kFloat32) {
+    why_not->set("it computes float16 and bfloat16, not %s", dtype_name(problem.dtype));
+  } else if (largest_dim > kSm90ForwardTiles[kNumSm90ForwardTiles - 1].head_dim) {
+    why_not->set("head_dim and head_dim_v must be at most %d, got %lld and %lld", kSm90ForwardTiles[kNumSm90ForwardTiles - 1].head_dim, integer(problem.head_dim),
+                 integer(problem.head_dim_v));
+  } else if (problem.head_dim % 8 != 0 || problem.head_dim_v % 8 != 0) {
+    why_not->set("head_dim and head_dim_v must be multiples of 8 (16-byte rows), got %lld and %lld", integer(problem.head_dim), integer(problem.head_dim_v));
+  } else if (!problem.aligned_16_bytes) {
+    why_not->set("addresses and strides of all tensors must be multiples of 16 bytes (TMA)");
+  } else if (problem.len_q > kMaxLength || problem.len_kv > kMaxLength) {
+    why_not->set("sequences must be at most %lld long, got %lld and %lld", integer(kMaxLength), integer(problem.len_q), integer(problem.len_kv));
+  } else {
+    return true;
+  }
   return false;
+}
+
+}  // namespace
+
+bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not) {
+  if (!supported(problem, caps, why_not)) {
+    return false;
+  }
+  int variant = 0;
+  while (kSm90ForwardTiles[variant].head_dim < std::max(problem.head_dim, problem.head_dim_v)) {
+    ++variant;
+  }
+  const Sm90ForwardTile& tile = kSm90ForwardTiles[variant];
+  if (caps.shared_memory_per_block_bytes < tile.shared_memory_bytes()) {
+    why_not->set("it needs %lld bytes of shared memory per block, the device has %lld", static_cast<long long>(tile.shared_memory_bytes()),
+                 static_cast<long long>(caps.shared_memory_per_block_bytes));
+    return false;
+  }
+  const int64_t q_tiles = (problem.len_q + tile.tile_q() - 1) / tile.tile_q();
+  const double tiles = static_cast<double>(q_tiles) * static_cast<double>(problem.batch) * static_cast<double>(problem.heads_q);
+  if (tiles > static_cast<double>(kMaxTiles)) {
+    why_not->set("batch * heads_q * ceil(len_q / %d) must be at most %lld", tile.tile_q(), static_cast<long long>(kMaxTiles));
+    return false;
+  }
+
+  const int64_t num_tiles = q_tiles * problem.batch * problem.heads_q;
+  const bool persistent = !problem.is_causal() || q_tiles <= kMaxPersistentCausalTiles;
+  plan->variant = variant;
+  plan->tile_q = tile.tile_q();
+  plan->tile_kv = tile.tile_kv;
+  plan->stages = tile.stages;
+  plan->threads = tile.threads();
+  plan->registers_per_thread = tile.consumer_registers();
+  plan->launches = 1;
+  plan->blocks = persistent ? std::min<int64_t>(num_tiles, caps.multiprocessors) : num_tiles;
+  plan->shared_memory_bytes = tile.shared_memory_bytes();
+  plan->workspace_bytes = 0;
+  std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "sm90_forward_d%d_%dx%d", tile.head_dim, tile.tile_q(), tile.tile_kv);
+  plan->reason.set("Hopper: wgmma and TMA, %d consumer warpgroups of 64 query rows, head_dim padded to %d; %s", tile.warpgroups, tile.head_dim,
+                   !problem.is_causal() ? "persistent blocks, all tiles alike"
+                   : persistent         ? "persistent blocks, causal tiles longest first, back and forth"
+                                        : "one block per causal tile, longest first");
+  return true;
 }
 
 }  // namespace fa

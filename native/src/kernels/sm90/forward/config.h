@@ -1,0 +1,76 @@
+// Resource plan of one instantiation of the Hopper forward kernel.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "plan/sm90_forward_tiles.h"
+
+namespace fa::sm90 {
+
+/// TileSource::kTile is the Sm90ForwardTile to build.
+template <typename Element_, typename TileSource>
+struct ForwardConfig {
+  using Element = Element_;
+  static constexpr Sm90ForwardTile kTile = TileSource::kTile;
+
+  static constexpr int kHeadDim = kTile.head_dim;
+  static constexpr int kWarpgroups = kTile.warpgroups;
+  static constexpr int kTileQ = kTile.tile_q();
+  static constexpr int kTileKv = kTile.tile_kv;
+  static constexpr int kStages = kTile.stages;
+  static constexpr int kThreads = kTile.threads();
+  static constexpr int kConsumerWarps = 4 * kWarpgroups;
+  static constexpr int kPanels = kHeadDim / 64;
+  static constexpr bool kSeparateO = kTile.separate_o;
+  static constexpr Sm90Softmax kSoftmax = kTile.softmax;
+  static constexpr bool kPingPong = kTile.ping_pong;
+
+  /// Accumulator registers of a thread: its part of a 64-row warpgroup tile.
+  static constexpr int kScores = kTileKv / 2;
+  static constexpr int kOutputs = kHeadDim / 2;
+
+  /// A thread's partial row sum below this proves that no probability of the tile left the range of the element type: fp16 holds up to 65504, bf16 far more.
+  static constexpr float kMaxTileSum = 16384.0f;
+  /// Growth of the maximum, as a power of two, up to which the reference stays. Probabilities then stay below 2^8.
+  static constexpr float kLazyRescaleLog2 = 8.0f;
+
+  /// Named barriers of consumer warpgroup w: kBarrierConsumer + w for itself, kBarrierTurn + w when it is its turn. 0 is __syncthreads.
+  static constexpr int kBarrierConsumer = 1;
+  static constexpr int kBarrierTurn = kBarrierConsumer + kWarpgroups;
+
+  struct SharedStorage {
+    // Panels of 64 columns with 128-byte swizzle: 1024-byte alignment (tile/wgmma_descriptor.cuh).
+    alignas(1024) Element q_and_o[kSeparateO ? 2 : 1][kPanels][kTileQ][64];
+    alignas(1024) Element k[kStages][kPanels][kTileKv][64];
+    alignas(1024) Element v[kStages][kPanels][kTileKv][64];
+    alignas(1024) uint64_t q_full;
+    uint64_t q_empty;
+    uint64_t k_full[kStages];
+    uint64_t k_empty[kStages];
+    uint64_t v_full[kStages];
+    uint64_t v_empty[kStages];
+    float sink;  ///< never written; see softmax.cuh
+
+    __device__ __forceinline__ Element (&q())[kPanels][kTileQ][64] { return q_and_o[0]; }
+    __device__ __forceinline__ Element (&o())[kPanels][kTileQ][64] { return q_and_o[kSeparateO ? 1 : 0]; }
+  };
+
+  static_assert(kHeadDim % 64 == 0 && kHeadDim <= 256, "panels are 64 columns wide; wgmma produces up to 256 columns");
+  static_assert(kTileKv % 16 == 0 && kTileKv <= 256, "the second product takes keys in steps of 16; a TMA box holds up to 256 rows");
+  static_assert(kWarpgroups == 2 || kWarpgroups == 3, "register split");
+  static_assert(kTile.consumer_registers() * kWarpgroups + kTile.producer_registers() <= 512, "65,536 registers, 128 threads per warpgroup");
+  static_assert(kThreads * (kWarpgroups == 3 ? 128 : 168) <= 65536, "registers at entry");
+  static_assert(sizeof(SharedStorage) == kTile.shared_memory_bytes(), "the planner's arithmetic");
+  static_assert(sizeof(SharedStorage) <= 232448, "227 KiB of dynamic shared memory per block");
+};
+
+/// A tile of the planner's table.
+template <int kVariant>
+struct PlannedTile {
+  static constexpr Sm90ForwardTile kTile = kSm90ForwardTiles[kVariant];
+};
+
+}  // namespace fa::sm90

@@ -1,0 +1,19 @@
+// Host side of the Hopper forward kernel.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "kernels/sm90/forward/params.h"
+#include "plan/problem.h"
+#include "plan/sm90_forward_tiles.h"
+
+namespace fa::sm90 {
+
+/// The kernel's parameters for a call with this tile: tensor maps, limits, order of work. batch, len_q >= 1.
+ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args);
+
+/// Queues one instantiation (launch_kernel.cuh) with `blocks` blocks.
+template <typename Config>
+void launch_forward(const ForwardParams& params, int64_t blocks, cudaStream_t stream);
+
+}  // namespace fa::sm90

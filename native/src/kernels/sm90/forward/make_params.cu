@@ -1,0 +1,59 @@
+#include <algorithm>
+
+#include "kernels/sm90/forward/launch.h"
+#include "kernels/sm90/tensor_map.h"
+
+namespace fa::sm90 {
+
+namespace {
+
+/// Keys that some query sees.
+int64_t visible_len_kv(const Problem& problem) {
+  return problem.is_causal() ? std::clamp<int64_t>(problem.len_q + problem.causal_offset(), 0, problem.len_kv) : problem.len_kv;
+}
+
+GlobalView view(const Tensor& tensor) {
+  return {tensor.data, tensor.strides.batch, tensor.strides.seq, tensor.strides.head};
+}
+
+}  // namespace
+
+ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args) {
+  const Problem& problem = args.problem;
+  const int64_t len_kv = visible_len_kv(problem);
+  // Without keys nothing is loaded, but a map must describe something: q's memory stands in.
+  const bool has_keys = len_kv > 0;
+  const TensorShape q_shape{problem.batch, problem.len_q, problem.heads_q, problem.head_dim};
+  const TensorShape o_shape{problem.batch, problem.len_q, problem.heads_q, problem.head_dim_v};
+  const TensorShape k_shape{problem.batch, len_kv, problem.heads_kv, problem.head_dim};
+  const TensorShape v_shape{problem.batch, len_kv, problem.heads_kv, problem.head_dim_v};
+
+  ForwardParams params{};
+  params.map_q = encode_tensor_map(args.q, q_shape, problem.dtype, tile.tile_q(), "params.q");
+  params.map_k = encode_tensor_map(has_keys ? args.k : args.q, has_keys ? k_shape : q_shape, problem.dtype, tile.tile_kv, "params.k");
+  params.map_v = encode_tensor_map(has_keys ? args.v : args.q, has_keys ? v_shape : q_shape, problem.dtype, tile.tile_kv, "params.v");
+  params.map_o = encode_tensor_map(args.o, o_shape, problem.dtype, 64, "params.o");
+  params.q = view(args.q);
+  params.k = view(args.k);
+  params.v = view(args.v);
+  params.o = view(args.o);
+  params.lse = args.lse;
+  params.len_q = static_cast<int>(problem.len_q);
+  params.len_kv = static_cast<int>(len_kv);
+  params.heads_q = static_cast<int>(problem.heads_q);
+  params.group_size = static_cast<int>(problem.group_size());
+  params.head_dim = static_cast<int>(problem.head_dim);
+  params.head_dim_v = static_cast<int>(problem.head_dim_v);
+  // Row i sees keys below i + causal_offset + 1; an offset of minus len_q or less hides all keys, however far below it is.
+  params.causal_limit = problem.is_causal() ? static_cast<int>(std::max(problem.causal_offset(), -problem.len_q) + 1) : params.len_kv;
+  params.scale = problem.scale;
+  params.scale_log2 = problem.scale * 1.4426950408889634f;
+  params.num_q_tiles = static_cast<int>((problem.len_q + tile.tile_q() - 1) / tile.tile_q());
+  params.num_heads = static_cast<int>(problem.batch * problem.heads_q);
+  params.num_tiles = params.num_q_tiles * params.num_heads;
+  params.longest_first = problem.is_causal();
+  params.section_heads = sm90_section_heads(problem);
+  return params;
+}
+
+}  // namespace fa::sm90

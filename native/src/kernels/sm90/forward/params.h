@@ -1,0 +1,48 @@
+// What the Hopper forward kernel is launched with.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+namespace fa::sm90 {
+
+/// A (batch, sequence, heads, head_dim) tensor as plain memory; strides in elements. Used where TMA is not: rows without keys, and rows that are repaired.
+struct GlobalView {
+  void* data;
+  int64_t batch_stride;
+  int64_t seq_stride;
+  int64_t head_stride;
+};
+
+struct ForwardParams {
+  // Tensor maps over (head_dim, sequence, head, batch), 128-byte swizzle. Boxes: 64 x tile_q for q, 64 x tile_kv for k and v, 64 x 64 for o.
+  CUtensorMap map_q;
+  CUtensorMap map_k;
+  CUtensorMap map_v;
+  CUtensorMap map_o;
+
+  GlobalView q, k, v, o;
+  float* lse;  ///< (batch, heads_q, len_q), may be null
+
+  int len_q;
+  /// Keys that some query sees: with a causal mask the keys behind the last query's are left out, of the tensor maps too, so nothing ever reads them.
+  int len_kv;
+  int heads_q;
+  int group_size;  ///< query heads per key head
+  int head_dim;
+  int head_dim_v;
+  /// Query i sees key j iff j < min(len_kv, i + causal_limit). len_kv without a mask, so that the limit never binds.
+  int causal_limit;
+  float scale;
+  float scale_log2;  ///< scale * log2(e)
+
+  // Order of work, see schedule.cuh.
+  int num_tiles;
+  int num_q_tiles;    ///< per head
+  int section_heads;  ///< heads (over batch and heads_q) that are worked on together
+  int num_heads;      ///< batch * heads_q
+  bool longest_first;
+};
+
+}  // namespace fa::sm90

@@ -1,0 +1,16 @@
+// bar.sync, bar.arrive: the block's 16 hardware barriers. Barrier 0 is __syncthreads.
+#pragma once
+
+namespace fa::ptx {
+
+/// Waits for the other threads of the barrier; threads is the number that sync or arrive, a multiple of 32. bar.sync (orders memory among them)
+__device__ __forceinline__ void named_barrier_sync(int id, int threads) {
+  asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
+}
+
+/// Counts as present without waiting. bar.arrive
+__device__ __forceinline__ void named_barrier_arrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
+}
+
+}  // namespace fa::ptx

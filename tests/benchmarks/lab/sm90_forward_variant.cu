@@ -1,0 +1,106 @@
+// One configuration of the Hopper forward kernel as a shared object for lab.py, which defines LAB_TILE, the initialiser of its Sm90ForwardTile.
+#include <cuda_runtime.h>
+
+#include <cstdio>
+#include <vector>
+
+#include "kernels/sm90/forward/launch_kernel.cuh"
+
+namespace {
+
+struct LabTile {
+  static constexpr fa::Sm90ForwardTile kTile = LAB_TILE;
+};
+
+/// A call as lab.py describes it; strides in elements (batch, seq, head).
+struct LabCall {
+  void *q, *k, *v, *o;
+  float* lse;
+  int64_t batch, len_q, len_kv, heads_q, heads_kv, head_dim, head_dim_v;
+  int64_t q_strides[3], k_strides[3], v_strides[3], o_strides[3];
+  float scale;
+  int32_t mask;  // 0 none, 1 causal top-left, 2 causal bottom-right
+  int32_t is_bfloat16;
+  int64_t blocks;  // 0: one per query tile
+};
+
+fa::Tensor tensor(void* data, const int64_t (&strides)[3]) {
+  return {data, {strides[0], strides[1], strides[2]}};
+}
+
+fa::sm90::ForwardParams params_of(const LabCall& call) {
+  fa::ForwardArgs args;
+  fa::Problem& problem = args.problem;
+  problem.dtype = call.is_bfloat16 ? fa::DType::kBFloat16 : fa::DType::kFloat16;
+  problem.mask = call.mask == 0 ? fa::Mask::kNone : call.mask == 1 ? fa::Mask::kCausalTopLeft : fa::Mask::kCausalBottomRight;
+  problem.batch = call.batch;
+  problem.len_q = call.len_q;
+  problem.len_kv = call.len_kv;
+  problem.heads_q = call.heads_q;
+  problem.heads_kv = call.heads_kv;
+  problem.head_dim = call.head_dim;
+  problem.head_dim_v = call.head_dim_v;
+  problem.scale = call.scale;
+  args.q = tensor(call.q, call.q_strides);
+  args.k = tensor(call.k, call.k_strides);
+  args.v = tensor(call.v, call.v_strides);
+  args.o = tensor(call.o, call.o_strides);
+  args.lse = call.lse;
+  return fa::sm90::make_forward_params(LabTile::kTile, args);
+}
+
+void launch(const LabCall& call) {
+  const fa::sm90::ForwardParams params = params_of(call);
+  const int64_t blocks = call.blocks > 0 && call.blocks < params.num_tiles ? call.blocks : params.num_tiles;
+  if (call.is_bfloat16) {
+    fa::sm90::launch_forward<fa::sm90::ForwardConfig<__nv_bfloat16, LabTile>>(params, blocks, nullptr);
+  } else {
+    fa::sm90::launch_forward<fa::sm90::ForwardConfig<__half, LabTile>>(params, blocks, nullptr);
+  }
+}
+
+char g_message[2048] = "";
+
+template <typename Body>
+int guarded(const Body& body) {
+  try {
+    body();
+    return 0;
+  } catch (const std::exception& error) {
+    std::snprintf(g_message, sizeof(g_message), "%s", error.what());
+    return 1;
+  }
+}
+
+}  // namespace
+
+extern "C" const char* lab_message() {
+  return g_message;
+}
+
+/// One call on the default stream. 0, or 1 and lab_message().
+extern "C" int lab_run(const LabCall* call) {
+  return guarded([&] { launch(*call); });
+}
+
+/// Times of `repeats` calls in milliseconds, one after the other on the default stream, by events.
+extern "C" int lab_time(const LabCall* call, int repeats, float* milliseconds) {
+  return guarded([&] {
+    std::vector<cudaEvent_t> events(repeats + 1);
+    for (cudaEvent_t& event : events) {
+      fa::cuda_check(cudaEventCreate(&event), "cudaEventCreate");
+    }
+    fa::cuda_check(cudaEventRecord(events[0], nullptr), "cudaEventRecord");
+    for (int i = 0; i < repeats; ++i) {
+      launch(*call);
+      fa::cuda_check(cudaEventRecord(events[i + 1], nullptr), "cudaEventRecord");
+    }
+    fa::cuda_check(cudaEventSynchronize(events[repeats]), "cudaEventSynchronize");
+    for (int i = 0; i < repeats; ++i) {
+      fa::cuda_check(cudaEventElapsedTime(&milliseconds[i], events[i], events[i + 1]), "cudaEventElapsedTime");
+    }
+    for (cudaEvent_t event : events) {
+      cudaEventDestroy(event);
+    }
+  });
+}
