@@ -23,8 +23,18 @@ internal sealed partial class CommittedBindings
     /// <summary>Sizes of C# types in bytes, with their kind as in <see cref="ProbedField"/>; 'p' is nint or nuint, which may be a handle or an integer.</summary>
     private static readonly Dictionary<string, (int Bytes, char Kind)> Primitives = new()
     {
-        ["sbyte"] = (1, 'i'), ["byte"] = (1, 'u'), ["short"] = (2, 'i'), ["ushort"] = (2, 'u'), ["int"] = (4, 'i'), ["uint"] = (4, 'u'),
-        ["long"] = (8, 'i'), ["ulong"] = (8, 'u'), ["float"] = (4, 'f'), ["double"] = (8, 'f'), ["nint"] = (8, 'p'), ["nuint"] = (8, 'p'),
+        ["sbyte"] = (1, 'i'),
+        ["byte"] = (1, 'u'),
+        ["short"] = (2, 'i'),
+        ["ushort"] = (2, 'u'),
+        ["int"] = (4, 'i'),
+        ["uint"] = (4, 'u'),
+        ["long"] = (8, 'i'),
+        ["ulong"] = (8, 'u'),
+        ["float"] = (4, 'f'),
+        ["double"] = (8, 'f'),
+        ["nint"] = (8, 'p'),
+        ["nuint"] = (8, 'p'),
     };
 
     private readonly Dictionary<string, (string Element, int Length)> _inlineArrays = [];

@@ -9,12 +9,29 @@ internal sealed class PythonEmitter
 {
     private static readonly Dictionary<string, string> Scalars = new()
     {
-        ["int8_t"] = "c_int8", ["signed char"] = "c_int8", ["uint8_t"] = "c_uint8", ["unsigned char"] = "c_uint8", ["char"] = "c_char",
-        ["int16_t"] = "c_int16", ["short"] = "c_int16", ["uint16_t"] = "c_uint16", ["unsigned short"] = "c_uint16",
-        ["int32_t"] = "c_int32", ["int"] = "c_int32", ["uint32_t"] = "c_uint32", ["unsigned int"] = "c_uint32",
-        ["int64_t"] = "c_int64", ["long long"] = "c_int64", ["uint64_t"] = "c_uint64", ["unsigned long long"] = "c_uint64",
-        ["size_t"] = "c_size_t", ["uintptr_t"] = "c_size_t", ["intptr_t"] = "c_ssize_t", ["ptrdiff_t"] = "c_ssize_t",
-        ["float"] = "c_float", ["double"] = "c_double",
+        ["int8_t"] = "c_int8",
+        ["signed char"] = "c_int8",
+        ["uint8_t"] = "c_uint8",
+        ["unsigned char"] = "c_uint8",
+        ["char"] = "c_char",
+        ["int16_t"] = "c_int16",
+        ["short"] = "c_int16",
+        ["uint16_t"] = "c_uint16",
+        ["unsigned short"] = "c_uint16",
+        ["int32_t"] = "c_int32",
+        ["int"] = "c_int32",
+        ["uint32_t"] = "c_uint32",
+        ["unsigned int"] = "c_uint32",
+        ["int64_t"] = "c_int64",
+        ["long long"] = "c_int64",
+        ["uint64_t"] = "c_uint64",
+        ["unsigned long long"] = "c_uint64",
+        ["size_t"] = "c_size_t",
+        ["uintptr_t"] = "c_size_t",
+        ["intptr_t"] = "c_ssize_t",
+        ["ptrdiff_t"] = "c_ssize_t",
+        ["float"] = "c_float",
+        ["double"] = "c_double",
     };
 
     private readonly CApi _api;

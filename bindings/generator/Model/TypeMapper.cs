@@ -9,12 +9,29 @@ internal sealed class TypeMapper
     /// <summary>C scalars whose width is the same on all supported platforms, with their C# type and size in bytes (which is also the alignment).</summary>
     private static readonly Dictionary<string, (string CSharp, int Bytes)> Scalars = new()
     {
-        ["int8_t"] = ("sbyte", 1), ["signed char"] = ("sbyte", 1), ["uint8_t"] = ("byte", 1), ["unsigned char"] = ("byte", 1), ["char"] = ("byte", 1),
-        ["int16_t"] = ("short", 2), ["short"] = ("short", 2), ["uint16_t"] = ("ushort", 2), ["unsigned short"] = ("ushort", 2),
-        ["int32_t"] = ("int", 4), ["int"] = ("int", 4), ["uint32_t"] = ("uint", 4), ["unsigned int"] = ("uint", 4),
-        ["int64_t"] = ("long", 8), ["long long"] = ("long", 8), ["uint64_t"] = ("ulong", 8), ["unsigned long long"] = ("ulong", 8),
-        ["size_t"] = ("nuint", PointerBytes), ["uintptr_t"] = ("nuint", PointerBytes), ["intptr_t"] = ("nint", PointerBytes), ["ptrdiff_t"] = ("nint", PointerBytes),
-        ["float"] = ("float", 4), ["double"] = ("double", 8),
+        ["int8_t"] = ("sbyte", 1),
+        ["signed char"] = ("sbyte", 1),
+        ["uint8_t"] = ("byte", 1),
+        ["unsigned char"] = ("byte", 1),
+        ["char"] = ("byte", 1),
+        ["int16_t"] = ("short", 2),
+        ["short"] = ("short", 2),
+        ["uint16_t"] = ("ushort", 2),
+        ["unsigned short"] = ("ushort", 2),
+        ["int32_t"] = ("int", 4),
+        ["int"] = ("int", 4),
+        ["uint32_t"] = ("uint", 4),
+        ["unsigned int"] = ("uint", 4),
+        ["int64_t"] = ("long", 8),
+        ["long long"] = ("long", 8),
+        ["uint64_t"] = ("ulong", 8),
+        ["unsigned long long"] = ("ulong", 8),
+        ["size_t"] = ("nuint", PointerBytes),
+        ["uintptr_t"] = ("nuint", PointerBytes),
+        ["intptr_t"] = ("nint", PointerBytes),
+        ["ptrdiff_t"] = ("nint", PointerBytes),
+        ["float"] = ("float", 4),
+        ["double"] = ("double", 8),
     };
 
     /// <summary>C types that have to be refused, with what to write instead.</summary>
