@@ -1,0 +1,67 @@
+namespace FlashAttention.Tests;
+
+/// <summary>The two bounds that every result must keep, and equal positions of NaN and infinity.
+///
+/// <para>(a) Element by element, the error is at most what rounding in the output format and fp32 arithmetic explains: <see cref="ErrorModel"/>.</para>
+/// <para>(b) Over the tensor, the largest error is at most twice that of a naive implementation in the same dtype, plus one rounding. Factor 2: both round
+/// the same quantities, but not in the same order, so neither is the other's bound; two is the field's rule. One rounding: where the naive form happens to
+/// be exact (one key, few elements), the output still has to be stored: half a unit in the last place of the largest exact element; fp32 has no coarser
+/// intermediate, so there the exponential and the division, correct to one unit each, add two of them.</para></summary>
+internal static class Tolerance
+{
+    public static void AssertWithin(string name, double[] actual, double[] exact, double[] allowed, double[] naive, ElementFormat format)
+    {
+        Assert.That(actual, Has.Length.EqualTo(exact.Length), name);
+        double worst = 0;
+        double worstNaive = 0;
+        double largest = 0;
+        int worstAt = 0;
+        for (int i = 0; i < actual.Length; i++)
+        {
+            if (!double.IsFinite(exact[i]))
+            {
+                AssertSameClass(name, i, actual[i], exact[i]);
+                continue;
+            }
+            double error = Math.Abs(actual[i] - exact[i]);
+            // Written so that a NaN on either side fails.
+            if (!(error <= allowed[i]))
+            {
+                Assert.Fail(FormattableString.Invariant(
+                    $"{name}[{i}] of {actual.Length}: {actual[i]:R}, exact {exact[i]:R}, error {error:E3}, allowed {allowed[i]:E3} (bound a)"));
+            }
+            if (error > worst)
+            {
+                worst = error;
+                worstAt = i;
+            }
+            largest = Math.Max(largest, Math.Abs(exact[i]));
+            double naiveError = Math.Abs(naive[i] - exact[i]);
+            if (double.IsFinite(naiveError))
+            {
+                worstNaive = Math.Max(worstNaive, naiveError);
+            }
+        }
+        double limit = 2 * worstNaive + OneRounding(largest, format);
+        if (!(worst <= limit))
+        {
+            Assert.Fail(FormattableString.Invariant(
+                $"{name}[{worstAt}] of {actual.Length}: largest error {worst:E3}, naive {worstNaive:E3}, limit {limit:E3} (bound b)"));
+        }
+    }
+
+    private static double OneRounding(double largest, ElementFormat format)
+    {
+        double half = 0.5 * format.Ulp(largest);
+        return format.Bytes == 4 ? half + 2 * format.Ulp(largest) : half;
+    }
+
+    private static void AssertSameClass(string name, int i, double actual, double exact)
+    {
+        bool same = double.IsNaN(exact) ? double.IsNaN(actual) : actual == exact;
+        if (!same)
+        {
+            Assert.Fail(FormattableString.Invariant($"{name}[{i}]: expected {exact}, got {actual:R}"));
+        }
+    }
+}
