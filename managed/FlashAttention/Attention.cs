@@ -131,25 +131,49 @@ public static partial class Attention
         native->reserved = 0;
     }
 
+    // The call is tried with the workspace as it is: in steady state that is the only native call. A workspace that is too small is reported before anything is
+    // written or queued, so the call can be repeated with a larger one.
     private static unsafe void RunForward(fa_forward_params* call, Workspace workspace)
     {
-        ulong bytes = 0;
-        NativeStatus.ThrowIfFailed(NativeMethods.fa_attention_forward_workspace_size(call, &bytes));
-        workspace.Reserve(checked((long)bytes));
-        using HandleLoan loan = new(workspace.Memory);
-        call->workspace = (void*)workspace.Pointer;
-        call->workspace_bytes = (ulong)workspace.SizeBytes;
-        NativeStatus.ThrowIfFailed(NativeMethods.fa_attention_forward(call));
+        fa_status status = AttemptForward(call, workspace);
+        if (status == fa_status.FA_STATUS_WORKSPACE_TOO_SMALL)
+        {
+            ulong bytes = 0;
+            NativeStatus.ThrowIfFailed(NativeMethods.fa_attention_forward_workspace_size(call, &bytes));
+            workspace.Reserve(checked((long)bytes));
+            status = AttemptForward(call, workspace);
+        }
+
+        NativeStatus.ThrowIfFailed(status);
     }
 
     private static unsafe void RunBackward(fa_backward_params* call, Workspace workspace)
     {
-        ulong bytes = 0;
-        NativeStatus.ThrowIfFailed(NativeMethods.fa_attention_backward_workspace_size(call, &bytes));
-        workspace.Reserve(checked((long)bytes));
-        using HandleLoan loan = new(workspace.Memory);
+        fa_status status = AttemptBackward(call, workspace);
+        if (status == fa_status.FA_STATUS_WORKSPACE_TOO_SMALL)
+        {
+            ulong bytes = 0;
+            NativeStatus.ThrowIfFailed(NativeMethods.fa_attention_backward_workspace_size(call, &bytes));
+            workspace.Reserve(checked((long)bytes));
+            status = AttemptBackward(call, workspace);
+        }
+
+        NativeStatus.ThrowIfFailed(status);
+    }
+
+    private static unsafe fa_status AttemptForward(fa_forward_params* call, Workspace workspace)
+    {
         call->workspace = (void*)workspace.Pointer;
         call->workspace_bytes = (ulong)workspace.SizeBytes;
-        NativeStatus.ThrowIfFailed(NativeMethods.fa_attention_backward(call));
+        using HandleLoan loan = new(workspace.Memory);
+        return NativeMethods.fa_attention_forward(call);
+    }
+
+    private static unsafe fa_status AttemptBackward(fa_backward_params* call, Workspace workspace)
+    {
+        call->workspace = (void*)workspace.Pointer;
+        call->workspace_bytes = (ulong)workspace.SizeBytes;
+        using HandleLoan loan = new(workspace.Memory);
+        return NativeMethods.fa_attention_backward(call);
     }
 }

@@ -1,0 +1,163 @@
+using System.Numerics.Tensors;
+using FlashAttention;
+
+namespace AotSample;
+
+/// <summary>Small problems through every kind of entry point, each compared with the float64 reference.</summary>
+internal static class Sample
+{
+    private const int Batch = 2;
+    private const int LengthQ = 37;
+    private const int LengthKv = 53;
+    private const int HeadsQ = 4;
+    private const int HeadsKv = 2;
+    private const int HeadDim = 40;
+    private const int HeadDimV = 24;
+    private const int LseLength = Batch * HeadsQ * LengthQ;
+
+    /// <summary>Forward and backward on host tensors. The field's rule: at most twice the error of a plain implementation in the element type, plus a rounding.</summary>
+    public static bool Check<T>(string name, AttentionOptions options, Func<float, T> convert)
+        where T : unmanaged
+    {
+        Random random = new(20240229);
+        Tensor<T> q = RandomTensor([Batch, LengthQ, HeadsQ, HeadDim], random, convert);
+        Tensor<T> k = RandomTensor([Batch, LengthKv, HeadsKv, HeadDim], random, convert);
+        Tensor<T> v = RandomTensor([Batch, LengthKv, HeadsKv, HeadDimV], random, convert);
+        Tensor<T> gradO = RandomTensor([Batch, LengthQ, HeadsQ, HeadDimV], random, convert);
+        Tensor<T> o = Tensor.CreateFromShape<T>([Batch, LengthQ, HeadsQ, HeadDimV]);
+        Tensor<T> gradQ = Tensor.CreateFromShape<T>([Batch, LengthQ, HeadsQ, HeadDim]);
+        Tensor<T> gradK = Tensor.CreateFromShape<T>([Batch, LengthKv, HeadsKv, HeadDim]);
+        Tensor<T> gradV = Tensor.CreateFromShape<T>([Batch, LengthKv, HeadsKv, HeadDimV]);
+        float[] lse = new float[LseLength];
+
+        Attention.Forward<T>(q, k, v, o, lse, options);
+        Attention.Backward<T>(q, k, v, o, gradO, lse, gradQ, gradK, gradV, options);
+
+        ReferenceOutput exact = ReferenceAttention.Forward<T>(q, k, v, options);
+        ReferenceOutput naive = ReferenceAttention.Naive<T>(q, k, v, options);
+        ReferenceGradients exactGradients = ReferenceAttention.Backward<T>(q, k, v, gradO, options);
+        ReferenceGradients naiveGradients = ReferenceAttention.NaiveBackward<T>(q, k, v, gradO, default, options);
+        bool right = Report($"{name}: o", ReferenceAttention.MaxAbsoluteError<T>(o, exact.O), exact.O, naive.O);
+        right &= Report($"{name}: lse", Distance(Array.ConvertAll(lse, x => (double)x), exact.Lse), exact.Lse, naive.Lse);
+        right &= Report($"{name}: grad q", ReferenceAttention.MaxAbsoluteError<T>(gradQ, exactGradients.Q), exactGradients.Q, naiveGradients.Q);
+        right &= Report($"{name}: grad k", ReferenceAttention.MaxAbsoluteError<T>(gradK, exactGradients.K), exactGradients.K, naiveGradients.K);
+        right &= Report($"{name}: grad v", ReferenceAttention.MaxAbsoluteError<T>(gradV, exactGradients.V), exactGradients.V, naiveGradients.V);
+        return right;
+    }
+
+    /// <summary>The same forward pass through device tensors (on the CPU device), a stream, an event and a plan.</summary>
+    public static bool CheckDeviceTensors(AttentionOptions options)
+    {
+        Random random = new(7);
+        Tensor<float> q = RandomTensor([Batch, LengthQ, HeadsQ, HeadDim], random, x => x);
+        Tensor<float> k = RandomTensor([Batch, LengthKv, HeadsKv, HeadDim], random, x => x);
+        Tensor<float> v = RandomTensor([Batch, LengthKv, HeadsKv, HeadDimV], random, x => x);
+        ReferenceOutput exact = ReferenceAttention.Forward<float>(q, k, v, options);
+        ReferenceOutput naive = ReferenceAttention.Naive<float>(q, k, v, options);
+
+        Device device = Device.Cpu;
+        using DeviceTensor<float> deviceQ = ToDevice(device, q);
+        using DeviceTensor<float> deviceK = ToDevice(device, k);
+        using DeviceTensor<float> deviceV = ToDevice(device, v);
+        using DeviceTensor<float> deviceO = DeviceTensor.Allocate<float>(device, new TensorShape(Batch, LengthQ, HeadsQ, HeadDimV));
+        using DeviceTensor<float> deviceLse = DeviceTensor.Allocate<float>(device, new TensorShape(Batch, HeadsQ, LengthQ, 1));
+        using Workspace workspace = new(device);
+        using DeviceStream stream = DeviceStream.Create(device);
+        using DeviceEvent done = DeviceEvent.Create(device);
+        AttentionPlan plan = Attention.Describe(AttentionProblem.From(AttentionPass.Forward, deviceQ, deviceK, deviceV, options));
+        Console.WriteLine($"device {device.GetInfo().Name}: {plan.KernelName}, tile {plan.TileQ} x {plan.TileKv}, workspace {plan.WorkspaceBytes} bytes");
+        workspace.Reserve(plan.WorkspaceBytes);
+        Attention.Forward(deviceQ, deviceK, deviceV, deviceO, deviceLse, options, workspace, stream);
+        done.Record(stream);
+        done.Synchronize();
+
+        Tensor<float> o = Tensor.Create(deviceO.ToArray(), [Batch, LengthQ, HeadsQ, HeadDimV]);
+        bool right = Report("device tensors: o", ReferenceAttention.MaxAbsoluteError<float>(o, exact.O), exact.O, naive.O);
+        right &= Report("device tensors: lse", Distance(Array.ConvertAll(deviceLse.ToArray(), x => (double)x), exact.Lse), exact.Lse, naive.Lse);
+        return right;
+    }
+
+    /// <summary>Wrong calls must end in the right exceptions, with and without native code involved.</summary>
+    public static bool CheckErrors()
+    {
+        Tensor<float> rank3 = Tensor.CreateFromShape<float>([2, 3, 4]);
+        Tensor<float> q = Tensor.CreateFromShape<float>([1, 8, 2, 16]);
+        Tensor<float> k = Tensor.CreateFromShape<float>([1, 8, 2, 24]);
+        Tensor<float> o = Tensor.CreateFromShape<float>([1, 8, 2, 16]);
+        bool right = Expect<ArgumentException>("rank 3", () => Attention.Forward<float>(q, rank3, q, o));
+        right &= Expect<ArgumentException>("lse length", () => Attention.Forward<float>(q, q, q, o, new float[15], AttentionOptions.Default));
+        right &= Expect<FlashAttentionException>("head_dim mismatch", () => Attention.Forward<float>(q, k, q, o));
+        return right;
+    }
+
+    private static bool Expect<TException>(string name, Action call)
+        where TException : Exception
+    {
+        try
+        {
+            call();
+        }
+        catch (TException e)
+        {
+            Console.WriteLine($"{name}: {e.Message}");
+            return true;
+        }
+
+        Console.WriteLine($"{name}: no {typeof(TException).Name} WRONG");
+        return false;
+    }
+
+    private static DeviceTensor<float> ToDevice(Device device, Tensor<float> tensor)
+    {
+        TensorShape sizes = new(tensor.Lengths[0], tensor.Lengths[1], tensor.Lengths[2], tensor.Lengths[3]);
+        float[] elements = new float[sizes.ElementCount];
+        tensor.FlattenTo(elements);
+        return DeviceTensor.From<float>(device, sizes, elements);
+    }
+
+    private static Tensor<T> RandomTensor<T>(ReadOnlySpan<nint> sizes, Random random, Func<float, T> convert)
+        where T : unmanaged
+    {
+        nint count = 1;
+        foreach (nint size in sizes)
+        {
+            count *= size;
+        }
+
+        T[] elements = new T[count];
+        for (int i = 0; i < elements.Length; ++i)
+        {
+            // Sum of uniform numbers: close enough to normal, and exactly reproducible.
+            double sum = -6;
+            for (int j = 0; j < 12; ++j)
+            {
+                sum += random.NextDouble();
+            }
+
+            elements[i] = convert((float)sum);
+        }
+
+        return Tensor.Create(elements, sizes);
+    }
+
+    private static bool Report(string name, double error, double[] exact, double[] naive)
+    {
+        double naiveError = Distance(naive, exact);
+        double rounding = exact.Where(double.IsFinite).Select(Math.Abs).DefaultIfEmpty(0).Max() * Math.Pow(2, -23);
+        bool right = error <= (2 * naiveError) + (2 * rounding);
+        Console.WriteLine($"{name}: error {error:e2}, plain implementation {naiveError:e2}{(right ? string.Empty : " WRONG")}");
+        return right;
+    }
+
+    private static double Distance(double[] a, double[] b)
+    {
+        double largest = 0;
+        for (int i = 0; i < a.Length; ++i)
+        {
+            double error = a[i].Equals(b[i]) ? 0 : Math.Abs(a[i] - b[i]);
+            largest = error <= largest ? largest : double.IsNaN(error) ? double.PositiveInfinity : error;
+        }
+
+        return largest;
+    }
+}
