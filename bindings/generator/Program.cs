@@ -20,7 +20,7 @@ internal static class Program
             return parser.ParseArguments<GenerateOptions, VerifyOptions>(arguments).MapResult(
                 (GenerateOptions options) => GenerateCommand.Run(options, output),
                 (VerifyOptions options) => VerifyCommand.Run(options, output),
-                errors => errors.All(e => e.Tag is ErrorType.HelpRequestedError or ErrorType.HelpVerbRequestedError or ErrorType.VersionRequestedError) ? 0 : UsageError);
+                errors => errors.All(IsRequest) ? 0 : UsageError);
         }
         catch (Exception exception) when (exception is GeneratorException or IOException or UnauthorizedAccessException)
         {
@@ -28,4 +28,8 @@ internal static class Program
             return 1;
         }
     }
+
+    /// <summary>The parser reports a wish for help or for the version as an error.</summary>
+    private static bool IsRequest(Error error) =>
+        error.Tag is ErrorType.HelpRequestedError or ErrorType.HelpVerbRequestedError or ErrorType.VersionRequestedError;
 }

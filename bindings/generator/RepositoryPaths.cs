@@ -31,6 +31,7 @@ internal sealed record RepositoryPaths(string Root)
             }
         }
 
-        throw new GeneratorException($"found no native/include/flash_attention/flash_attention.h above '{Environment.CurrentDirectory}'; run it inside the repository");
+        throw new GeneratorException(
+            $"found no native/include/flash_attention/flash_attention.h above '{Environment.CurrentDirectory}'; run it inside the repository");
     }
 }

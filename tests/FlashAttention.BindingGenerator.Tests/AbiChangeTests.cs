@@ -45,11 +45,16 @@ internal sealed class AbiChangeTests
     [TestCase("FA_KIND_A = 0", "FA_KIND_B = 0", "breaking: constant of enum fa_kind: FA_KIND_A is gone")]
     [TestCase("fa_by_value fa_get(fa_fixed fixed);", "", "breaking: function fa_get is gone")]
     [TestCase("fa_get(fa_fixed fixed)", "fa_get(const fa_fixed* fixed)", "breaking: function fa_get was 'fa_by_value fa_get(fa_fixed)'")]
-    [TestCase("int32_t a; } fa_fixed;", "int32_t a; int32_t b; } fa_fixed;", "breaking: field fa_fixed.b is new at offset 4, but the struct does not begin with struct_size")]
-    [TestCase("fa_fixed fixed; double b;", "fa_fixed fixed; int64_t c; double b;", "breaking: field fa_growing.b was 'double' at offset 8 (8 bytes) and is 'double' at offset 16")]
-    [TestCase("double b; int32_t c; } fa_padded", "double b; int32_t c; int32_t d; } fa_padded", "breaking: field fa_padded.d is new at offset 20, inside the 24 bytes")]
-    [TestCase("uint32_t struct_size; } fa_by_value", "uint32_t struct_size; int32_t a; } fa_by_value", "breaking: field fa_by_value.a is new at offset 4, but function fa_get passes")]
-    [TestCase("uint32_t struct_size; } fa_embedded", "uint32_t struct_size; int32_t a; } fa_embedded", "breaking: field fa_outer.inner was 'fa_embedded' at offset 0 (4 bytes)")]
+    [TestCase("int32_t a; } fa_fixed;", "int32_t a; int32_t b; } fa_fixed;",
+        "breaking: field fa_fixed.b is new at offset 4, but the struct does not begin with struct_size")]
+    [TestCase("fa_fixed fixed; double b;", "fa_fixed fixed; int64_t c; double b;",
+        "breaking: field fa_growing.b was 'double' at offset 8 (8 bytes) and is 'double' at offset 16")]
+    [TestCase("double b; int32_t c; } fa_padded", "double b; int32_t c; int32_t d; } fa_padded",
+        "breaking: field fa_padded.d is new at offset 20, inside the 24 bytes")]
+    [TestCase("uint32_t struct_size; } fa_by_value", "uint32_t struct_size; int32_t a; } fa_by_value",
+        "breaking: field fa_by_value.a is new at offset 4, but function fa_get passes")]
+    [TestCase("uint32_t struct_size; } fa_embedded", "uint32_t struct_size; int32_t a; } fa_embedded",
+        "breaking: field fa_outer.inner was 'fa_embedded' at offset 0 (4 bytes)")]
     [TestCase("double b; } fa_growing", "double c; } fa_growing", "breaking: field fa_growing.b is gone")]
     [TestCase("typedef int32_t fa_kind", "typedef int64_t fa_kind", "breaking: enum fa_kind was int32_t and is int64_t")]
     [TestCase("#define FA_ABI_VERSION 1", "#define FA_ABI_VERSION 2", "breaking: constant FA_ABI_VERSION was 1 and is 2")]
@@ -71,7 +76,8 @@ internal sealed class AbiChangeTests
         Assert.Multiple(() =>
         {
             Assert.That(exitCode, Is.Zero);
-            Assert.That(output.Contains("FA_ABI_VERSION is still 1", StringComparison.Ordinal), Is.EqualTo(!to.Contains("FA_ABI_VERSION", StringComparison.Ordinal)));
+            bool isRaised = to.Contains("FA_ABI_VERSION", StringComparison.Ordinal);
+            Assert.That(output, isRaised ? Does.Not.Contain("FA_ABI_VERSION is still") : Does.Contain("FA_ABI_VERSION is still 1"));
             Assert.That(workspace.Verify().ExitCode, Is.Zero);
         });
     }

@@ -79,22 +79,27 @@ internal sealed class DriftTests
         "FA_KIND_B = 1", "FA_KIND_B = 2",
         "C#: enum constant fa_kind.FA_KIND_B is '1'; the header gives '2'",
         "recorded interface: breaking: constant of enum fa_kind: FA_KIND_B was 1 and is 2", "value: FA_KIND_B is 1 in C#, 2 in C")]
-    [TestCase("typedef int32_t fa_kind;", "typedef uint32_t fa_kind;", "C#: enum fa_kind is 'int'; the header gives 'uint'", "layout: enum fa_kind is int in C#, 4 bytes, unsigned in C")]
+    [TestCase("typedef int32_t fa_kind;", "typedef uint32_t fa_kind;", "C#: enum fa_kind is 'int'; the header gives 'uint'",
+        "layout: enum fa_kind is int in C#, 4 bytes, unsigned in C")]
     [TestCase(
         "FA_LIMIT 16", "FA_LIMIT 17",
-        "C#: constant FA_LIMIT is '16'; the header gives '17'", "recorded interface: breaking: constant FA_LIMIT was 16 and is 17", "value: FA_LIMIT is 16 in C#, 17 in C")]
-    [TestCase("/** Opens. @param", "/** Opens it. @param", "C#: NativeMethods.g.cs:", "expected '/// <summary>Opens it.</summary>', got '/// <summary>Opens.</summary>'")]
+        "C#: constant FA_LIMIT is '16'; the header gives '17'", "recorded interface: breaking: constant FA_LIMIT was 16 and is 17",
+        "value: FA_LIMIT is 16 in C#, 17 in C")]
+    [TestCase("/** Opens. @param", "/** Opens it. @param", "C#: NativeMethods.g.cs:",
+        "expected '/// <summary>Opens it.</summary>', got '/// <summary>Opens.</summary>'")]
     public void HeaderEdit(string from, string to, params string[] expected)
     {
         _workspace.EditHeader(from, to);
         ExpectProblems(_workspace.Verify(), expected);
     }
 
-    [TestCase("NativeMethods.g.cs", "fa_close(long id)", "fa_close(int id)", "C#: function fa_close is 'int fa_close(int id)'; the header gives 'int fa_close(long id)'")]
+    [TestCase("NativeMethods.g.cs", "fa_close(long id)", "fa_close(int id)",
+        "C#: function fa_close is 'int fa_close(int id)'; the header gives 'int fa_close(long id)'")]
     [TestCase("NativeMethods.g.cs", "// C: int32_t fa_close(int64_t id);", "// C: void fa_close(void);", "C#: NativeMethods.g.cs:")]
     [TestCase("Structs.g.cs", "public int count", "public uint count", "layout: field fa_options.count is 'uint' in C#, a signed integer of 4 bytes in C")]
     [TestCase("Structs.g.cs", "public int count", "public nint count", "layout: field fa_options.count is at offset 8 (8 bytes) in C#, 4 (4 bytes) in C")]
-    [TestCase("Structs.g.cs", "public double factor", "public double* factor", "layout: field fa_options.factor is 'double*' in C#, floating point of 8 bytes in C")]
+    [TestCase("Structs.g.cs", "public double factor", "public double* factor",
+        "layout: field fa_options.factor is 'double*' in C#, floating point of 8 bytes in C")]
     [TestCase("Structs.g.cs", "LayoutKind.Sequential", "LayoutKind.Sequential, Pack = 4", "layout: struct fa_options has no readable C# declaration")]
     [TestCase("Enums.g.cs", "fa_kind : int", "fa_kind : long", "layout: enum fa_kind is long in C#, 4 bytes, signed in C")]
     [TestCase("Constants.g.cs", "FA_LIMIT = 16", "FA_LIMIT = 15", "value: FA_LIMIT is 15 in C#, 16 in C")]
@@ -121,7 +126,9 @@ internal sealed class DriftTests
         File.Delete(Path.Combine(_workspace.Output, "Enums.g.cs"));
         File.WriteAllText(Path.Combine(_workspace.Output, "Old.g.cs"), "// nothing\n");
         File.Delete(_workspace.Baseline);
-        ExpectProblems(_workspace.Verify(), "C#: Enums.g.cs is missing", "C#: Old.g.cs is no generated file", "recorded interface: '", "layout: enum fa_kind is absent in C#");
+        ExpectProblems(
+            _workspace.Verify(),
+            "C#: Enums.g.cs is missing", "C#: Old.g.cs is no generated file", "recorded interface: '", "layout: enum fa_kind is absent in C#");
     }
 
     [Test]
@@ -142,7 +149,8 @@ internal sealed class DriftTests
         string library = _workspace.CompileLibrary("int fa_open(void) { return 0; }\nint fa_opem(void) { return 0; }\nint helper(void) { return 0; }\n");
         ExpectProblems(
             _workspace.Verify("--library", library),
-            "library: function fa_close is declared in the header but not exported\nlibrary: fa_opem is exported but not declared in the header\n2 differences");
+            "library: function fa_close is declared in the header but not exported\n"
+            + "library: fa_opem is exported but not declared in the header\n2 differences");
     }
 
     [Test]

@@ -20,7 +20,7 @@ internal sealed record CSharpEnum(string Underlying, IReadOnlyDictionary<string,
 /// </summary>
 internal sealed partial class CommittedBindings
 {
-    /// <summary>Sizes of C# types in bytes, with their kind as in <see cref="ProbedField"/>; 'p' is nint or nuint, which may be a handle or an integer.</summary>
+    /// <summary>Sizes of C# types in bytes, with their kind as in <see cref="ProbedField"/>; 'p' is nint or nuint, a handle or an integer.</summary>
     private static readonly Dictionary<string, (int Bytes, char Kind)> Primitives = new()
     {
         ["sbyte"] = (1, 'i'),
@@ -67,8 +67,7 @@ internal sealed partial class CommittedBindings
 
             foreach (Match match in Struct().Matches(text))
             {
-                bindings.Structs[match.Groups["name"].Value] =
-                    [.. Field().Matches(match.Groups["body"].Value).Select(f => new CSharpField(f.Groups["name"].Value, f.Groups["type"].Value, ParseLength(f.Groups["length"])))];
+                bindings.Structs[match.Groups["name"].Value] = [.. Field().Matches(match.Groups["body"].Value).Select(ReadField)];
             }
 
             foreach (Match match in InlineArray().Matches(text))
@@ -80,7 +79,9 @@ internal sealed partial class CommittedBindings
             {
                 bindings.Enums[match.Groups["name"].Value] = new CSharpEnum(
                     match.Groups["underlying"].Value,
-                    EnumMember().Matches(match.Groups["body"].Value).ToDictionary(m => m.Groups["name"].Value, m => long.Parse(m.Groups["value"].Value, CultureInfo.InvariantCulture)));
+                    EnumMember().Matches(match.Groups["body"].Value).ToDictionary(
+                        member => member.Groups["name"].Value,
+                        member => long.Parse(member.Groups["value"].Value, CultureInfo.InvariantCulture)));
             }
 
             foreach (Match match in Constant().Matches(text))
@@ -145,6 +146,9 @@ internal sealed partial class CommittedBindings
 
         return new StructLayout(name, StructLayout.RoundUp(offset, structAlignment), structAlignment, fields);
     }
+
+    private static CSharpField ReadField(Match field) =>
+        new(field.Groups["name"].Value, field.Groups["type"].Value, ParseLength(field.Groups["length"]));
 
     private static int? ParseLength(Group group) => group.Success ? int.Parse(group.Value, CultureInfo.InvariantCulture) : null;
 

@@ -33,7 +33,8 @@ internal static class LayoutComparison
 
         foreach ((string name, (int size, char kind)) in probed.Enums)
         {
-            if (!csharp.Enums.TryGetValue(name, out CSharpEnum? e) || csharp.Measure(e.Underlying) is not { } measured || (measured.Size, measured.Kind) != (size, kind))
+            bool isDeclared = csharp.Enums.TryGetValue(name, out CSharpEnum? e);
+            if (!isDeclared || csharp.Measure(e!.Underlying) is not { } measured || (measured.Size, measured.Kind) != (size, kind))
             {
                 yield return $"layout: enum {name} is {e?.Underlying ?? "absent"} in C#, {size} bytes, {(kind == 'i' ? "signed" : "unsigned")} in C";
             }
@@ -53,7 +54,8 @@ internal static class LayoutComparison
             (int size, int alignment) = probed.Structs[layout.Name];
             if ((size, alignment) != (layout.Size, layout.Alignment))
             {
-                yield return $"layout: struct {layout.Name} was computed as {layout.Size} bytes aligned to {layout.Alignment}, the C compiler says {size} aligned to {alignment}";
+                yield return $"layout: struct {layout.Name} was computed as {layout.Size} bytes aligned to {layout.Alignment}, "
+                    + $"the C compiler says {size} aligned to {alignment}";
             }
 
             foreach (FieldLayout field in layout.Fields)
@@ -120,5 +122,11 @@ internal static class LayoutComparison
         return !parsed ? null : literal.StartsWith('-') ? -unchecked((long)value) : unchecked((long)value);
     }
 
-    private static string DescribeKind(char kind) => kind switch { 'i' => "a signed integer", 'u' => "an unsigned integer", 'f' => "floating point", _ => "a pointer or struct" };
+    private static string DescribeKind(char kind) => kind switch
+    {
+        'i' => "a signed integer",
+        'u' => "an unsigned integer",
+        'f' => "floating point",
+        _ => "a pointer or struct",
+    };
 }

@@ -1,3 +1,5 @@
+using System.Globalization;
+
 namespace FlashAttention.BindingGenerator.Abi;
 
 /// <summary>Compares committed C# with C# generated now.</summary>
@@ -10,7 +12,7 @@ internal static class SourceComparison
         [
             .. CompareTexts("function", committed.Functions, current.Functions),
             .. CompareTexts("constant", committed.Constants, current.Constants),
-            .. CompareTexts("enum", committed.Enums.ToDictionary(e => e.Key, e => e.Value.Underlying), current.Enums.ToDictionary(e => e.Key, e => e.Value.Underlying)),
+            .. CompareTexts("enum", FlattenEnums(committed), FlattenEnums(current)),
             .. CompareTexts("enum constant", FlattenValues(committed), FlattenValues(current)),
             .. CompareTexts("struct", FlattenStructs(committed), FlattenStructs(current)),
         ];
@@ -37,9 +39,12 @@ internal static class SourceComparison
 
     private static string At(string[] lines, int index) => index < lines.Length ? lines[index].Trim() : "end of file";
 
+    private static Dictionary<string, string> FlattenEnums(CommittedBindings bindings) => bindings.Enums.ToDictionary(e => e.Key, e => e.Value.Underlying);
+
     private static Dictionary<string, string> FlattenValues(CommittedBindings bindings) =>
-        bindings.Enums.SelectMany(e => e.Value.Values.Select(value => ($"{e.Key}.{value.Key}", value.Value.ToString(System.Globalization.CultureInfo.InvariantCulture))))
-            .ToDictionary(pair => pair.Item1, pair => pair.Item2);
+        bindings.Enums
+            .SelectMany(e => e.Value.Values.Select(value => (Name: $"{e.Key}.{value.Key}", Value: value.Value.ToString(CultureInfo.InvariantCulture))))
+            .ToDictionary(pair => pair.Name, pair => pair.Value);
 
     private static Dictionary<string, string> FlattenStructs(CommittedBindings bindings) =>
         bindings.Structs.ToDictionary(s => s.Key, s => string.Join("; ", s.Value));

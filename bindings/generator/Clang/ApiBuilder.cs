@@ -31,7 +31,8 @@ internal sealed class ApiBuilder(IReadOnlyList<LocatedNode> nodes, IReadOnlyList
         {
             string tag = node.Name.Length == 0 ? "an anonymous enum" : $"enum '{node.Name}'";
             throw new GeneratorException(
-                node.Location, $"{tag} has no integer typedef: the size of a C enum is the compiler's choice; expected 'typedef int32_t x;' with 'enum x{EnumTagSuffix}'");
+                node.Location,
+                $"{tag} has no integer typedef: the size of a C enum is the compiler's choice; expected 'typedef int32_t x;' with 'enum x{EnumTagSuffix}'");
         }
 
         CApi api = new(constants, _handles, _aliases, _enums, _structs, _functions);
@@ -75,7 +76,9 @@ internal sealed class ApiBuilder(IReadOnlyList<LocatedNode> nodes, IReadOnlyList
         if (text.StartsWith("enum ", StringComparison.Ordinal))
         {
             throw new GeneratorException(
-                node.Location, $"typedef '{node.Name}' is an enum: its size is the compiler's choice; expected 'typedef int32_t {node.Name};' with 'enum {node.Name}{EnumTagSuffix}'");
+                node.Location,
+                $"typedef '{node.Name}' is an enum: its size is the compiler's choice; "
+                + $"expected 'typedef int32_t {node.Name};' with 'enum {node.Name}{EnumTagSuffix}'");
         }
 
         if (type.Pointers == 0 && text.StartsWith("struct ", StringComparison.Ordinal))
@@ -89,7 +92,8 @@ internal sealed class ApiBuilder(IReadOnlyList<LocatedNode> nodes, IReadOnlyList
         {
             if (type.Pointers > 1 || !IsOpaque(type))
             {
-                throw new GeneratorException(node.Location, $"typedef '{node.Name}' is '{text}'; a pointer typedef must be 'void*' or point to an incomplete struct");
+                throw new GeneratorException(
+                    node.Location, $"typedef '{node.Name}' is '{text}'; a pointer typedef must be 'void*' or point to an incomplete struct");
             }
 
             _handles.Add(new CHandle(node.Name, type.Spelling, documentation, node.Location));
@@ -133,7 +137,8 @@ internal sealed class ApiBuilder(IReadOnlyList<LocatedNode> nodes, IReadOnlyList
     {
         foreach (LocatedNode child in constant.Children.Where(child => child.Kind != "FullComment"))
         {
-            if (child.Kind == "ConstantExpr" && long.TryParse(child.GetString("value"), NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out long value))
+            string text = child.Kind == "ConstantExpr" ? child.GetString("value") : string.Empty;
+            if (long.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out long value))
             {
                 return value;
             }
@@ -172,9 +177,11 @@ internal sealed class ApiBuilder(IReadOnlyList<LocatedNode> nodes, IReadOnlyList
                     fields.Add(ReadField(node, child));
                     break;
                 case "RecordDecl" or "IndirectFieldDecl":
-                    throw new GeneratorException(child.Location, $"struct '{node.Name}' contains a nested {child.GetString("tagUsed")}, which is not supported");
+                    throw new GeneratorException(
+                        child.Location, $"struct '{node.Name}' contains a nested {child.GetString("tagUsed")}, which is not supported");
                 default:
-                    throw new GeneratorException(child.Location, $"struct '{node.Name}' has the unsupported element {child.Kind}; its layout may not be the natural one");
+                    throw new GeneratorException(
+                        child.Location, $"struct '{node.Name}' has the unsupported element {child.Kind}; its layout may not be the natural one");
             }
         }
 
@@ -261,7 +268,8 @@ internal sealed class ApiBuilder(IReadOnlyList<LocatedNode> nodes, IReadOnlyList
         }
     }
 
-    private bool IsOpaque(CType type) => type.Name == "void" || (type.Name.StartsWith("struct ", StringComparison.Ordinal) && !IsComplete(type.Name["struct ".Length..]));
+    private bool IsOpaque(CType type) =>
+        type.Name == "void" || (type.Name.StartsWith("struct ", StringComparison.Ordinal) && !IsComplete(type.Name["struct ".Length..]));
 
     private bool IsComplete(string tag) => nodes.Any(node => node.Kind == "RecordDecl" && node.Name == tag && node.GetFlag("completeDefinition"));
 }

@@ -95,7 +95,7 @@ internal sealed class AstLocations
         return (new LocatedNode(json, new SourceLocation(display, line), children), file);
     }
 
-    /// <summary>Reads one position and remembers it. A position inside a macro has two parts, both of which count; the expansion is what the user wrote.</summary>
+    /// <summary>Reads one position and remembers it. Inside a macro it has two parts, and both count; the expansion is where the user wrote it.</summary>
     private (string File, int Line) VisitPosition(JsonElement position)
     {
         if (position.TryGetProperty("spellingLoc", out JsonElement spelling))

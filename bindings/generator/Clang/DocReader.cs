@@ -30,7 +30,8 @@ internal static partial class DocReader
                     break;
                 default:
                     throw new GeneratorException(
-                        block.Location, $"unsupported documentation element {block.Kind} '{block.Name}' at '{declaration.Name}'; expected paragraphs and @param");
+                        block.Location,
+                        $"unsupported documentation element {block.Kind} '{block.Name}' at '{declaration.Name}'; expected paragraphs and @param");
             }
         }
 

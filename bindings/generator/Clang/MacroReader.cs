@@ -74,7 +74,8 @@ internal static partial class MacroReader
         Match integer = IntegerLiteral().Match(literal);
         if (!integer.Success)
         {
-            throw new GeneratorException(location, $"macro '{name}' is '{body}'; expected an integer literal, a plain string literal, nothing, or an attribute");
+            throw new GeneratorException(
+                location, $"macro '{name}' is '{body}'; expected an integer literal, a plain string literal, nothing, or an attribute");
         }
 
         (string value, string type) = ToCSharp(integer, location, name, body);

@@ -71,6 +71,7 @@ internal static class ProcessRunner
             }
         }
 
-        throw new GeneratorException($"found none of {string.Join(", ", candidates)} on PATH; install one or name it in the environment variable {environmentVariable}");
+        throw new GeneratorException(
+            $"found none of {string.Join(", ", candidates)} on PATH; install one or name it in the environment variable {environmentVariable}");
     }
 }

@@ -17,7 +17,7 @@ internal abstract class CommandOptions
     [Option("baseline", HelpText = "The recorded binary interface. Default: bindings/abi-baseline.txt of the repository.")]
     public string? Baseline { get; init; }
 
-    [Option("python", HelpText = "File of the generated ctypes declarations. Default: bindings/python/flash_attention/_abi.py of the repository; none with --header.")]
+    [Option("python", HelpText = "Generated ctypes declarations. Default: bindings/python/flash_attention/_abi.py of the repository; none with --header.")]
     public string? Python { get; init; }
 
     [Option("clang", HelpText = "Path of clang. Default: the environment variable CLANG, then clang or clang-NN on PATH.")]
@@ -39,6 +39,6 @@ internal sealed class VerifyOptions : CommandOptions
     [Option("library", HelpText = "Native library whose exports are compared with the header (ELF or PE).")]
     public string? Library { get; init; }
 
-    [Option("cc", HelpText = "C compiler that sizes, offsets and values are compared with. Default: the environment variable CC, then cc, gcc or clang on PATH.")]
+    [Option("cc", HelpText = "C compiler whose sizes, offsets and values count. Default: the environment variable CC, then cc, gcc or clang on PATH.")]
     public string? Compiler { get; init; }
 }

@@ -1,4 +1,5 @@
 using FlashAttention.BindingGenerator.Abi;
+using FlashAttention.BindingGenerator.Model;
 
 namespace FlashAttention.BindingGenerator.Commands;
 
@@ -22,13 +23,14 @@ internal static class GenerateCommand
         {
             if (!options.AcceptAbiChange)
             {
-                output.WriteLine("Nothing was written: callers compiled against the recorded interface would break. If that is meant, add --accept-abi-change.");
+                output.WriteLine("Nothing was written: callers of the recorded interface would break. If that is meant, add --accept-abi-change.");
                 return 1;
             }
 
             if (!changes.Any(change => change.Message.StartsWith($"constant {AbiVersionConstant} ", StringComparison.Ordinal)))
             {
-                output.WriteLine($"{AbiVersionConstant} is still {bindings.Api.FindConstant(AbiVersionConstant) ?? "undefined"}; raise it unless the recorded interface was never released.");
+                string version = bindings.Api.FindConstant(AbiVersionConstant) ?? "undefined";
+                output.WriteLine($"{AbiVersionConstant} is still {version}; raise it unless the recorded interface was never released.");
             }
         }
 
@@ -50,7 +52,8 @@ internal static class GenerateCommand
         }
 
         WriteIfChanged(bindings.BaselinePath, bindings.Abi.ToText(), output);
-        output.WriteLine($"{bindings.Api.Functions.Count} functions, {bindings.Api.Structs.Count} structs, {bindings.Api.Enums.Count} enums, {bindings.Api.Constants.Count} constants");
+        CApi api = bindings.Api;
+        output.WriteLine($"{api.Functions.Count} functions, {api.Structs.Count} structs, {api.Enums.Count} enums, {api.Constants.Count} constants");
         return 0;
     }
 

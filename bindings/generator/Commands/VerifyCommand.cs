@@ -13,7 +13,8 @@ internal static class VerifyCommand
     public static int Run(VerifyOptions options, TextWriter output)
     {
         BindingSet bindings = BindingSet.Create(options);
-        List<string> problems = [.. CompareSource(bindings), .. ComparePython(bindings), .. CompareBaseline(bindings), .. CompareCompiler(bindings, options.Compiler)];
+        List<string> problems =
+            [.. CompareSource(bindings), .. ComparePython(bindings), .. CompareBaseline(bindings), .. CompareCompiler(bindings, options.Compiler)];
         if (options.Library is not null)
         {
             problems.AddRange(CompareLibrary(bindings, options.Library));
@@ -132,7 +133,8 @@ internal static class VerifyCommand
         }
 
         HashSet<string> declared = [.. bindings.Api.Functions.Select(function => function.Name)];
-        foreach (string extra in exports.Where(name => name.StartsWith(SymbolPrefix, StringComparison.Ordinal) && !declared.Contains(name)).Order(StringComparer.Ordinal))
+        IEnumerable<string> undeclared = exports.Where(name => name.StartsWith(SymbolPrefix, StringComparison.Ordinal) && !declared.Contains(name));
+        foreach (string extra in undeclared.Order(StringComparer.Ordinal))
         {
             yield return $"library: {extra} is exported but not declared in the header";
         }

@@ -8,11 +8,12 @@ internal sealed class CSharpEmitter
 {
     private static readonly HashSet<string> Keywords =
     [
-        "abstract", "as", "base", "bool", "break", "byte", "case", "catch", "char", "checked", "class", "const", "continue", "decimal", "default", "delegate", "do",
-        "double", "else", "enum", "event", "explicit", "extern", "false", "finally", "fixed", "float", "for", "foreach", "goto", "if", "implicit", "in", "int",
-        "interface", "internal", "is", "lock", "long", "namespace", "new", "null", "object", "operator", "out", "override", "params", "private", "protected",
-        "public", "readonly", "ref", "return", "sbyte", "sealed", "short", "sizeof", "stackalloc", "static", "string", "struct", "switch", "this", "throw", "true",
-        "try", "typeof", "uint", "ulong", "unchecked", "unsafe", "ushort", "using", "virtual", "void", "volatile", "while",
+        "abstract", "as", "base", "bool", "break", "byte", "case", "catch", "char", "checked", "class", "const", "continue", "decimal", "default",
+        "delegate", "do", "double", "else", "enum", "event", "explicit", "extern", "false", "finally", "fixed", "float", "for", "foreach", "goto",
+        "if", "implicit", "in", "int", "interface", "internal", "is", "lock", "long", "namespace", "new", "null", "object", "operator", "out",
+        "override", "params", "private", "protected", "public", "readonly", "ref", "return", "sbyte", "sealed", "short", "sizeof", "stackalloc",
+        "static", "string", "struct", "switch", "this", "throw", "true", "try", "typeof", "uint", "ulong", "unchecked", "unsafe", "ushort", "using",
+        "virtual", "void", "volatile", "while",
     ];
 
     private readonly CApi _api;
@@ -121,7 +122,8 @@ internal sealed class CSharpEmitter
             writer.Line($"// C: typedef {handle.Underlying} {handle.Name}; here nint");
         }
 
-        writer.Line("/// <summary>The functions of the C interface, with their C names. Each wants what its C comment says; nothing is checked on this side.</summary>");
+        const string Summary = "The functions of the C interface, with their C names. Each wants what its C comment says; nothing is checked on this side.";
+        writer.Line($"/// <summary>{Summary}</summary>");
         writer.Open("internal static unsafe partial class NativeMethods");
         writer.Line("/// <summary>Name of the native library, without the platform's prefix and suffix.</summary>");
         writer.Line($"internal const string LibraryName = \"{_options.LibraryName}\";");

@@ -58,7 +58,8 @@ internal sealed class PythonEmitter
 
     private void EmitConstants(StringBuilder text)
     {
-        Line(text, $"\"\"\"ctypes declarations made from {_options.HeaderName} by bindings/generator. Do not edit: change the header and generate again.\"\"\"");
+        string origin = $"ctypes declarations made from {_options.HeaderName} by bindings/generator. Do not edit: change the header and generate again.";
+        Line(text, $"\"\"\"{origin}\"\"\"");
         Line(text);
         Line(text, "import ctypes");
         Line(text);
@@ -110,7 +111,8 @@ internal sealed class PythonEmitter
         foreach (CFunction function in _api.Functions)
         {
             string result = function.ReturnType.IsVoid ? "None" : TypeOf(function.ReturnType, function.Location, $"result of function '{function.Name}'");
-            IEnumerable<string> parameters = function.Parameters.Select(p => TypeOf(p.Type, function.Location, $"parameter '{p.Name}' of function '{function.Name}'"));
+            IEnumerable<string> parameters =
+                function.Parameters.Select(p => TypeOf(p.Type, function.Location, $"parameter '{p.Name}' of function '{function.Name}'"));
             Line(text, $"    # {function.Signature}");
             Line(text, $"    library.{function.Name}.restype = {result}");
             Line(text, $"    library.{function.Name}.argtypes = [{string.Join(", ", parameters)}]");

@@ -27,7 +27,8 @@ internal sealed partial record CType(string Name, int Pointers, int? ArrayLength
     {
         if (text.Contains('(', StringComparison.Ordinal))
         {
-            throw new GeneratorException(location, $"{subject} has the type '{text}': function pointers are not supported; expected a named type or a pointer to data");
+            throw new GeneratorException(
+                location, $"{subject} has the type '{text}': function pointers are not supported; expected a named type or a pointer to data");
         }
 
         string rest = text.Trim();

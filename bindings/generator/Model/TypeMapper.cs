@@ -137,7 +137,8 @@ internal sealed class TypeMapper
             string underlying = ToCSharp(e.Underlying, e.Location, $"typedef '{e.Name}'");
             if (underlying is not ("sbyte" or "byte" or "short" or "ushort" or "int" or "uint" or "long" or "ulong"))
             {
-                throw new GeneratorException(e.Location, $"typedef '{e.Name}' is '{e.Underlying}' but has an enum '{e.EnumTag}'; expected a fixed-width integer");
+                throw new GeneratorException(
+                    e.Location, $"typedef '{e.Name}' is '{e.Underlying}' but has an enum '{e.EnumTag}'; expected a fixed-width integer");
             }
         }
 
@@ -180,7 +181,8 @@ internal sealed class TypeMapper
             return ToCSharp(alias.Target, location, subject);
         }
 
-        return _enums.ContainsKey(name) || _structs.ContainsKey(name) ? name : Scalars.TryGetValue(name, out (string CSharp, int Bytes) scalar) ? scalar.CSharp : null;
+        bool keepsItsName = _enums.ContainsKey(name) || _structs.ContainsKey(name);
+        return keepsItsName ? name : Scalars.TryGetValue(name, out (string CSharp, int Bytes) scalar) ? scalar.CSharp : null;
     }
 
     private static GeneratorException Unknown(CType type, SourceLocation location, string subject, string reason) =>
