@@ -1,7 +1,7 @@
 // Backward pass: one task per batch, head and query tile. A task owns its query tile's gradient of q and adds to the fp32 gradients of k and v of its key/value
 // head, key tile by key tile. All tasks of a key/value head form a chain, and a turn counter per key tile makes them add in chain order: the sums are the same
-// in every run and for every number of threads. Tasks of a chain run at the same time, one key tile behind each other. Tasks are handed out in chain order, so a
-// task only ever waits for tasks that are running already.
+// in every run and for every number of threads. Tasks of a chain run at the same time, one key tile behind each other. Tasks are handed out in chain order, so
+// a task only ever waits for tasks that are running already.
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -31,11 +31,11 @@ struct BackwardCall {
   CpuTiles tiles;
   CpuLayout layout;
   char* workspace;
-  int64_t num_chains;        ///< batch * heads_kv
-  int64_t chain_length;      ///< query tiles of all query heads of the group
-  int64_t chains_at_once;    ///< chains whose tasks alternate, so that neighbours in a chain rarely run at the same time
+  int64_t num_chains;      ///< batch * heads_kv
+  int64_t chain_length;    ///< query tiles of all query heads of the group
+  int64_t chains_at_once;  ///< chains whose tasks alternate, so that neighbours in a chain rarely run at the same time
   int64_t num_query_tasks;
-  int64_t num_tasks;         ///< query tasks, then one task per key tile that clears what no query sees
+  int64_t num_tasks;  ///< query tasks, then one task per key tile that clears what no query sees
   std::atomic<int64_t> next_task{0};
 };
 
@@ -185,10 +185,16 @@ void cpu_backward(const Plan& plan, const BackwardArgs& args) {
   const int64_t num_chains = p.batch * p.heads_kv, chain_length = p.group_size() * layout.num_q_tiles;
   const int64_t num_query_tasks = num_chains * chain_length, num_tasks = num_query_tasks + num_chains * layout.num_kv_tiles;
   if (num_tasks == 0) return;
-  BackwardCall call{args,         kernels(),       tiles,
-                    layout,       aligned_workspace(args.workspace),
-                    num_chains,   chain_length,    std::min<int64_t>(num_chains, 2 * plan.threads),
-                    num_query_tasks, num_tasks};
+  BackwardCall call{args,
+                    kernels(),
+                    tiles,
+                    layout,
+                    aligned_workspace(args.workspace),
+                    num_chains,
+                    chain_length,
+                    std::min<int64_t>(num_chains, 2 * plan.threads),
+                    num_query_tasks,
+                    num_tasks};
   Turn* const turns = reinterpret_cast<Turn*>(call.workspace + layout.turns_offset_bytes);
   for (uint64_t i = 0; i < layout.turns_bytes / sizeof(Turn); ++i) new (turns + i) Turn(0);
   run_on_threads(plan.threads, work, &call);

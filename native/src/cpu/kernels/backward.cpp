@@ -1,5 +1,6 @@
 // Backward pass of one query tile by recomputation (FlashAttention-2, algorithm 2, with the loops exchanged: the outer loop is over query tiles, so that a key
-// tile only has to be widened to fp32, and what needs a transposition, q and grad_o, is transposed once). Scores are computed transposed as in the forward pass:
+// tile only has to be widened to fp32, and what needs a transposition, q and grad_o, is transposed once). Scores are computed transposed as in the forward
+// pass:
 //   S^T = K Q^T,  dP^T = V dO^T,  P = exp(scale S - lse),  dS = P (dP - delta),  dQ^T += K^T dS^T,  dV += P^T dO,  dK += dS^T Q   (dQ, dK still without scale)
 #include "cpu/kernels/backward.h"
 
@@ -38,8 +39,7 @@ void read_query_side(BackwardTile* tile) {
     rows_to_panel(s.q_rows + at_k, t.ld_k, t.head_dim, kPanel, s.q_panels + at_k);
     rows_to_panel(s.grad_o_rows + at_v, t.ld_v, t.head_dim_v, kPanel, s.grad_o_panels + at_v);
   }
-  tile->queries_finite =
-      all_finite(s.q_rows, t.num_queries, t.head_dim, t.ld_k) && all_finite(s.grad_o_rows, t.num_queries, t.head_dim_v, t.ld_v);
+  tile->queries_finite = all_finite(s.q_rows, t.num_queries, t.head_dim, t.ld_k) && all_finite(s.grad_o_rows, t.num_queries, t.head_dim_v, t.ld_v);
 }
 
 /// delta = sum(grad_o * o) - grad_lse, so that dS = P (dP - delta) has both the softmax's and the lse's part. Padding gets probability 0.
@@ -128,8 +128,14 @@ void add_key_gradient(const BackwardTile& t, KeyTile keys, const float* x_tile, 
   for (int c = 0; c < width; c += kPanel) {
     for (int key = 0; key < keys.count; key += step) {
       const int q = first_seeing_query(t, keys, key);
-      const MatMul product{x_tile + static_cast<int64_t>(key) * t.ld_q + q, t.ld_q, rows + static_cast<int64_t>(q) * ld + c, ld,
-                           grad + static_cast<int64_t>(key) * ld + c, ld, t.num_queries - q, nullptr};
+      const MatMul product{x_tile + static_cast<int64_t>(key) * t.ld_q + q,
+                           t.ld_q,
+                           rows + static_cast<int64_t>(q) * ld + c,
+                           ld,
+                           grad + static_cast<int64_t>(key) * ld + c,
+                           ld,
+                           t.num_queries - q,
+                           nullptr};
       const int count = min_int(step, keys.count - key);
       if (width - c > kLanes) {
         matmul<2, kStart, ALayout::kRowMajor>(product, count);

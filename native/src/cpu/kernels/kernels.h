@@ -22,23 +22,23 @@ struct OutputRows {
 
 /// fp32 scratch of a forward tile. ld_* are row strides in floats, a multiple of 16 and at least the width rounded up to 16.
 struct ForwardScratch {
-  float* q_panels;    ///< (panels, ld_k, lanes): q transposed, one panel per `lanes` queries
-  float* o_panels;    ///< (panels, ld_v, lanes): unnormalised o, transposed
-  float* k_tile;      ///< (tile_kv, ld_k)
-  float* v_tile;      ///< (tile_kv, ld_v)
-  float* scores;      ///< (tile_kv, lanes): scores, then probabilities, of one panel
-  float* row_max;     ///< (tile_q): largest score so far, times scale
-  float* row_sum;     ///< (tile_q): sum of exp(score - row_max) so far
+  float* q_panels;  ///< (panels, ld_k, lanes): q transposed, one panel per `lanes` queries
+  float* o_panels;  ///< (panels, ld_v, lanes): unnormalised o, transposed
+  float* k_tile;    ///< (tile_kv, ld_k)
+  float* v_tile;    ///< (tile_kv, ld_v)
+  float* scores;    ///< (tile_kv, lanes): scores, then probabilities, of one panel
+  float* row_max;   ///< (tile_q): largest score so far, times scale
+  float* row_sum;   ///< (tile_q): sum of exp(score - row_max) so far
 };
 
 /// One query tile of one head.
 struct ForwardTile {
   Element element;
-  Rows q;             ///< row 0 is the tile's first query
-  Rows k;             ///< row 0 is key 0
+  Rows q;  ///< row 0 is the tile's first query
+  Rows k;  ///< row 0 is key 0
   Rows v;
-  OutputRows o;       ///< row 0 is the tile's first query
-  float* lse;         ///< of the tile's first query; may be null
+  OutputRows o;  ///< row 0 is the tile's first query
+  float* lse;    ///< of the tile's first query; may be null
   int64_t len_kv;
   int64_t visible_end;  ///< query r of the tile sees keys [0, min(len_kv, visible_end + r)); len_kv without a mask; may be negative
   int num_queries;
@@ -54,17 +54,17 @@ struct ForwardTile {
 
 /// fp32 scratch of a backward query tile.
 struct BackwardScratch {
-  float* q_rows;        ///< (tile_q, ld_k)
-  float* grad_o_rows;   ///< (tile_q, ld_v)
-  float* q_panels;      ///< (panels, ld_k, lanes)
-  float* grad_o_panels; ///< (panels, ld_v, lanes)
-  float* grad_q_panels; ///< (panels, ld_k, lanes): sum of k * dS, transposed, not yet scaled
-  float* k_tile;        ///< (tile_kv, ld_k)
-  float* v_tile;        ///< (tile_kv, ld_v)
-  float* p_tile;        ///< (tile_kv, ld_q): probabilities, transposed
-  float* ds_tile;       ///< (tile_kv, ld_q): gradient of the scaled scores, transposed
-  float* neg_lse;       ///< (tile_q): -lse
-  float* delta;         ///< (tile_q): sum(grad_o * o) - grad_lse
+  float* q_rows;         ///< (tile_q, ld_k)
+  float* grad_o_rows;    ///< (tile_q, ld_v)
+  float* q_panels;       ///< (panels, ld_k, lanes)
+  float* grad_o_panels;  ///< (panels, ld_v, lanes)
+  float* grad_q_panels;  ///< (panels, ld_k, lanes): sum of k * dS, transposed, not yet scaled
+  float* k_tile;         ///< (tile_kv, ld_k)
+  float* v_tile;         ///< (tile_kv, ld_v)
+  float* p_tile;         ///< (tile_kv, ld_q): probabilities, transposed
+  float* ds_tile;        ///< (tile_kv, ld_q): gradient of the scaled scores, transposed
+  float* neg_lse;        ///< (tile_q): -lse
+  float* delta;          ///< (tile_q): sum(grad_o * o) - grad_lse
 };
 
 /// One query tile of one head in the backward pass; carried from backward_begin to backward_end.
@@ -75,18 +75,18 @@ struct BackwardTile {
   const float* lse;         ///< of the tile's first query
   const float* grad_lse;    ///< may be null
   int64_t len_kv;
-  int64_t visible_end;      ///< as in ForwardTile
+  int64_t visible_end;  ///< as in ForwardTile
   int num_queries;
   int head_dim;
   int head_dim_v;
   int ld_k;
   int ld_v;
-  int ld_q;                 ///< row stride of p_tile and ds_tile in floats
+  int ld_q;  ///< row stride of p_tile and ds_tile in floats
   bool causal;
   float scale;
   BackwardScratch scratch;
-  bool queries_finite;      ///< set by backward_begin: no infinity or NaN in q and grad_o of the tile
-  bool axpy;                ///< set by backward_scores: the key tile is cut by the mask and holds a value that is not finite
+  bool queries_finite;  ///< set by backward_begin: no infinity or NaN in q and grad_o of the tile
+  bool axpy;            ///< set by backward_scores: the key tile is cut by the mask and holds a value that is not finite
 };
 
 /// Keys [begin, begin + count) of a head.
@@ -96,9 +96,9 @@ struct KeyTile {
 };
 
 struct KernelTable {
-  const char* name;        ///< "AVX2" …, for people
-  const char* suffix;      ///< "avx2" …, for kernel names and FLASH_ATTENTION_CPU_ISA
-  int lanes;               ///< queries per panel; divides 32
+  const char* name;    ///< "AVX2" …, for people
+  const char* suffix;  ///< "avx2" …, for kernel names and FLASH_ATTENTION_CPU_ISA
+  int lanes;           ///< queries per panel; divides 32
   void (*forward)(const ForwardTile& tile);
   void (*backward_begin)(BackwardTile* tile);
   /// Scores, probabilities and dS of a key tile; adds to the gradient of q. `first`: nothing was added before.

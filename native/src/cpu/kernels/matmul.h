@@ -14,9 +14,9 @@ enum class ALayout { kRowMajor, kTransposed };
 struct MatMul {
   const float* a;
   int64_t a_stride;
-  const float* b;   ///< row p at b + p * b_stride
+  const float* b;  ///< row p at b + p * b_stride
   int64_t b_stride;
-  float* c;         ///< row r at c + r * c_stride
+  float* c;  ///< row r at c + r * c_stride
   int64_t c_stride;
   int depth;
   const float* lane_factor;  ///< for Start::kScaledC: one per lane of C

@@ -43,9 +43,12 @@ void read_rows_of(Rows source, int64_t first, int rows, int width, float* target
 /// Rows [first, first + rows) of `source`, widened to fp32; columns from width to the next multiple of kLanes become 0.
 inline void read_rows(Element element, Rows source, int64_t first, int rows, int width, float* target, int ld) {
   switch (element) {
-    case Element::kFloat32: return read_rows_of<Element::kFloat32>(source, first, rows, width, target, ld);
-    case Element::kFloat16: return read_rows_of<Element::kFloat16>(source, first, rows, width, target, ld);
-    case Element::kBFloat16: return read_rows_of<Element::kBFloat16>(source, first, rows, width, target, ld);
+    case Element::kFloat32:
+      return read_rows_of<Element::kFloat32>(source, first, rows, width, target, ld);
+    case Element::kFloat16:
+      return read_rows_of<Element::kFloat16>(source, first, rows, width, target, ld);
+    case Element::kBFloat16:
+      return read_rows_of<Element::kBFloat16>(source, first, rows, width, target, ld);
   }
 }
 
@@ -69,9 +72,12 @@ void write_rows_of(OutputRows target, const float* source, int64_t ld, int64_t r
 
 inline void write_rows(Element element, OutputRows target, const float* source, int64_t ld, int64_t rows, int width, float factor) {
   switch (element) {
-    case Element::kFloat32: return write_rows_of<Element::kFloat32>(target, source, ld, rows, width, factor);
-    case Element::kFloat16: return write_rows_of<Element::kFloat16>(target, source, ld, rows, width, factor);
-    case Element::kBFloat16: return write_rows_of<Element::kBFloat16>(target, source, ld, rows, width, factor);
+    case Element::kFloat32:
+      return write_rows_of<Element::kFloat32>(target, source, ld, rows, width, factor);
+    case Element::kFloat16:
+      return write_rows_of<Element::kFloat16>(target, source, ld, rows, width, factor);
+    case Element::kBFloat16:
+      return write_rows_of<Element::kBFloat16>(target, source, ld, rows, width, factor);
   }
 }
 

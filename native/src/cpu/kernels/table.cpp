@@ -7,14 +7,8 @@ namespace fa::cpu {
 
 const KernelTable& FA_CONCAT(kernels_, FA_CPU_TARGET)() {
   namespace target = FA_CPU_TARGET;
-  static constexpr KernelTable table = {target::kName,
-                                        target::kSuffix,
-                                        target::kBlockVecs * target::kLanes,
-                                        target::forward,
-                                        target::backward_begin,
-                                        target::backward_scores,
-                                        target::backward_accumulate,
-                                        target::backward_end,
+  static constexpr KernelTable table = {target::kName,          target::kSuffix,         target::kBlockVecs * target::kLanes, target::forward,
+                                        target::backward_begin, target::backward_scores, target::backward_accumulate,         target::backward_end,
                                         target::write_rows};
   return table;
 }

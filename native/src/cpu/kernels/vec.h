@@ -42,10 +42,10 @@ FA_INLINE int round_up(int value, int multiple) {
 FA_INLINE Vec exp_vec(Vec x) {
   const Vec magic = set1(12582912.0f + 127.0f);  // 1.5 * 2^23 + bias: the low bits of x + magic are round(x) + 127
   x = min_keep_nan(x, set1(88.5f));
-  x = max_keep_nan(x, set1(-88.0f));             // n = -127 below: its power of two is built as 0
+  x = max_keep_nan(x, set1(-88.0f));  // n = -127 below: its power of two is built as 0
   const Vec shifted = fma(x, set1(1.44269504089f), magic);
   const Vec n = sub(shifted, magic);
-  Vec f = fnma(n, set1(0.693359375f), x);        // ln2 in two parts; the first has 9 bits, so that n * part is exact
+  Vec f = fnma(n, set1(0.693359375f), x);  // ln2 in two parts; the first has 9 bits, so that n * part is exact
   f = fnma(n, set1(-2.12194440e-4f), f);
   Vec r = fma(f, set1(0.00139263761f), set1(0.00836333353f));
   r = fma(r, f, set1(0.0416665524f));

@@ -15,27 +15,59 @@ inline constexpr int kBlockVecs = 2;
 inline constexpr const char* kName = "AVX2";
 inline constexpr const char* kSuffix = "avx2";
 
-FA_INLINE Vec zero() { return _mm256_setzero_ps(); }
-FA_INLINE Vec set1(float x) { return _mm256_set1_ps(x); }
-FA_INLINE Vec lane_index() { return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7); }
-FA_INLINE Vec load(const float* p) { return _mm256_loadu_ps(p); }
-FA_INLINE void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
-FA_INLINE Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
-FA_INLINE Vec sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
-FA_INLINE Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
-FA_INLINE Vec div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
+FA_INLINE Vec zero() {
+  return _mm256_setzero_ps();
+}
+FA_INLINE Vec set1(float x) {
+  return _mm256_set1_ps(x);
+}
+FA_INLINE Vec lane_index() {
+  return _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7);
+}
+FA_INLINE Vec load(const float* p) {
+  return _mm256_loadu_ps(p);
+}
+FA_INLINE void store(float* p, Vec v) {
+  _mm256_storeu_ps(p, v);
+}
+FA_INLINE Vec add(Vec a, Vec b) {
+  return _mm256_add_ps(a, b);
+}
+FA_INLINE Vec sub(Vec a, Vec b) {
+  return _mm256_sub_ps(a, b);
+}
+FA_INLINE Vec mul(Vec a, Vec b) {
+  return _mm256_mul_ps(a, b);
+}
+FA_INLINE Vec div(Vec a, Vec b) {
+  return _mm256_div_ps(a, b);
+}
 /// a * b + c
-FA_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+FA_INLINE Vec fma(Vec a, Vec b, Vec c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
 /// c - a * b
-FA_INLINE Vec fnma(Vec a, Vec b, Vec c) { return _mm256_fnmadd_ps(a, b, c); }
+FA_INLINE Vec fnma(Vec a, Vec b, Vec c) {
+  return _mm256_fnmadd_ps(a, b, c);
+}
 // The x86 instructions return their second operand if either is NaN.
-FA_INLINE Vec max_keep_nan(Vec x, Vec bound) { return _mm256_max_ps(bound, x); }
-FA_INLINE Vec min_keep_nan(Vec x, Vec bound) { return _mm256_min_ps(bound, x); }
+FA_INLINE Vec max_keep_nan(Vec x, Vec bound) {
+  return _mm256_max_ps(bound, x);
+}
+FA_INLINE Vec min_keep_nan(Vec x, Vec bound) {
+  return _mm256_min_ps(bound, x);
+}
 /// a >= b ? x : y, lane by lane
-FA_INLINE Vec select_ge(Vec a, Vec b, Vec x, Vec y) { return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_GE_OQ)); }
-FA_INLINE Vec exponent_from_low_bits(Vec v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 23)); }
+FA_INLINE Vec select_ge(Vec a, Vec b, Vec x, Vec y) {
+  return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_GE_OQ));
+}
+FA_INLINE Vec exponent_from_low_bits(Vec v) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 23));
+}
 
-FA_INLINE Vec load_f16(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+FA_INLINE Vec load_f16(const uint16_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
 FA_INLINE void store_f16(uint16_t* p, Vec v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }

@@ -1,5 +1,5 @@
-// Any machine: 4 lanes through the compiler's vector extension where there is one (SSE2 on x86-64, NEON on Arm), else an array that the optimiser may vectorise.
-// Products and sums may be fused or not, as the compiler likes.
+// Any machine: 4 lanes through the compiler's vector extension where there is one (SSE2 on x86-64, NEON on Arm), else an array that the optimiser may
+// vectorise. Products and sums may be fused or not, as the compiler likes.
 #pragma once
 
 #include <stdint.h>
@@ -17,15 +17,33 @@ inline constexpr const char* kSuffix = "plain";
 #if defined(__GNUC__)
 typedef float Vec __attribute__((vector_size(16)));
 typedef int32_t IntVec __attribute__((vector_size(16)));
-FA_INLINE Vec set1(float x) { return Vec{x, x, x, x}; }
-FA_INLINE Vec add(Vec a, Vec b) { return a + b; }
-FA_INLINE Vec sub(Vec a, Vec b) { return a - b; }
-FA_INLINE Vec mul(Vec a, Vec b) { return a * b; }
-FA_INLINE Vec div(Vec a, Vec b) { return a / b; }
-FA_INLINE Vec bitwise_select(IntVec mask, Vec x, Vec y) { return (Vec)((mask & (IntVec)x) | (~mask & (IntVec)y)); }
-FA_INLINE Vec max_keep_nan(Vec x, Vec bound) { return bitwise_select((IntVec)(x < bound), bound, x); }
-FA_INLINE Vec min_keep_nan(Vec x, Vec bound) { return bitwise_select((IntVec)(x > bound), bound, x); }
-FA_INLINE Vec select_ge(Vec a, Vec b, Vec x, Vec y) { return bitwise_select((IntVec)(a >= b), x, y); }
+FA_INLINE Vec set1(float x) {
+  return Vec{x, x, x, x};
+}
+FA_INLINE Vec add(Vec a, Vec b) {
+  return a + b;
+}
+FA_INLINE Vec sub(Vec a, Vec b) {
+  return a - b;
+}
+FA_INLINE Vec mul(Vec a, Vec b) {
+  return a * b;
+}
+FA_INLINE Vec div(Vec a, Vec b) {
+  return a / b;
+}
+FA_INLINE Vec bitwise_select(IntVec mask, Vec x, Vec y) {
+  return (Vec)((mask & (IntVec)x) | (~mask & (IntVec)y));
+}
+FA_INLINE Vec max_keep_nan(Vec x, Vec bound) {
+  return bitwise_select((IntVec)(x < bound), bound, x);
+}
+FA_INLINE Vec min_keep_nan(Vec x, Vec bound) {
+  return bitwise_select((IntVec)(x > bound), bound, x);
+}
+FA_INLINE Vec select_ge(Vec a, Vec b, Vec x, Vec y) {
+  return bitwise_select((IntVec)(a >= b), x, y);
+}
 FA_INLINE Vec exponent_from_low_bits(Vec v) {
   typedef uint32_t UintVec __attribute__((vector_size(16)));
   return (Vec)((UintVec)v << 23);
@@ -34,18 +52,34 @@ FA_INLINE Vec exponent_from_low_bits(Vec v) {
 struct Vec {
   float lane[4];
 };
-#define FA_LANES(expression)                  \
-  Vec r;                                      \
+#define FA_LANES(expression)                            \
+  Vec r;                                                \
   for (int i = 0; i < 4; ++i) r.lane[i] = (expression); \
   return r
-FA_INLINE Vec set1(float x) { FA_LANES(x); }
-FA_INLINE Vec add(Vec a, Vec b) { FA_LANES(a.lane[i] + b.lane[i]); }
-FA_INLINE Vec sub(Vec a, Vec b) { FA_LANES(a.lane[i] - b.lane[i]); }
-FA_INLINE Vec mul(Vec a, Vec b) { FA_LANES(a.lane[i] * b.lane[i]); }
-FA_INLINE Vec div(Vec a, Vec b) { FA_LANES(a.lane[i] / b.lane[i]); }
-FA_INLINE Vec max_keep_nan(Vec x, Vec bound) { FA_LANES(x.lane[i] < bound.lane[i] ? bound.lane[i] : x.lane[i]); }
-FA_INLINE Vec min_keep_nan(Vec x, Vec bound) { FA_LANES(x.lane[i] > bound.lane[i] ? bound.lane[i] : x.lane[i]); }
-FA_INLINE Vec select_ge(Vec a, Vec b, Vec x, Vec y) { FA_LANES(a.lane[i] >= b.lane[i] ? x.lane[i] : y.lane[i]); }
+FA_INLINE Vec set1(float x) {
+  FA_LANES(x);
+}
+FA_INLINE Vec add(Vec a, Vec b) {
+  FA_LANES(a.lane[i] + b.lane[i]);
+}
+FA_INLINE Vec sub(Vec a, Vec b) {
+  FA_LANES(a.lane[i] - b.lane[i]);
+}
+FA_INLINE Vec mul(Vec a, Vec b) {
+  FA_LANES(a.lane[i] * b.lane[i]);
+}
+FA_INLINE Vec div(Vec a, Vec b) {
+  FA_LANES(a.lane[i] / b.lane[i]);
+}
+FA_INLINE Vec max_keep_nan(Vec x, Vec bound) {
+  FA_LANES(x.lane[i] < bound.lane[i] ? bound.lane[i] : x.lane[i]);
+}
+FA_INLINE Vec min_keep_nan(Vec x, Vec bound) {
+  FA_LANES(x.lane[i] > bound.lane[i] ? bound.lane[i] : x.lane[i]);
+}
+FA_INLINE Vec select_ge(Vec a, Vec b, Vec x, Vec y) {
+  FA_LANES(a.lane[i] >= b.lane[i] ? x.lane[i] : y.lane[i]);
+}
 FA_INLINE Vec exponent_from_low_bits(Vec v) {
   uint32_t bits[4];
   memcpy(bits, &v, sizeof bits);
@@ -56,21 +90,29 @@ FA_INLINE Vec exponent_from_low_bits(Vec v) {
 #undef FA_LANES
 #endif
 
-FA_INLINE Vec zero() { return set1(0.0f); }
+FA_INLINE Vec zero() {
+  return set1(0.0f);
+}
 FA_INLINE Vec load(const float* p) {
   Vec v;
   memcpy(&v, p, sizeof v);
   return v;
 }
-FA_INLINE void store(float* p, Vec v) { memcpy(p, &v, sizeof v); }
+FA_INLINE void store(float* p, Vec v) {
+  memcpy(p, &v, sizeof v);
+}
 FA_INLINE Vec lane_index() {
   const float index[4] = {0, 1, 2, 3};
   return load(index);
 }
 /// a * b + c
-FA_INLINE Vec fma(Vec a, Vec b, Vec c) { return add(mul(a, b), c); }
+FA_INLINE Vec fma(Vec a, Vec b, Vec c) {
+  return add(mul(a, b), c);
+}
 /// c - a * b
-FA_INLINE Vec fnma(Vec a, Vec b, Vec c) { return sub(c, mul(a, b)); }
+FA_INLINE Vec fnma(Vec a, Vec b, Vec c) {
+  return sub(c, mul(a, b));
+}
 
 FA_INLINE float float_from_bits(uint32_t bits) {
   float value;
