@@ -35,15 +35,15 @@ __device__ __forceinline__ float nonfinite_value(uint16_t bits) {
   return bits & 0x8000 ? -INFINITY : INFINITY;
 }
 
-/// acc(row, col) += every non-finite element (r, col_base + col) of the tile with sees(row, r). Rows and columns are those of the warp's accumulators.
-template <class Element, class Tile, int kM, int kN, class Sees>
-__device__ __forceinline__ void add_nonfinite(Accumulators<kM, kN>& acc, Tile& s_tile, int col_base, Sees&& sees) {
+/// acc(row, group of 8 columns n) += every non-finite element (r, col_of(n) + …) of the tile with sees(row, r). Rows are those of the warp's accumulators.
+template <class Element, class Tile, int kM, int kN, class ColOf, class Sees>
+__device__ __forceinline__ void add_nonfinite(Accumulators<kM, kN>& acc, Tile& s_tile, ColOf&& col_of, Sees&& sees) {
   const int lane = threadIdx.x & 31;
 #pragma unroll 1
   for (int r = 0; r < Tile::kRows; ++r) {
 #pragma unroll
     for (int n = 0; n < kN; ++n) {
-      const int col = col_base + 8 * n + 2 * (lane & 3);
+      const int col = col_of(n) + 2 * (lane & 3);
       const uint32_t pair = *reinterpret_cast<const uint32_t*>(s_tile.at(r, col));
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
@@ -67,6 +67,15 @@ __device__ __forceinline__ void zero_nonfinite(Tile& s_tile, int thread) {
   for (int i = thread; i < Tile::kRows * Tile::kCols; i += kThreads) {
     if (is_nonfinite<Element>(s_tile.elements[i])) s_tile.elements[i] = 0;
   }
+}
+
+/// True if a row of the tile holds a non-finite element.
+template <class Element, class Tile>
+__device__ __forceinline__ bool row_has_nonfinite(const Tile& s_tile, int row) {
+  bool found = false;
+#pragma unroll 1
+  for (int i = 0; i < Tile::kCols; ++i) found |= is_nonfinite<Element>(s_tile.elements[row * Tile::kCols + i]);
+  return found;
 }
 
 /// True if any accumulator is NaN or infinite.

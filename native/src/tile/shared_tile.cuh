@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "ptx/ldmatrix.cuh"
+#include "ptx/special_registers.cuh"
 
 namespace fa {
 
@@ -54,15 +55,19 @@ class Operand {
     s_address_ = ptx::shared_address(s_tile.elements) + Tile::chunk_offset_bytes(lane_row, lane_chunk);
   }
 
-  /// Reads block (row16, col16), counted in 16 rows and 16 columns of the stored tile from the window's corner. offset_bytes moves the whole window (stages).
+  /// Reads block (row16, col16), counted in 16 rows and 16 columns of the stored tile from the window's corner. offset_bytes, a multiple of 128, moves the
+  /// whole window (to another stage, or to another tile of the same shape).
   __device__ __forceinline__ void load(uint32_t (&fragment)[4], int row16, int col16, int offset_bytes = 0) const {
-    const uint32_t s_row = ((s_address_ + offset_bytes) ^ ((col16 & 3) << 5)) + (col16 >> 2) * 128 + row16 * 16 * Tile::kRowBytes;
+    const uint32_t s_row = (s_address_ ^ ((col16 & 3) << 5)) + offset_bytes + (col16 >> 2) * 128 + row16 * 16 * Tile::kRowBytes;
     if constexpr (kTransposed) {
       ptx::ldmatrix_x4_trans(fragment, s_row);
     } else {
       ptx::ldmatrix_x4(fragment, s_row);
     }
   }
+
+  /// Makes the compiler derive addresses from here on instead of keeping them in registers from before a loop.
+  __device__ __forceinline__ void derive_anew() { s_address_ = ptx::opaque(s_address_); }
 
  private:
   uint32_t s_address_;

@@ -166,7 +166,7 @@ class ForwardBlock {
   __device__ __forceinline__ void set_aside_nonfinite(int tile) {
     const int first_key = tile * Config::kTileKV;
     if (first_key + Config::kTileKV <= visibility_.visible_keys(first_row_)) return;
-    add_nonfinite<Element>(o_, s_.v[stage(tile)], 0, [&](int row, int key) { return first_key + key < visibility_.visible_keys(first_row_ + warp_row_ + row); });
+    add_nonfinite<Element>(o_, s_.v[stage(tile)], [](int n) { return 8 * n; }, [&](int row, int key) { return first_key + key < visibility_.visible_keys(first_row_ + warp_row_ + row); });
     __syncthreads();
     zero_nonfinite<Element, kThreads>(s_.v[stage(tile)], threadIdx.x);
     __syncthreads();

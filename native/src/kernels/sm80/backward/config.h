@@ -1,0 +1,97 @@
+// Configurations of the backward kernels as types: tiles, warps, shared memory and register budget of one variant.
+#pragma once
+
+#include <cstdint>
+
+#include "plan/sm80_variants.h"
+#include "tile/shared_tile.cuh"
+
+namespace fa::sm80 {
+
+/// Rows of the planner's tables as types.
+template <int kIndex>
+struct BackwardRow {
+  static constexpr BackwardVariant kVariant = kBackward[kIndex];
+};
+template <int kIndex>
+struct GradQRow {
+  static constexpr GradQVariant kVariant = kGradQ[kIndex];
+};
+
+/// Main kernel. Blocks of 16 rows or columns are dealt to the warps in turn: warp w of n owns blocks w, w + n, …
+template <class Element_, class Row>
+struct BackwardConfig {
+  using Element = Element_;
+  static constexpr BackwardVariant kVariant = Row::kVariant;
+  static constexpr int kDim = kVariant.padded_dim;
+  static constexpr int kTileQ = kVariant.tile_q;
+  static constexpr int kTileKV = kVariant.tile_kv;
+  static constexpr int kStages = kVariant.stages;
+  static constexpr int kBlocksPerSm = kVariant.blocks_per_sm;
+  static constexpr int kWarpsKV = kVariant.warps_kv;  ///< along keys
+  static constexpr int kWarpsQ = kVariant.warps_q;    ///< along queries of S^T, along columns of grad_k and grad_v
+  static constexpr int kWarps = kWarpsKV * kWarpsQ;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kWarpsDqRows = kVariant.warps_dq;
+  static constexpr int kWarpsDqCols = kWarps / kWarpsDqRows;
+  /// P^T and dS^T stay in the registers of the warp that computed them; see backward_shared_bytes.
+  static constexpr bool kInRegisters = kWarpsQ == 1;
+
+  static constexpr int kM = kTileKV / kWarpsKV / 16;            ///< key blocks per warp
+  static constexpr int kQBlocks = kTileQ / kWarpsQ / 16;        ///< query blocks of S^T per warp
+  static constexpr int kQStep = kQBlocks < 2 ? kQBlocks : 2;    ///< … of which so many at a time, to bound the registers of S and dP
+  static constexpr int kGradN = kDim / kWarpsQ / 8;             ///< groups of 8 columns of grad_k and grad_v per warp
+  static constexpr int kDqM = kTileQ / kWarpsDqRows / 16;       ///< query blocks of grad_q per warp
+  static constexpr int kDqN = kDim / kWarpsDqCols / 8;          ///< groups of 8 columns of grad_q per warp
+
+  using QTile = SharedTile<kTileQ, kDim>;
+  using KVTile = SharedTile<kTileKV, kDim>;
+  using ScoreTile = SharedTile<kTileKV, kTileQ>;
+
+  struct Shared {
+    KVTile k;  ///< afterwards grad_k
+    KVTile v;  ///< afterwards grad_v
+    QTile q[kStages];
+    QTile grad_o[kStages];
+    ScoreTile scores[2];  ///< P^T and dS^T, or dS^T of two steps
+    alignas(16) float lse_log2[kStages][kTileQ];
+    alignas(16) float delta[kStages][kTileQ];
+  };
+
+  static_assert(kTileKV % (16 * kWarpsKV) == 0 && kTileQ % (16 * kWarpsQ) == 0 && kDim % (16 * kWarpsQ) == 0, "warps own whole blocks");
+  static_assert(kTileQ % (16 * kWarpsDqRows) == 0 && kDim % (16 * kWarpsDqCols) == 0 && kWarps % kWarpsDqRows == 0, "warps own whole blocks");
+  static_assert(kRowPadding % kTileQ == 0, "tiles of the workspace");
+  static_assert(!kInRegisters || kStages == 2, "the step that grad_q lags behind needs its barrier");
+  static_assert(sizeof(Shared) == backward_shared_bytes(kVariant), "the planner's arithmetic");
+  static_assert(sizeof(Shared) <= kLargeSharedBytes, "largest shared memory of any device");
+};
+
+/// Kernel that computes grad_q alone, for the deterministic mode. A warp owns 16 query rows.
+template <class Element_, class Row>
+struct GradQConfig {
+  using Element = Element_;
+  static constexpr GradQVariant kVariant = Row::kVariant;
+  static constexpr int kDim = kVariant.padded_dim;
+  static constexpr int kTileQ = kVariant.tile_q;
+  static constexpr int kTileKV = kVariant.tile_kv;
+  static constexpr int kWarps = kVariant.warps;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kBlocksPerSm = kVariant.blocks_per_sm;
+  static constexpr int kScoreN = kTileKV / 8;
+  static constexpr int kGradN = kDim / 8;
+
+  using QTile = SharedTile<kTileQ, kDim>;
+  using KVTile = SharedTile<kTileKV, kDim>;
+
+  struct Shared {
+    QTile q;  ///< afterwards grad_q: a warp reads and writes only its own rows
+    QTile grad_o;
+    KVTile k;
+    KVTile v;
+  };
+
+  static_assert(kTileQ == 16 * kWarps && kRowPadding % kTileQ == 0, "a warp owns one row block");
+  static_assert(sizeof(Shared) == grad_q_shared_bytes(kVariant) && sizeof(Shared) <= kSmallSharedBytes, "the planner's arithmetic");
+};
+
+}  // namespace fa::sm80

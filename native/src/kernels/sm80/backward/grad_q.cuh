@@ -1,0 +1,142 @@
+// Backward pass, deterministic mode: grad_q of a tile of query rows, from all keys they see. Each element is summed by one thread in a fixed order.
+#pragma once
+
+#include <cmath>
+
+#include "attention/nonfinite.cuh"
+#include "attention/visibility.cuh"
+#include "kernels/sm80/backward/config.h"
+#include "kernels/sm80/backward/params.h"
+#include "ptx/exp2.cuh"
+#include "tile/copy_tile.cuh"
+#include "tile/warp_product.cuh"
+
+namespace fa::sm80 {
+
+template <class Config>
+class GradQBlock {
+  using Element = typename Config::Element;
+  using Shared = typename Config::Shared;
+  using Scores = Accumulators<1, Config::kScoreN>;
+  static constexpr int kThreads = Config::kThreads;
+
+ public:
+  __device__ __forceinline__ GradQBlock(const BackwardParams& params, Shared& shared)
+      : p_(params),
+        s_(shared),
+        visibility_{params.shape.len_kv, params.shape.causal_offset, params.shape.causal},
+        warp_row_(static_cast<int>(threadIdx.x) / 32 * 16),
+        work_(params.order.work(blockIdx.x)),
+        batch_(work_.head / params.shape.heads_q),
+        head_(work_.head - batch_ * params.shape.heads_q),
+        first_row_(work_.tile * Config::kTileQ) {}
+
+  __device__ __forceinline__ void run() {
+    const int64_t kv_head = head_ / p_.shape.group_size;
+    const GlobalRows g_k{p_.k + batch_ * p_.k_strides.batch + kv_head * p_.k_strides.head, p_.k_strides.seq, p_.shape.len_kv, p_.shape.head_dim, p_.shape.aligned};
+    const GlobalRows g_v{p_.v + batch_ * p_.v_strides.batch + kv_head * p_.v_strides.head, p_.v_strides.seq, p_.shape.len_kv, p_.shape.head_dim_v,
+                         p_.shape.aligned};
+    copy_to_shared<kThreads>(s_.q, rows(p_.q, p_.q_strides, p_.shape.head_dim), first_row_, threadIdx.x);
+    copy_to_shared<kThreads>(s_.grad_o, rows(p_.grad_o, p_.grad_o_strides, p_.shape.head_dim_v), first_row_, threadIdx.x);
+    const int64_t g_row = static_cast<int64_t>(work_.head) * p_.padded_rows + first_row_ + warp_row_ + (threadIdx.x & 31) / 4;
+    const float lse[2] = {p_.lse_log2[g_row], p_.lse_log2[g_row + 8]};
+    const float delta[2] = {p_.delta[g_row], p_.delta[g_row + 8]};
+    const int last_row = min(first_row_ + Config::kTileQ, p_.shape.len_q) - 1;
+    const int num_tiles = (visibility_.visible_keys(last_row) + Config::kTileKV - 1) / Config::kTileKV;
+    bool careful = false;
+#pragma unroll 1
+    do {
+      clear(grad_q_);
+#pragma unroll 1
+      for (int tile = num_tiles - 1; tile >= 0; --tile) {
+        copy_to_shared<kThreads>(s_.k, g_k, tile * Config::kTileKV, threadIdx.x);
+        copy_to_shared<kThreads>(s_.v, g_v, tile * Config::kTileKV, threadIdx.x);
+        ptx::cp_async_commit();
+        ptx::cp_async_wait<0>();
+        __syncthreads();
+        step(tile * Config::kTileKV, lse, delta, careful);
+        __syncthreads();
+      }
+      // A masked NaN or infinity in k may have poisoned rows that do not see it. Then once more, with care.
+      careful = p_.shape.causal && !careful && __syncthreads_or(any_nonfinite(grad_q_));
+    } while (careful);
+    ptx::cp_async_commit();
+    ptx::cp_async_wait<0>();
+    write_out();
+  }
+
+ private:
+  template <class Pointer>
+  __device__ __forceinline__ GlobalRows rows(Pointer g_data, const Strides& strides, int cols) const {
+    return {g_data + batch_ * strides.batch + head_ * strides.head, strides.seq, p_.shape.len_q, cols, p_.shape.aligned};
+  }
+
+  /// grad_q += dS k for one tile of keys.
+  __device__ __forceinline__ void step(int first_key, const float (&lse)[2], const float (&delta)[2], bool careful) {
+    const OperandA<typename Config::QTile> q(s_.q, warp_row_, 0), grad_o(s_.grad_o, warp_row_, 0);
+    const OperandB<typename Config::KVTile> k(s_.k, 0, 0), v(s_.v, 0, 0);
+    const OperandBTransposed<typename Config::KVTile> k_rows(s_.k, 0, 0);
+    Scores s, ds;
+    clear(s);
+    clear(ds);
+    multiply<Element, Config::kDim / 16>(
+        s, [&](uint32_t(&a)[4], int m, int step16) { q.load(a, m, step16); }, [&](uint32_t(&b)[4], int pair, int step16) { k.load(b, pair, step16); });
+    multiply<Element, Config::kDim / 16>(
+        ds, [&](uint32_t(&a)[4], int m, int step16) { grad_o.load(a, m, step16); }, [&](uint32_t(&b)[4], int pair, int step16) { v.load(b, pair, step16); });
+    const int lane = threadIdx.x & 31;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int half = i >> 1;
+      const int visible = visibility_.visible_keys(first_row_ + warp_row_ + (lane >> 2) + 8 * half) - first_key - 2 * (lane & 3) - (i & 1);
+#pragma unroll
+      for (int n = 0; n < Config::kScoreN; ++n) {
+        const float p = ptx::exp2_approx(fmaf(s[0][n][i], p_.shape.scale_log2, -lse[half]));
+        ds[0][n][i] = 8 * n < visible ? p * (ds[0][n][i] - delta[half]) : 0.0f;
+      }
+    }
+    if (careful && first_key + Config::kTileKV > visibility_.visible_keys(first_row_)) {
+      // A masked key's NaN times dS = 0. Rows that see the key have dS = NaN already.
+      __syncthreads();
+      zero_nonfinite<Element, kThreads>(s_.k, threadIdx.x);
+      __syncthreads();
+    }
+#pragma unroll
+    for (int step16 = 0; step16 < Config::kTileKV / 16; ++step16) {
+      uint32_t a[1][4];
+      round_to_a<Element>(a[0], ds, 0, step16);
+      multiply_step<Element>(grad_q_, a, [&](uint32_t(&b)[4], int pair) { k_rows.load(b, step16, pair); });
+    }
+  }
+
+  __device__ __forceinline__ void write_out() {
+    const int lane = threadIdx.x & 31;
+    __syncthreads();
+#pragma unroll
+    for (int n = 0; n < Config::kGradN; ++n) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        *reinterpret_cast<uint32_t*>(s_.q.at(warp_row_ + 8 * half + (lane >> 2), 8 * n + 2 * (lane & 3))) =
+            ptx::pack2<Element>(grad_q_[0][n][2 * half] * p_.shape.scale, grad_q_[0][n][2 * half + 1] * p_.shape.scale);
+      }
+    }
+    __syncwarp();
+    copy_to_global<16, 32>(s_.q, rows(p_.grad_q, p_.grad_q_strides, p_.shape.head_dim), first_row_, warp_row_, lane);
+  }
+
+  const BackwardParams& p_;
+  Shared& s_;
+  const Visibility visibility_;
+  const int warp_row_;
+  const TileOrder::Work work_;
+  const int batch_, head_, first_row_;
+  Accumulators<1, Config::kGradN> grad_q_;
+};
+
+template <class Config>
+__global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm) grad_q_kernel(const __grid_constant__ BackwardParams params) {
+  extern __shared__ __align__(128) unsigned char s_memory[];
+  GradQBlock<Config> block(params, *reinterpret_cast<typename Config::Shared*>(s_memory));
+  block.run();
+}
+
+}  // namespace fa::sm80

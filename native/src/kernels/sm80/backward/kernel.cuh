@@ -1,0 +1,373 @@
+// Fused attention, backward, main kernel, for sm_80 and newer: gradients of a tile of keys and values, and their part of grad_q. README.md beside this file
+// has the resource arithmetic and the schedule.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+
+#include "attention/nonfinite.cuh"
+#include "attention/visibility.cuh"
+#include "kernels/sm80/backward/config.h"
+#include "kernels/sm80/backward/params.h"
+#include "ptx/exp2.cuh"
+#include "ptx/special_registers.cuh"
+#include "tile/copy_tile.cuh"
+#include "tile/warp_product.cuh"
+
+namespace fa::sm80 {
+
+template <class Config>
+class BackwardBlock {
+  using Element = typename Config::Element;
+  using Shared = typename Config::Shared;
+  static constexpr int kThreads = Config::kThreads;
+  static constexpr int kM = Config::kM;
+  static constexpr int kStepN = 2 * Config::kQStep;  ///< groups of 8 queries worked on at a time
+  /// Distances in bytes between tiles of one shape: the same lane addresses serve both.
+  static constexpr int kToV = offsetof(Shared, v) - offsetof(Shared, k);
+  static constexpr int kToGradO = offsetof(Shared, grad_o) - offsetof(Shared, q);
+  using Scores = Accumulators<kM, kStepN>;
+
+  /// A step of the main loop: one tile of query rows of one query head of the group.
+  struct Step {
+    int head;  ///< within the group
+    int tile;
+  };
+
+ public:
+  __device__ __forceinline__ BackwardBlock(const BackwardParams& params, Shared& shared)
+      : p_(params),
+        s_(shared),
+        visibility_{params.shape.len_kv, params.shape.causal_offset, params.shape.causal},
+        warp_kv_(static_cast<int>(threadIdx.x) / 32 / Config::kWarpsQ),
+        warp_q_(static_cast<int>(threadIdx.x) / 32 % Config::kWarpsQ),
+        k_rows_(shared.k, 16 * warp_kv_, 0),
+        q_columns_(shared.q[0], 16 * warp_q_, 0),
+        q_rows_(shared.q[0], 0, 16 * warp_q_) {
+    const TileOrder::Work work = params.order.work(blockIdx.x);
+    batch_ = work.head / params.shape.heads_kv;
+    kv_head_ = work.head - batch_ * params.shape.heads_kv;
+    first_key_ = work.tile * Config::kTileKV;
+    first_q_tile_ = visibility_.first_row_seeing(first_key_) / Config::kTileQ;
+  }
+
+  __device__ __forceinline__ void run() {
+    copy_to_shared<kThreads>(s_.k, key_rows(p_.k, p_.k_strides, p_.shape.head_dim), first_key_, threadIdx.x);
+    copy_to_shared<kThreads>(s_.v, key_rows(p_.v, p_.v_strides, p_.shape.head_dim_v), first_key_, threadIdx.x);
+    bool careful = false;
+#pragma unroll 1
+    do {
+      clear(grad_k_);
+      clear(grad_v_);
+      go_through_queries(careful);
+      // A NaN or infinity in q or grad_o may have poisoned keys that its row does not see. Then once more, with care.
+      careful = p_.shape.causal && !careful && __syncthreads_or(any_nonfinite(grad_k_) || any_nonfinite(grad_v_));
+    } while (careful);
+    __syncthreads();
+    write_gradient(s_.k, grad_k_, p_.shape.scale);
+    write_gradient(s_.v, grad_v_, 1.0f);
+    __syncthreads();
+    copy_to_global<Config::kTileKV, kThreads>(s_.k, key_rows(p_.grad_k, p_.grad_k_strides, p_.shape.head_dim), first_key_, 0, threadIdx.x);
+    copy_to_global<Config::kTileKV, kThreads>(s_.v, key_rows(p_.grad_v, p_.grad_v_strides, p_.shape.head_dim_v), first_key_, 0, threadIdx.x);
+  }
+
+ private:
+  __device__ __forceinline__ void go_through_queries(bool careful) {
+    const bool with_grad_q = p_.grad_q_accumulator != nullptr && !careful;
+    bool k_nonfinite = false;
+    Step now{0, first_q_tile_};
+    int buffer = 0;
+    copy_queries(now, buffer);
+    ptx::cp_async_commit();
+#pragma unroll 1
+    for (; now.head < p_.shape.group_size && now.tile < p_.num_q_tiles; now = following(now)) {
+      ptx::cp_async_wait<0>();
+      __syncthreads();
+      if (Config::kStages == 2) copy_queries(following(now), buffer ^ 1);
+      ptx::cp_async_commit();
+      if (p_.shape.causal) {
+        if (now.head == 0 && now.tile == first_q_tile_) k_nonfinite = k_has_nonfinite();
+        if (careful && is_masked(now)) set_aside_nonfinite(now, buffer);
+      }
+      if constexpr (Config::kInRegisters) {
+        // grad_q lags one step behind: the barrier above is the one that its dS needs.
+        if (with_grad_q && has_preceding(now)) add_grad_q(preceding(now), buffer ^ 1, k_nonfinite);
+        for_each_query_block(now, buffer);
+      } else {
+        for_each_query_block(now, buffer);
+        __syncthreads();
+        if (is_seen(now)) accumulate_from_shared(buffer);
+        if (with_grad_q) add_grad_q(now, 1, k_nonfinite);
+        if (Config::kStages == 1) {
+          __syncthreads();
+          copy_queries(following(now), 0);
+          ptx::cp_async_commit();
+        }
+      }
+      if (Config::kStages == 2) buffer ^= 1;
+    }
+    __syncthreads();
+    if (Config::kInRegisters && with_grad_q && has_preceding(now)) add_grad_q(preceding(now), buffer ^ 1, k_nonfinite);
+    ptx::cp_async_wait<0>();
+  }
+
+  __device__ __forceinline__ Step following(Step step) const {
+    return step.tile + 1 < p_.num_q_tiles ? Step{step.head, step.tile + 1} : Step{step.head + 1, first_q_tile_};
+  }
+  /// Whether there is a step before this one (or before the end).
+  __device__ __forceinline__ bool has_preceding(Step step) const { return step.head > 0 || step.tile > first_q_tile_; }
+  __device__ __forceinline__ Step preceding(Step step) const {
+    return step.tile > first_q_tile_ ? Step{step.head, step.tile - 1} : Step{step.head - 1, p_.num_q_tiles - 1};
+  }
+  /// Whether some row of the tile does not see some key of the block's tile.
+  __device__ __forceinline__ bool is_masked(Step step) const {
+    return first_key_ + Config::kTileKV > visibility_.visible_keys(step.tile * Config::kTileQ);
+  }
+  /// Whether some row of the tile sees some key of the warp.
+  __device__ __forceinline__ bool is_seen(Step step) const {
+    return first_key_ + 16 * warp_kv_ < visibility_.visible_keys(step.tile * Config::kTileQ + Config::kTileQ - 1);
+  }
+  __device__ __forceinline__ int64_t query_head(Step step) const { return static_cast<int64_t>(kv_head_) * p_.shape.group_size + step.head; }
+
+  template <class Pointer>
+  __device__ __forceinline__ GlobalRows key_rows(Pointer g_data, const Strides& strides, int cols) const {
+    return {g_data + batch_ * strides.batch + kv_head_ * strides.head, strides.seq, p_.shape.len_kv, cols, p_.shape.aligned};
+  }
+
+  /// Queues the copies of a step's q, grad_o, log-sum-exp and delta, if there is such a step.
+  __device__ __forceinline__ void copy_queries(Step step, int buffer) {
+    if (step.head >= p_.shape.group_size || step.tile >= p_.num_q_tiles) return;
+    const int thread = ptx::thread_index_anew();
+    const int64_t head = query_head(step);
+    const int first_row = step.tile * Config::kTileQ;
+    const GlobalRows g_q{p_.q + batch_ * p_.q_strides.batch + head * p_.q_strides.head, p_.q_strides.seq, p_.shape.len_q, p_.shape.head_dim, p_.shape.aligned};
+    const GlobalRows g_grad_o{p_.grad_o + batch_ * p_.grad_o_strides.batch + head * p_.grad_o_strides.head, p_.grad_o_strides.seq, p_.shape.len_q,
+                              p_.shape.head_dim_v, p_.shape.aligned};
+    copy_to_shared<kThreads>(s_.q[buffer], g_q, first_row, thread);
+    copy_to_shared<kThreads>(s_.grad_o[buffer], g_grad_o, first_row, thread);
+    const int64_t row = (static_cast<int64_t>(batch_) * p_.shape.heads_q + head) * p_.padded_rows + first_row + 4 * thread;
+    if (thread < Config::kTileQ / 4) {
+      ptx::cp_async_16(ptx::shared_address(&s_.lse_log2[buffer][4 * thread]), p_.lse_log2 + row, 16);
+      ptx::cp_async_16(ptx::shared_address(&s_.delta[buffer][4 * thread]), p_.delta + row, 16);
+    }
+  }
+
+  /// P^T and dS^T of the warp's keys and queries, kQStep blocks of queries at a time, and what needs nothing from other warps.
+  __device__ __forceinline__ void for_each_query_block(Step step, int buffer) {
+    const bool seen = is_seen(step);
+    const int offset = buffer * static_cast<int>(sizeof(typename Config::QTile));
+#pragma unroll
+    for (int block = 0; block < Config::kQBlocks; block += Config::kQStep) {
+      Scores p, ds;
+      clear(p);
+      clear(ds);
+      if (seen) {
+        multiply<Element, Config::kDim / 16>(
+            p, [&](uint32_t(&a)[4], int m, int k) { k_rows_.load(a, m * Config::kWarpsKV, k); },
+            [&](uint32_t(&b)[4], int pair, int k) { q_columns_.load(b, (block + pair) * Config::kWarpsQ, k, offset); });
+        exponentiate(p, step, block, buffer);
+        if (!Config::kInRegisters) store_scores(s_.scores[0], p, block);
+        multiply<Element, Config::kDim / 16>(
+            ds, [&](uint32_t(&a)[4], int m, int k) { k_rows_.load(a, m * Config::kWarpsKV, k, kToV); },
+            [&](uint32_t(&b)[4], int pair, int k) { q_columns_.load(b, (block + pair) * Config::kWarpsQ, k, offset + kToGradO); });
+        differentiate(ds, p, step, block, buffer);
+      } else if (!Config::kInRegisters) {
+        store_scores(s_.scores[0], p, block);
+      }
+      store_scores(s_.scores[Config::kInRegisters ? buffer : 1], ds, block);
+      if (Config::kInRegisters && seen) {
+#pragma unroll
+        for (int k = 0; k < Config::kQStep; ++k) {
+          uint32_t a[kM][4];
+#pragma unroll
+          for (int m = 0; m < kM; ++m) round_to_a<Element>(a[m], p, m, k);
+          multiply_step<Element>(grad_v_, a, [&](uint32_t(&b)[4], int pair) { q_rows_.load(b, block + k, pair * Config::kWarpsQ, offset + kToGradO); });
+#pragma unroll
+          for (int m = 0; m < kM; ++m) round_to_a<Element>(a[m], ds, m, k);
+          multiply_step<Element>(grad_k_, a, [&](uint32_t(&b)[4], int pair) { q_rows_.load(b, block + k, pair * Config::kWarpsQ, offset); });
+        }
+      }
+    }
+  }
+
+  /// Column (query) within the tile of element (n, 0) of the warp's scores.
+  __device__ __forceinline__ int query_of(int block, int n) const {
+    return 16 * ((block + n / 2) * Config::kWarpsQ + warp_q_) + 8 * (n & 1) + 2 * (ptx::thread_index_anew() & 3);
+  }
+  /// Whether element i of row block m is masked for a query that sees so many keys.
+  __device__ __forceinline__ bool is_hidden(int m, int i, int visible_keys) const {
+    const int lane = ptx::thread_index_anew() & 31;
+    return first_key_ + 16 * (m * Config::kWarpsKV + warp_kv_) + (lane >> 2) + 8 * (i >> 1) >= visible_keys;
+  }
+
+  /// s -> P = exp(scale s - lse), 0 where masked.
+  __device__ __forceinline__ void exponentiate(Scores& s, Step step, int block, int buffer) {
+#pragma unroll
+    for (int n = 0; n < kStepN; ++n) {
+      const float2 lse = *reinterpret_cast<const float2*>(&s_.lse_log2[buffer][query_of(block, n)]);
+#pragma unroll
+      for (int m = 0; m < kM; ++m) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) s[m][n][i] = ptx::exp2_approx(fmaf(s[m][n][i], p_.shape.scale_log2, i & 1 ? -lse.y : -lse.x));
+      }
+    }
+    if (is_masked(step)) hide(s, step, block);
+  }
+
+  /// dP -> dS = P (dP - delta), not yet scaled; 0 where masked, whatever dP was.
+  __device__ __forceinline__ void differentiate(Scores& dp, const Scores& p, Step step, int block, int buffer) {
+#pragma unroll
+    for (int n = 0; n < kStepN; ++n) {
+      const float2 delta = *reinterpret_cast<const float2*>(&s_.delta[buffer][query_of(block, n)]);
+#pragma unroll
+      for (int m = 0; m < kM; ++m) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) dp[m][n][i] = p[m][n][i] * (dp[m][n][i] - (i & 1 ? delta.y : delta.x));
+      }
+    }
+    if (is_masked(step)) hide(dp, step, block);
+  }
+
+  __device__ __forceinline__ void hide(Scores& s, Step step, int block) {
+#pragma unroll
+    for (int n = 0; n < kStepN; ++n) {
+      const int row = step.tile * Config::kTileQ + query_of(block, n);
+      const int visible[2] = {visibility_.visible_keys(row), visibility_.visible_keys(row + 1)};
+#pragma unroll
+      for (int m = 0; m < kM; ++m) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if (is_hidden(m, i, visible[i & 1])) s[m][n][i] = 0.0f;
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void store_scores(typename Config::ScoreTile& s_tile, const Scores& s, int block) {
+    const int lane = threadIdx.x & 31;
+#pragma unroll
+    for (int m = 0; m < kM; ++m) {
+      const int key = 16 * (m * Config::kWarpsKV + warp_kv_) + (lane >> 2);
+#pragma unroll
+      for (int n = 0; n < kStepN; ++n) {
+        *reinterpret_cast<uint32_t*>(s_tile.at(key, query_of(block, n))) = ptx::pack2<Element>(s[m][n][0], s[m][n][1]);
+        *reinterpret_cast<uint32_t*>(s_tile.at(key + 8, query_of(block, n))) = ptx::pack2<Element>(s[m][n][2], s[m][n][3]);
+      }
+    }
+  }
+
+  /// grad_v += P^T grad_o; grad_k += dS^T q, for all queries of the tile and the warp's keys and columns.
+  __device__ __forceinline__ void accumulate_from_shared(int buffer) {
+    const int offset = buffer * static_cast<int>(sizeof(typename Config::QTile));
+    const OperandA<typename Config::ScoreTile> p_rows(s_.scores[0], 16 * warp_kv_, 0), ds_rows(s_.scores[1], 16 * warp_kv_, 0);
+    multiply<Element, Config::kTileQ / 16>(
+        grad_v_, [&](uint32_t(&a)[4], int m, int k) { p_rows.load(a, m * Config::kWarpsKV, k); },
+        [&](uint32_t(&b)[4], int pair, int k) { q_rows_.load(b, k, pair * Config::kWarpsQ, offset + kToGradO); });
+    multiply<Element, Config::kTileQ / 16>(
+        grad_k_, [&](uint32_t(&a)[4], int m, int k) { ds_rows.load(a, m * Config::kWarpsKV, k); },
+        [&](uint32_t(&b)[4], int pair, int k) { q_rows_.load(b, k, pair * Config::kWarpsQ, offset); });
+  }
+
+  /// Adds dS k to the accumulator of grad_q, in the order of the fragments: every addition of a warp covers 128 contiguous bytes.
+  __device__ __forceinline__ void add_grad_q(Step step, int scores, bool k_nonfinite) {
+    const int warp = threadIdx.x / 32;
+    const int warp_row = warp / Config::kWarpsDqCols, warp_col = warp % Config::kWarpsDqCols;
+    const bool zero_k = k_nonfinite && is_masked(step);
+    if (zero_k) {
+      // A masked key's NaN times dS = 0. Rows that see the key have dS = NaN already.
+      __syncthreads();
+      zero_nonfinite<Element, kThreads>(s_.k, threadIdx.x);
+      __syncthreads();
+    }
+    const OperandATransposed<typename Config::ScoreTile> ds_columns(s_.scores[scores], 0, 16 * warp_row);
+    const OperandBTransposed<typename Config::KVTile> k_columns(s_.k, 0, 16 * warp_col);
+    Accumulators<Config::kDqM, Config::kDqN> grad_q;
+    clear(grad_q);
+    multiply<Element, Config::kTileKV / 16>(
+        grad_q, [&](uint32_t(&a)[4], int m, int k) { ds_columns.load(a, k, m * Config::kWarpsDqRows); },
+        [&](uint32_t(&b)[4], int pair, int k) { k_columns.load(b, k, pair * Config::kWarpsDqCols); });
+    constexpr int kPerThread = Config::kDqM * Config::kDqN * 4;
+    const int64_t head = static_cast<int64_t>(batch_) * p_.shape.heads_q + query_head(step);
+    float* g_tile = p_.grad_q_accumulator + (head * p_.padded_rows + static_cast<int64_t>(step.tile) * Config::kTileQ) * Config::kDim;
+    float* g_mine = g_tile + warp * 32 * kPerThread + (threadIdx.x & 31);
+#pragma unroll
+    for (int m = 0; m < Config::kDqM; ++m) {
+#pragma unroll
+      for (int n = 0; n < Config::kDqN; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) atomicAdd(g_mine + ((m * Config::kDqN + n) * 4 + i) * 32, grad_q[m][n][i]);
+      }
+    }
+    if (zero_k) {
+      __syncthreads();
+      copy_to_shared<kThreads>(s_.k, key_rows(p_.k, p_.k_strides, p_.shape.head_dim), first_key_, threadIdx.x);
+      ptx::cp_async_commit();
+      ptx::cp_async_wait<0>();
+      __syncthreads();
+    }
+  }
+
+  __device__ __forceinline__ bool k_has_nonfinite() {
+    bool found = false;
+    const uint32_t* s_words = reinterpret_cast<const uint32_t*>(s_.k.elements);
+#pragma unroll 4
+    for (int i = threadIdx.x; i < Config::kTileKV * Config::kDim / 2; i += kThreads) {
+      const uint32_t word = s_words[i];
+      found |= is_nonfinite<Element>(static_cast<uint16_t>(word)) || is_nonfinite<Element>(static_cast<uint16_t>(word >> 16));
+    }
+    return __syncthreads_or(found);
+  }
+
+  /// Rare path, block-wide: takes NaN and infinity out of q and grad_o of a masked step. What the keys that are seen must get of them comes by other ways: a
+  /// row with such a q gets lse = NaN, hence P = dS = NaN where it sees a key; one with such a grad_o gets delta = NaN, and its elements are added to grad_v.
+  __device__ __forceinline__ void set_aside_nonfinite(Step step, int buffer) {
+    const int first_row = step.tile * Config::kTileQ;
+    add_nonfinite<Element>(
+        grad_v_, s_.grad_o[buffer], [&](int n) { return 16 * (n / 2 * Config::kWarpsQ + warp_q_) + 8 * (n & 1); },
+        [&](int key, int row) {
+          const int tile_key = 16 * (key / 16 * Config::kWarpsKV + warp_kv_) + key % 16;
+          return first_row + row < p_.shape.len_q && first_key_ + tile_key < visibility_.visible_keys(first_row + row);
+        });
+    if (threadIdx.x < Config::kTileQ) {
+      if (row_has_nonfinite<Element>(s_.q[buffer], threadIdx.x)) s_.lse_log2[buffer][threadIdx.x] = NAN;
+      if (row_has_nonfinite<Element>(s_.grad_o[buffer], threadIdx.x)) s_.delta[buffer][threadIdx.x] = NAN;
+    }
+    __syncthreads();
+    zero_nonfinite<Element, kThreads>(s_.q[buffer], threadIdx.x);
+    zero_nonfinite<Element, kThreads>(s_.grad_o[buffer], threadIdx.x);
+    __syncthreads();
+  }
+
+  __device__ __forceinline__ void write_gradient(typename Config::KVTile& s_tile, const Accumulators<kM, Config::kGradN>& gradient, float factor) {
+    const int lane = threadIdx.x & 31;
+#pragma unroll
+    for (int m = 0; m < kM; ++m) {
+      const int key = 16 * (m * Config::kWarpsKV + warp_kv_) + (lane >> 2);
+#pragma unroll
+      for (int n = 0; n < Config::kGradN; ++n) {
+        const int col = 16 * (n / 2 * Config::kWarpsQ + warp_q_) + 8 * (n & 1) + 2 * (lane & 3);
+        *reinterpret_cast<uint32_t*>(s_tile.at(key, col)) = ptx::pack2<Element>(gradient[m][n][0] * factor, gradient[m][n][1] * factor);
+        *reinterpret_cast<uint32_t*>(s_tile.at(key + 8, col)) = ptx::pack2<Element>(gradient[m][n][2] * factor, gradient[m][n][3] * factor);
+      }
+    }
+  }
+
+  const BackwardParams& p_;
+  Shared& s_;
+  const Visibility visibility_;
+  const int warp_kv_, warp_q_;
+  OperandA<typename Config::KVTile> k_rows_;             // A of S^T, and of dP^T at kToV
+  OperandB<typename Config::QTile> q_columns_;           // B of S^T, and of dP^T at kToGradO
+  OperandBTransposed<typename Config::QTile> q_rows_;    // B of grad_k, and of grad_v at kToGradO
+  int batch_, kv_head_, first_key_, first_q_tile_;
+  Accumulators<kM, Config::kGradN> grad_k_, grad_v_;
+};
+
+template <class Config>
+__global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm) backward_kernel(const __grid_constant__ BackwardParams params) {
+  extern __shared__ __align__(128) unsigned char s_memory[];
+  BackwardBlock<Config> block(params, *reinterpret_cast<typename Config::Shared*>(s_memory));
+  block.run();
+}
+
+}  // namespace fa::sm80

@@ -1,0 +1,24 @@
+// The backward kernels that were compiled; each is defined in its own file of instantiations/ (main and grad_q kernels) or in passes.cu (the small ones).
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "kernels/sm80/backward/params.h"
+#include "plan/sm80_variants.h"
+
+namespace fa::sm80 {
+
+using BackwardKernel = void (*)(BackwardParams);
+using BackwardKernelOf = BackwardKernel (*)();
+
+template <int kVariant, class Element>
+BackwardKernel backward_kernel_of();
+template <int kVariant, class Element>
+BackwardKernel grad_q_kernel_of();
+template <class Element>
+BackwardKernel prepare_kernel_of();
+template <class Element>
+BackwardKernel finish_kernel_of();
+
+}  // namespace fa::sm80
