@@ -1,0 +1,75 @@
+using FlashAttention.Cli.Tensors;
+
+namespace FlashAttention.Cli.Checking;
+
+/// <summary>Size of the inputs of a problem, from which bounds on errors follow.</summary>
+/// <param name="Epsilon">Unit of the element type: distance from 1 to the next number.</param>
+/// <param name="Scale">Factor on the scores.</param>
+/// <param name="MaxQ">Largest component of q; likewise the next three.</param>
+/// <param name="MaxK">Largest component of k.</param>
+/// <param name="MaxV">Largest component of v.</param>
+/// <param name="MaxGradO">Largest component of the gradient of o.</param>
+/// <param name="Score">scale * |q| * |k| of the longest rows: no score is larger.</param>
+/// <param name="GradP">Size of a scalar product of a row of the gradient of o and a row of v: for random rows hardly ever above 4/sqrt(dim) of the product of their
+/// lengths.</param>
+internal sealed record ProblemMagnitudes(double Epsilon, double Scale, double MaxQ, double MaxK, double MaxV, double MaxGradO, double Score, double GradP);
+
+/// <summary>How far a result may be from the float64 reference.</summary>
+/// <remarks>Two bounds hold at once. The unit bound: a few units of the element type at the size of the result, and a few fp32 units for every unit of score, because
+/// scores are summed in fp32 and an error of a score is a relative error of a probability. The naive bound: twice the error of a plain implementation that rounds
+/// every matrix to the element type, and one rounding of the result.</remarks>
+internal static class ErrorBounds
+{
+    private const double SingleEpsilon = 1.0 / (1 << 23);
+
+    public static double Epsilon(DType type) => type switch
+    {
+        DType.Float32 => SingleEpsilon,
+        DType.Float16 => 1.0 / (1 << 10),
+        _ => 1.0 / (1 << 7),
+    };
+
+    public static ProblemMagnitudes Measure(AttentionCall call, HostTensor? gradO)
+    {
+        double scale = call.Options.Scale ?? 1 / Math.Sqrt(call.Q.Shape.HeadDim);
+        (double maxQ, double longQ) = Size(call.Q);
+        (double maxK, double longK) = Size(call.K);
+        (double maxV, double longV) = Size(call.V);
+        (double maxGradO, double longGradO) = gradO is null ? (0, 0) : Size(gradO);
+        double dim = Math.Sqrt(Math.Max(1, call.V.Shape.HeadDim));
+        return new ProblemMagnitudes(Epsilon(call.Q.Type), scale, maxQ, maxK, maxV, maxGradO, scale * longQ * longK, Math.Min(1, 4 / dim) * longGradO * longV);
+    }
+
+    public static double UnitO(ProblemMagnitudes m) => m.MaxV * ((4 * m.Epsilon) + (4 * SingleEpsilon * (1 + m.Score)));
+
+    public static double UnitLse(ProblemMagnitudes m, double largest) => 8 * SingleEpsilon * (1 + m.Score + largest);
+
+    public static double UnitGradQ(ProblemMagnitudes m, double largest) => Gradient(m, Math.Max(largest, m.Scale * m.GradP * m.MaxK));
+
+    public static double UnitGradK(ProblemMagnitudes m, double largest) => Gradient(m, Math.Max(largest, m.Scale * m.GradP * m.MaxQ));
+
+    public static double UnitGradV(ProblemMagnitudes m, double largest) => Gradient(m, Math.Max(largest, m.MaxGradO));
+
+    public static double Naive(double naiveError, double epsilon, double largest) => (2 * naiveError) + (epsilon * largest);
+
+    private static double Gradient(ProblemMagnitudes m, double size) => size * ((8 * m.Epsilon) + (16 * SingleEpsilon * (1 + m.Score)));
+
+    /// <summary>Largest component, and Euclidean length of the longest row.</summary>
+    private static (double Component, double Row) Size(HostTensor tensor)
+    {
+        double component = 0, row = 0, squares = 0;
+        long dim = tensor.Shape.HeadDim;
+        float[] values = tensor.ToFloats();
+        for (long i = 0; i < values.Length; i++)
+        {
+            component = Math.Max(component, Math.Abs(values[i]));
+            squares += (double)values[i] * values[i];
+            if ((i + 1) % dim == 0)
+            {
+                row = Math.Max(row, Math.Sqrt(squares));
+                squares = 0;
+            }
+        }
+        return (component, row);
+    }
+}

@@ -1,0 +1,72 @@
+using System.Numerics.Tensors;
+using FlashAttention.Cli.Output;
+using FlashAttention.Cli.Tensors;
+
+namespace FlashAttention.Cli.Checking;
+
+/// <summary>Runs a problem on its device and compares every output with the float64 reference.</summary>
+internal static class ReferenceCheck
+{
+    /// <summary>Runs forward (and backward if the call is enabled for it) with poisoned outputs.</summary>
+    /// <param name="call">The problem; its tensors hold the inputs.</param>
+    /// <param name="backward">Whether to check the gradients too.</param>
+    public static VerifyTensor[] Run(AttentionCall call, bool backward)
+    {
+        call.Poison();
+        call.Forward();
+        if (backward)
+        {
+            call.Backward();
+        }
+        call.Synchronize();
+        call.Download();
+        return call.Q.Type switch
+        {
+            DType.Float32 => Compare<float>(call, backward),
+            DType.Float16 => Compare<Half>(call, backward),
+            _ => Compare<BFloat16>(call, backward),
+        };
+    }
+
+    private static VerifyTensor[] Compare<T>(AttentionCall call, bool backward)
+        where T : unmanaged
+    {
+        ReadOnlyTensorSpan<T> q = call.Q.Span<T>(), k = call.K.Span<T>(), v = call.V.Span<T>();
+        ProblemMagnitudes sizes = ErrorBounds.Measure(call, backward ? call.GradO : null);
+        List<VerifyTensor> results = [];
+        ReferenceOutput exact = ReferenceAttention.Forward(q, k, v, call.Options);
+        ReferenceOutput naive = ReferenceAttention.Naive(q, k, v, call.Options);
+        results.Add(Verdict("O", call.O, exact.O, naive.O, sizes.Epsilon, _ => ErrorBounds.UnitO(sizes)));
+        results.Add(Verdict("LSE", call.Lse, exact.Lse, naive.Lse, ErrorBounds.Epsilon(DType.Float32), largest => ErrorBounds.UnitLse(sizes, largest)));
+        if (backward)
+        {
+            ReadOnlyTensorSpan<T> gradO = call.GradO.Span<T>();
+            ReferenceGradients exactGradients = ReferenceAttention.Backward(q, k, v, gradO, call.Options);
+            ReferenceGradients naiveGradients = ReferenceAttention.NaiveBackward(q, k, v, gradO, default, call.Options);
+            results.Add(Verdict("dQ", call.GradQ, exactGradients.Q, naiveGradients.Q, sizes.Epsilon, largest => ErrorBounds.UnitGradQ(sizes, largest)));
+            results.Add(Verdict("dK", call.GradK, exactGradients.K, naiveGradients.K, sizes.Epsilon, largest => ErrorBounds.UnitGradK(sizes, largest)));
+            results.Add(Verdict("dV", call.GradV, exactGradients.V, naiveGradients.V, sizes.Epsilon, largest => ErrorBounds.UnitGradV(sizes, largest)));
+        }
+        return [.. results];
+    }
+
+    private static VerifyTensor Verdict(string name, HostTensor actual, double[] exact, double[] naive, double epsilon, Func<double, double> unitBound)
+    {
+        float[] values = actual.ToFloats();
+        double largest = 0, error = 0, naiveError = 0;
+        for (int i = 0; i < values.Length; i++)
+        {
+            error = Math.Max(error, Difference(values[i], exact[i]));
+            naiveError = Math.Max(naiveError, Difference(naive[i], exact[i]));
+            largest = double.IsFinite(exact[i]) ? Math.Max(largest, Math.Abs(exact[i])) : largest;
+        }
+        double unitUsed = Used(error, unitBound(largest)), naiveUsed = Used(error, ErrorBounds.Naive(naiveError, epsilon, largest));
+        return new VerifyTensor(name, unitUsed <= 1 && naiveUsed <= 1, error, unitUsed, naiveError, naiveUsed);
+    }
+
+    /// <summary>Absolute difference; 0 for equal infinities and for two NaNs, infinite where only one is finite.</summary>
+    private static double Difference(double actual, double exact) =>
+        actual.Equals(exact) ? 0 : double.IsFinite(actual) && double.IsFinite(exact) ? Math.Abs(actual - exact) : double.PositiveInfinity;
+
+    private static double Used(double error, double bound) => error == 0 ? 0 : error / bound;
+}

@@ -1,0 +1,137 @@
+using FlashAttention.Cli.Explain;
+using FlashAttention.Cli.Options;
+using FlashAttention.Cli.Output;
+
+namespace FlashAttention.Cli.Commands;
+
+/// <summary>flashattn explain: what would run, and what it costs beside naive attention.</summary>
+internal static class ExplainCommand
+{
+    public static ExitCode Run(ExplainOptions options, CliConsole console)
+    {
+        AttentionProblem problem = Problem(options);
+        (bool forward, bool backward) = OptionParsing.ParsePass(options.Pass);
+        (string deviceName, DevicePeaks? peaks) = Device(options, problem.Device);
+        List<ExplainPass> passes = [];
+        if (forward)
+        {
+            passes.Add(Pass(problem with { Pass = AttentionPass.Forward }, peaks));
+        }
+        if (backward)
+        {
+            passes.Add(Pass(problem with { Pass = AttentionPass.Backward }, peaks));
+        }
+        ExplainReport report = new() { Problem = Describe(problem), Device = deviceName, Passes = [.. passes] };
+        if (options.Json)
+        {
+            console.WriteJson(report, CliJson.Default.ExplainReport);
+        }
+        else
+        {
+            ExplainText.Write(report, console);
+        }
+        return passes.Any(pass => pass.Supported) ? ExitCode.Ok : ExitCode.Failed;
+    }
+
+    private static AttentionProblem Problem(ExplainOptions o)
+    {
+        const long MaxSize = 1L << 40;
+        return new AttentionProblem
+        {
+            Device = o.AssumeComputeCapability is null ? OptionParsing.ParseDevice(o.Device ?? "cpu") : FlashAttention.Device.Cuda(0),
+            DType = OptionParsing.ParseDType(o.DType),
+            Batch = OptionParsing.CheckRange("--batch", o.Batch, 0, MaxSize),
+            HeadsQ = OptionParsing.CheckRange("--heads", o.Heads, 1, MaxSize),
+            HeadsKv = OptionParsing.CheckRange("--kv-heads", o.KvHeads ?? o.Heads, 1, MaxSize),
+            LengthQ = OptionParsing.CheckRange("--len-q", o.LenQ, 0, MaxSize),
+            LengthKv = OptionParsing.CheckRange("--len-kv", o.LenKv ?? o.LenQ, 0, MaxSize),
+            HeadDim = OptionParsing.CheckRange("--dim", o.Dim, 1, MaxSize),
+            HeadDimV = OptionParsing.CheckRange("--dim-v", o.DimV ?? o.Dim, 1, MaxSize),
+            Options = new AttentionOptions { Mask = OptionParsing.ParseMask(o.Mask), Deterministic = o.Deterministic, Kernel = OptionParsing.ParseKernel(o.Kernel) },
+            AssumedComputeCapability = Assumed(o),
+            AssumedMultiprocessorCount = o.AssumeMultiprocessors ?? 0,
+        };
+    }
+
+    private static int Assumed(ExplainOptions o)
+    {
+        if (o.AssumeMultiprocessors is not null && o.AssumeComputeCapability is null)
+        {
+            throw CliException.Usage("--assume-sms needs --assume-cc");
+        }
+        if (o.AssumeMultiprocessors is { } count)
+        {
+            _ = OptionParsing.CheckRange("--assume-sms", count, 1, 4096);
+        }
+        return (int)OptionParsing.CheckRange("--assume-cc", o.AssumeComputeCapability ?? 0, o.AssumeComputeCapability is null ? 0 : 10, 999);
+    }
+
+    private static (string Name, DevicePeaks? Peaks) Device(ExplainOptions o, Device device)
+    {
+        if (o.AssumeComputeCapability is { } capability)
+        {
+            string count = o.AssumeMultiprocessors is { } sms ? $", {sms} multiprocessors" : string.Empty;
+            return ($"assumed GPU of compute capability {capability / 10}.{capability % 10}{count}", Roofline.OfComputeCapability(capability, o.AssumeMultiprocessors));
+        }
+        OptionParsing.RequireDevice(device);
+        string name = device.GetInfo().Name;
+        return ($"{device}, {name}", device.Type == DeviceType.Cuda ? Roofline.OfProduct(name) : null);
+    }
+
+    private static ExplainPass Pass(AttentionProblem problem, DevicePeaks? peaks)
+    {
+        bool backward = problem.Pass == AttentionPass.Backward;
+        string name = backward ? "backward" : "forward";
+        if (!Attention.TryPlan(problem, out AttentionPlan? plan, out string? reason))
+        {
+            return new ExplainPass { Pass = name, Supported = false, WhyNot = reason };
+        }
+        CostInput input = new(problem.Batch, problem.HeadsQ, problem.HeadsKv!.Value, problem.LengthQ, problem.LengthKv, problem.HeadDim, problem.HeadDimV!.Value,
+            problem.DType.GetSizeBytes(), plan.Exponentials);
+        CostStep[] steps = backward ? CostModel.Backward(input, plan.TileKv) : CostModel.Forward(input, plan.TileQ);
+        StepCost naive = steps.Aggregate(StepCost.Zero, (sum, step) => sum + step.Naive);
+        StepCost fused = steps.Aggregate(StepCost.Zero, (sum, step) => sum + step.Fused);
+        return new ExplainPass
+        {
+            Pass = name,
+            Supported = true,
+            Plan = Plan(plan),
+            Steps = [.. steps.Select(step => new ExplainStep(step.Name, step.Note, Cost(step.Naive), Cost(step.Fused)))],
+            Total = new ExplainStep("total", string.Empty, Cost(naive), Cost(fused)),
+            NaiveScratchBytes = CostModel.NaiveScratchBytes(input, backward),
+            FusedScratchBytes = plan.WorkspaceBytes,
+            MinimumBytes = plan.MinimumBytes,
+            Roofline = peaks is null || problem.DType == DType.Float32 ? null : Bound(peaks, naive, fused, plan.MinimumBytes),
+        };
+    }
+
+    private static ExplainRoofline Bound(DevicePeaks peaks, StepCost naive, StepCost fused, double minimumBytes)
+    {
+        // Tiles that are streamed again come from the L2 cache for the most part, so the fused bound counts every input and output once.
+        RooflineTimes fusedTimes = Roofline.Times(peaks, fused.Flops, fused.Exponentials, minimumBytes);
+        RooflineTimes naiveTimes = Roofline.Times(peaks, naive.Flops, naive.Exponentials, naive.Bytes);
+        return new ExplainRoofline(peaks.Name, fusedTimes.Bound, fusedTimes.Limit, naiveTimes.Bound, naiveTimes.Limit);
+    }
+
+    private static ExplainPlan Plan(AttentionPlan plan) => new()
+    {
+        Kernel = plan.KernelName,
+        Family = plan.Kernel.ToString().ToLowerInvariant(),
+        Reason = plan.Reason,
+        TileQ = plan.TileQ,
+        TileKv = plan.TileKv,
+        Stages = plan.Stages,
+        Threads = plan.Threads,
+        RegistersPerThread = plan.RegistersPerThread,
+        Launches = plan.Launches,
+        Blocks = plan.Blocks,
+        SharedMemoryBytes = plan.SharedMemoryBytes,
+        WorkspaceBytes = plan.WorkspaceBytes,
+    };
+
+    private static ExplainCost Cost(StepCost cost) => new(cost.Flops, cost.Exponentials, cost.BytesRead, cost.BytesWritten, cost.Intensity);
+
+    private static string Describe(AttentionProblem p) =>
+        $"batch {p.Batch}, heads {p.HeadsQ} (kv {p.HeadsKv}), len_q {p.LengthQ}, len_kv {p.LengthKv}, dim {p.HeadDim} (v {p.HeadDimV}), {OptionParsing.Name(p.DType)}, "
+        + $"mask {OptionParsing.Name(p.Options.Mask)}{(p.Options.Deterministic ? ", deterministic" : string.Empty)}";
+}

@@ -1,0 +1,124 @@
+namespace FlashAttention.Cli.Files;
+
+/// <summary>A tensor found in a mapped file; its elements stay in the file.</summary>
+internal sealed unsafe class TensorSource : IDisposable
+{
+    private readonly MappedFile _file;
+
+    private TensorSource(MappedFile file, string label, StoredType type, long[] shape, bool fortranOrder, long offset, string? bfloat16Descr)
+    {
+        _file = file;
+        Label = label;
+        Type = type;
+        Shape = shape;
+        FortranOrder = fortranOrder;
+        Data = file.Pointer + offset;
+        BFloat16Descr = bfloat16Descr;
+    }
+
+    /// <summary>File (and name in it), as error messages call it.</summary>
+    public string Label { get; }
+
+    public StoredType Type { get; }
+
+    /// <summary>Sizes as in the file, outermost first.</summary>
+    public long[] Shape { get; }
+
+    /// <summary>True if the first index varies fastest.</summary>
+    public bool FortranOrder { get; }
+
+    /// <summary>First element; in the mapped file, so read-only and possibly less aligned than an element.</summary>
+    public byte* Data { get; }
+
+    /// <summary>How a .npy file spelt bfloat16, which NumPy has no type for; null for other types and files.</summary>
+    public string? BFloat16Descr { get; }
+
+    /// <summary>Opens a .npy file, or one tensor of a .safetensors file.</summary>
+    /// <param name="path">The file; its extension says which format it is.</param>
+    /// <param name="tensorName">Name in a .safetensors file.</param>
+    /// <param name="nameOption">The option that sets <paramref name="tensorName"/>, for messages.</param>
+    /// <param name="rawBFloat16">True: 16-bit unsigned and 2-byte void elements of .npy files are bfloat16.</param>
+    public static TensorSource Open(string path, string tensorName, string nameOption, bool rawBFloat16)
+    {
+        bool npy = TensorFormat.Of(path) == TensorFormat.Kind.Npy;
+        MappedFile file = new(path);
+        try
+        {
+            return npy ? OpenNpy(file, rawBFloat16) : OpenSafetensors(file, tensorName, nameOption);
+        }
+        catch
+        {
+            file.Dispose();
+            throw;
+        }
+    }
+
+    public void Dispose() => _file.Dispose();
+
+    private static TensorSource OpenNpy(MappedFile file, bool rawBFloat16)
+    {
+        NpyHeader header = NpyHeader.Read(file);
+        string descr = header.Descr;
+        StoredType? type = descr switch
+        {
+            "<f2" => StoredType.Float16,
+            "<f4" => StoredType.Float32,
+            "<f8" => StoredType.Float64,
+            "<u2" or "<V2" or "|V2" when rawBFloat16 => StoredType.BFloat16,
+            _ => null,
+        };
+        if (type is null)
+        {
+            string hint = descr switch
+            {
+                "<u2" or "<V2" or "|V2" => $"'{descr}' may hold raw bfloat16: add --bf16 to read it so",
+                ['>', 'f', ..] => $"'{descr}' is big-endian; save it as '<{descr[1..]}'",
+                ['>', ..] => $"'{descr}' is big-endian and no floating-point type",
+                _ => $"type '{descr}' is not one of '<f2', '<f4', '<f8' (float16, float32, float64), or with --bf16 '<u2', '<V2'",
+            };
+            throw CliException.Usage($"{file.Path}: {hint}");
+        }
+        CheckExtent(file, file.Path, header.Shape, type.Value, header.DataOffset, file.Length - header.DataOffset, exact: false);
+        return new TensorSource(file, file.Path, type.Value, header.Shape, header.FortranOrder && header.Shape.Length > 1, header.DataOffset,
+            type == StoredType.BFloat16 ? descr : null);
+    }
+
+    private static TensorSource OpenSafetensors(MappedFile file, string tensorName, string nameOption)
+    {
+        SafetensorsHeader header = SafetensorsHeader.Read(file);
+        if (!header.Tensors.TryGetValue(tensorName, out SafetensorsHeader.Entry? entry))
+        {
+            string names = header.Tensors.Count == 0 ? "no tensors" : string.Join(", ", header.Tensors.Keys.Order(StringComparer.Ordinal).Take(20));
+            throw CliException.Usage($"{file.Path}: there is no tensor '{tensorName}' (say which with {nameOption}); the file has {names}");
+        }
+        string label = $"{file.Path} [{tensorName}]";
+        StoredType type = entry.DType switch
+        {
+            "F16" => StoredType.Float16,
+            "BF16" => StoredType.BFloat16,
+            "F32" => StoredType.Float32,
+            "F64" => StoredType.Float64,
+            _ => throw CliException.Usage($"{label}: type {entry.DType} is not one of F16, BF16, F32, F64"),
+        };
+        CheckExtent(file, label, entry.Shape, type, header.DataOffset + entry.Begin, entry.End - entry.Begin, exact: true);
+        return new TensorSource(file, label, type, entry.Shape, false, header.DataOffset + entry.Begin, null);
+    }
+
+    /// <summary>Checks that the shape's elements are in the file: <paramref name="available"/> bytes from <paramref name="offset"/> on.</summary>
+    private static void CheckExtent(MappedFile file, string label, long[] shape, StoredType type, long offset, long available, bool exact)
+    {
+        if (!StoredTypes.TryCount(shape, out long count))
+        {
+            throw CliException.Usage($"{label}: shape {StoredTypes.FormatShape(shape)} has more elements than any file can hold");
+        }
+        long needed = count * type.Bytes();
+        if (needed > available || (exact && needed != available) || offset + needed > file.Length)
+        {
+            throw CliException.Usage($"{label}: shape {StoredTypes.FormatShape(shape)} of {type.Name()} needs {needed} bytes of data, the file has {available}");
+        }
+        if (!exact && needed != available)
+        {
+            throw CliException.Usage($"{label}: {available - needed} bytes follow the {needed} bytes of data that shape {StoredTypes.FormatShape(shape)} needs");
+        }
+    }
+}

@@ -1,0 +1,23 @@
+using CommandLine;
+
+namespace FlashAttention.Cli.Options;
+
+[Verb("verify", HelpText = "Check random problems, forward and backward, against a float64 computation from the definition.")]
+internal sealed class VerifyOptions : DeviceOptions
+{
+    public static readonly string[] Examples =
+    [
+        "flashattn verify --quick",
+        "flashattn verify --count 200 --seed 7",
+        "flashattn verify --device cuda:0 --count 500",
+    ];
+
+    [Option("count", Default = 60, MetaValue = "N", HelpText = "Number of problems.")]
+    public int Count { get; set; } = 60;
+
+    [Option("seed", MetaValue = "N", HelpText = "Seed of the problems (default: from the clock; it is printed, so that a run can be repeated).")]
+    public int? Seed { get; set; }
+
+    [Option("quick", HelpText = "12 small problems.")]
+    public bool Quick { get; set; }
+}
