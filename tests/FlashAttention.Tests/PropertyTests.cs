@@ -41,7 +41,8 @@ public sealed class PropertyTests(TestDevice device) : DeviceFixture(device)
     [Test]
     public void ScaleIsAFactorOnTheQueries([Values] MaskKind mask)
     {
-        ProblemCase problem = Base with { Mask = mask, Scale = 0.25f };
+        // bfloat16: halving must not leave the normal range.
+        ProblemCase problem = Base with { Format = ElementFormat.BFloat16, Mask = mask, Scale = 0.25f };
         AttentionInputs inputs = AttentionInputs.Create(problem);
         AttentionResult expected = Run(problem, inputs);
         var half = new AttentionInputs { Q = Array.ConvertAll(inputs.Q, x => x / 2), K = inputs.K, V = inputs.V, GradO = inputs.GradO, GradLse = [] };

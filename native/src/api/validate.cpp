@@ -196,8 +196,10 @@ class Ranges {
         continue;
       }
       if (overlaps_itself(ranges_[i].box)) {
-        fail(FA_STATUS_INVALID_ARGUMENT, "%s.strides: expected distinct elements, since it is written, got strides that reach an element twice",
-             ranges_[i].name);
+        const Box& box = ranges_[i].box;
+        const ll bytes = box.element_bytes;
+        fail(FA_STATUS_INVALID_ARGUMENT, "%s.strides: expected distinct elements, since it is written, got (%lld, %lld, %lld, %lld), which reach one twice",
+             ranges_[i].name, box.stride_bytes[0] / bytes, box.stride_bytes[1] / bytes, box.stride_bytes[2] / bytes, box.stride_bytes[3] / bytes);
       }
       for (int j = 0; j < count_; ++j) {
         if (i != j && overlaps(ranges_[i].box, ranges_[j].box)) {

@@ -2,20 +2,26 @@ using System.Numerics.Tensors;
 
 namespace FlashAttention.Tests;
 
-/// <summary>Exact attention in float64 from the definition, row by row, without blocking and without any product code. Besides the result it gives, for
-/// every element, the error that a correct kernel may have (<see cref="ErrorModel"/>).</summary>
+/// <summary>What the oracle says of a case, element by element.</summary>
+/// <param name="Exact">The result in float64.</param>
+/// <param name="Allowed">The error that a correct kernel may have: bound (a) of <see cref="Tolerance"/>, from <see cref="ErrorModel"/>.</param>
+/// <param name="OneRounding">The error that one fp32 rounding of each quantity on the way makes: the additive term of bound (b).</param>
+internal sealed record OracleResult(AttentionResult Exact, AttentionResult Allowed, AttentionResult OneRounding);
+
+/// <summary>Exact attention in float64 from the definition, row by row, without blocking and without any product code.</summary>
 internal static class AttentionOracle
 {
     /// <summary>Forward and backward of a case.</summary>
-    public static (AttentionResult Exact, AttentionResult Allowed) Compute(ProblemCase problem, AttentionInputs inputs)
+    public static OracleResult Compute(ProblemCase problem, AttentionInputs inputs)
     {
         var exact = new AttentionResult(problem);
         var allowed = new AttentionResult(problem);
+        var rounding = new AttentionResult(problem);
         Parallel.For(0, problem.Batch * problem.HeadsKv, pair =>
         {
             int batch = pair / problem.HeadsKv;
             int headKv = pair % problem.HeadsKv;
-            var head = new KeyValueHead(problem, inputs, exact, allowed, pair);
+            var head = new KeyValueHead(problem, inputs, new OracleResult(exact, allowed, rounding), pair);
             for (int g = 0; g < problem.Group; g++)
             {
                 head.AddQueryHead(batch * problem.HeadsQ + headKv * problem.Group + g);
@@ -25,7 +31,7 @@ internal static class AttentionOracle
         AddOutputRounding(exact.GradQ, allowed.GradQ, problem.Format);
         AddOutputRounding(exact.GradK, allowed.GradK, problem.Format);
         AddOutputRounding(exact.GradV, allowed.GradV, problem.Format);
-        return (exact, allowed);
+        return new OracleResult(exact, allowed, rounding);
     }
 
     private static void AddOutputRounding(double[] exact, double[] allowed, ElementFormat format)
@@ -37,8 +43,11 @@ internal static class AttentionOracle
     }
 
     /// <summary>All query heads that read one key/value head.</summary>
-    private sealed class KeyValueHead(ProblemCase problem, AttentionInputs inputs, AttentionResult exact, AttentionResult allowed, int pair)
+    private sealed class KeyValueHead(ProblemCase problem, AttentionInputs inputs, OracleResult result, int pair)
     {
+        private readonly AttentionResult exact = result.Exact;
+        private readonly AttentionResult allowed = result.Allowed;
+        private readonly AttentionResult rounding = result.OneRounding;
         private readonly ErrorModel model = new(problem);
         private readonly int d = problem.HeadDim;
         private readonly int dv = problem.HeadDimV;
@@ -68,7 +77,8 @@ internal static class AttentionOracle
             }
         }
 
-        private readonly record struct RowErrors(double Score, double Probability, double MaxNormV);
+        /// <summary>Relative errors of a row's probabilities, allowed and of one rounding, and the largest norm of the values it sees.</summary>
+        private readonly record struct RowErrors(double Probability, double OneRounding, double MaxNormV);
 
         private RowErrors Forward(int row, int visible)
         {
@@ -88,10 +98,12 @@ internal static class AttentionOracle
             TensorPrimitives.Divide(p.AsSpan(0, visible), sum, p.AsSpan(0, visible));
             double lse = max + Math.Log(sum);
 
-            double score = model.Score(Norm(q), FiniteMax(normK, visible));
-            var errors = new RowErrors(score, model.Probability(score), FiniteMax(normV, visible));
+            double maxNormK = FiniteMax(normK, visible);
+            double score = model.Score(Norm(q), maxNormK);
+            var errors = new RowErrors(model.Probability(score), model.OneRoundingOfProbability(Norm(q), maxNormK), FiniteMax(normV, visible));
             exact.Lse[row] = lse;
             allowed.Lse[row] = model.Lse(score, lse);
+            rounding.Lse[row] = errors.OneRounding;
             Span<double> o = exact.O.AsSpan(row * dv, dv);
             Span<double> error = allowed.O.AsSpan(row * dv, dv);
             error.Fill(visible * model.Subnormal * errors.MaxNormV);
@@ -99,6 +111,7 @@ internal static class AttentionOracle
             {
                 TensorPrimitives.MultiplyAdd(Row(inputs.V, j, dv), p[j], o, o);
                 TensorPrimitives.MultiplyAdd(absV.AsSpan(j * dv, dv), p[j] * errors.Probability, error, error);
+                Add(rounding.O, row, p[j] * errors.OneRounding, absV.AsSpan(j * dv, dv));
             }
             return errors;
         }
@@ -120,6 +133,7 @@ internal static class AttentionOracle
                 errorDelta += Math.Abs(gradO[c]) * (allowed.O[row * dv + c] + problem.Format.Ulp(exact.O[row * dv + c]));
             }
             double errorGradP = model.ValueDot(normGradO, errors.MaxNormV);
+            double roundingGradP = ErrorModel.OneRoundingOfGradP(normGradO, errors.MaxNormV);
             Span<double> absQ = scratch.AsSpan(0, d);
             TensorPrimitives.Abs(inputs.Q.AsSpan(row * d, d), absQ);
             for (int j = 0; j < visible; j++)
@@ -128,11 +142,14 @@ internal static class AttentionOracle
                 double magnitude = Math.Abs(gradP[j]) + Math.Abs(delta) + Math.Abs(gradLse);
                 double error = scale * (p[j] * (model.GradScore(errors.Probability) * magnitude + errorDelta + errorGradP) + model.Subnormal)
                     + model.Subnormal;
+                double oneRounding = scale * p[j] * (errors.OneRounding * magnitude + roundingGradP);
                 Add(exact.GradQ, row, gradS, Row(inputs.K, j, d));
                 Add(allowed.GradQ, row, error, absK.AsSpan(j * d, d));
+                Add(rounding.GradQ, row, oneRounding, absK.AsSpan(j * d, d));
                 int key = pair * problem.LenKv + j;
                 Add(exact.GradK, key, gradS, inputs.Q.AsSpan(row * d, d));
                 Add(allowed.GradK, key, error, absQ);
+                Add(rounding.GradK, key, oneRounding, absQ);
             }
             Span<double> absGradO = scratch.AsSpan(0, dv);
             TensorPrimitives.Abs(gradO, absGradO);
@@ -141,6 +158,7 @@ internal static class AttentionOracle
                 int key = pair * problem.LenKv + j;
                 Add(exact.GradV, key, p[j], gradO);
                 Add(allowed.GradV, key, p[j] * errors.Probability + model.Subnormal, absGradO);
+                Add(rounding.GradV, key, p[j] * errors.OneRounding, absGradO);
             }
         }
 

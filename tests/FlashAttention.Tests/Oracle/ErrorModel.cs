@@ -8,7 +8,8 @@ namespace FlashAttention.Tests;
 /// <item>score: a dot product of d terms has error at most d u Σ|q||k| and, roundings being independent, at most about √d u Σ|q||k|; with Σ|q||k| ≤ ‖q‖‖k‖ and some
 /// roundings more for scale, log2(e) and the subtraction of the maximum (whose size is that of the score): δ = (4 + √d) u scale ‖q‖ max‖k‖;</item>
 /// <item>probability: p = exp(s) / Σ exp(s) moves by a factor within e^(±2δ); the exponential itself, the sum and the accumulation of the product add
-/// (8 + 2√n) u, the rounding of P adds uP: ε = e^(2δ) − 1 + (8 + 2√n) u + uP, relative. A P below the format's normal range rounds absolutely, by η;</item>
+/// (8 + 2√n) u, the rounding of P adds uP: ε = e^(2δ) − 1 + (8 + 2√n) u + uP, relative. A P below the format's normal range rounds absolutely, by η, which
+/// is at least 2^-126: vector units may flush an exponential below fp32's normal range to zero;</item>
 /// <item>output: |ΔO| ≤ ε Σ p|v| + n η max|v| + one unit in the last place of the output format (half of it is the final rounding);</item>
 /// <item>lse: |Δ| ≤ 2δ + (8 + 2√n) u + one ulp;</item>
 /// <item>backward, with dS = p (dP − D + g), D = Σ dO O: O carries its own error, so |ΔD| ≤ Σ|dO||ΔO| + dot error;
@@ -26,7 +27,7 @@ internal readonly struct ErrorModel
     public ErrorModel(ProblemCase problem)
     {
         probabilityRounding = problem.Format.UnitRoundoff;
-        Subnormal = problem.Format.SubnormalRoundoff;
+        Subnormal = Math.Max(problem.Format.SubnormalRoundoff, Math.ScaleB(1, -126));
         dotFactor = (4 + Math.Sqrt(problem.HeadDim)) * U;
         valueDotFactor = (4 + Math.Sqrt(problem.HeadDimV)) * U;
         scale = problem.EffectiveScale;
@@ -41,6 +42,12 @@ internal readonly struct ErrorModel
 
     /// <summary>δ of a row.</summary>
     public double Score(double normQ, double maxNormK) => dotFactor * scale * normQ * maxNormK;
+
+    /// <summary>What one fp32 rounding of a score, and one of its exponential, do to a probability: u (1 + scale ‖q‖ max‖k‖), relative.</summary>
+    public double OneRoundingOfProbability(double normQ, double maxNormK) => U * (1 + scale * normQ * maxNormK);
+
+    /// <summary>What one fp32 rounding of dP and one of D, each of the size of its terms, do to a gradient of the scores.</summary>
+    public static double OneRoundingOfGradP(double normGradO, double maxNormV) => 2 * U * normGradO * maxNormV;
 
     /// <summary>ε of a row, without and with the rounding of P or dS to the format.</summary>
     public double Probability(double score) => Math.Exp(2 * score) - 1 + SumFactor + probabilityRounding;

@@ -2,8 +2,9 @@ using System.Numerics.Tensors;
 
 namespace FlashAttention.Tests;
 
-/// <summary>Attention as a plain implementation in the case's own dtype computes it: each matrix product accumulates in fp32 and its result is stored in the
-/// dtype, scores and probabilities included. Its error against the oracle is the yardstick of bound (b) of <see cref="Tolerance"/>.</summary>
+/// <summary>Attention as a plain implementation in the case's own dtype computes it: loops with one fp32 accumulator per element, every matrix (scores,
+/// probabilities, their gradients, the outputs) stored in the dtype. Its backward pass has the contract of the product's: it takes O and lse as the forward pass
+/// stored them, recomputes P = exp(S - lse) and D = Σ dO O. Its error against the oracle is the yardstick of bound (b) of <see cref="Tolerance"/>.</summary>
 internal sealed class NaiveAttention
 {
     private readonly ProblemCase problem;
@@ -41,7 +42,6 @@ internal sealed class NaiveAttention
         var gradK = new float[problem.LenKv * d];
         var gradV = new float[problem.LenKv * dv];
         var p = new float[problem.LenKv];
-        var gradP = new float[problem.LenKv];
         var o = new float[dv];
         var gradQ = new float[d];
         int firstHead = pair / problem.HeadsKv * problem.HeadsQ + pair % problem.HeadsKv * problem.Group;
@@ -55,22 +55,28 @@ internal sealed class NaiveAttention
             }
             ReadOnlySpan<float> queryRow = q.AsSpan(row * d, d);
             ReadOnlySpan<float> gradORow = gradO.AsSpan(row * dv, dv);
-            result.Lse[row] = Probabilities(queryRow, pair, p.AsSpan(0, visible));
+            float lse = Scores(queryRow, pair, p.AsSpan(0, visible));
+            result.Lse[row] = lse;
             Array.Clear(o);
+            for (int j = 0; j < visible; j++)
+            {
+                p[j] = Round(MathF.Exp(p[j] - lse));
+                TensorPrimitives.MultiplyAdd(Value(pair, j), p[j], o, o);
+                TensorPrimitives.MultiplyAdd(gradORow, p[j], gradV.AsSpan(j * dv, dv), gradV.AsSpan(j * dv, dv));
+            }
+            for (int c = 0; c < dv; c++)
+            {
+                o[c] = Round(o[c]);
+            }
+            Store(o, result.O, row);
+            float delta = Dot(gradORow, o);
+            float gradLse = inputs.GradLse.Length == 0 ? 0 : (float)inputs.GradLse[row];
             Array.Clear(gradQ);
             for (int j = 0; j < visible; j++)
             {
-                TensorPrimitives.MultiplyAdd(v.AsSpan((pair * problem.LenKv + j) * dv, dv), p[j], o, o);
-                gradP[j] = Round(TensorPrimitives.Dot(gradORow, v.AsSpan((pair * problem.LenKv + j) * dv, dv)));
-                TensorPrimitives.MultiplyAdd(gradORow, p[j], gradV.AsSpan(j * dv, dv), gradV.AsSpan(j * dv, dv));
-            }
-            Store(o, result.O, row);
-            float delta = TensorPrimitives.Dot(p.AsSpan(0, visible), gradP.AsSpan(0, visible));
-            float gradLse = inputs.GradLse.Length == 0 ? 0 : (float)inputs.GradLse[row];
-            for (int j = 0; j < visible; j++)
-            {
-                float gradS = Round(p[j] * (gradP[j] - delta + gradLse)) * (float)problem.EffectiveScale;
-                TensorPrimitives.MultiplyAdd(k.AsSpan((pair * problem.LenKv + j) * d, d), gradS, gradQ, gradQ);
+                float gradP = Round(Dot(gradORow, Value(pair, j)));
+                float gradS = Round(p[j] * (gradP - delta + gradLse)) * (float)problem.EffectiveScale;
+                TensorPrimitives.MultiplyAdd(Key(pair, j), gradS, gradQ, gradQ);
                 TensorPrimitives.MultiplyAdd(queryRow, gradS, gradK.AsSpan(j * d, d), gradK.AsSpan(j * d, d));
             }
             Store(gradQ, result.GradQ, row);
@@ -79,27 +85,36 @@ internal sealed class NaiveAttention
         Store(gradV, result.GradV, pair);
     }
 
-    /// <summary>Fills p with one row of softmax and returns its lse.</summary>
-    private double Probabilities(ReadOnlySpan<float> queryRow, int pair, Span<float> p)
+    private ReadOnlySpan<float> Key(int pair, int j) => k.AsSpan((pair * problem.LenKv + j) * problem.HeadDim, problem.HeadDim);
+
+    private ReadOnlySpan<float> Value(int pair, int j) => v.AsSpan((pair * problem.LenKv + j) * problem.HeadDimV, problem.HeadDimV);
+
+    /// <summary>Fills s with one row of scores and returns its lse.</summary>
+    private float Scores(ReadOnlySpan<float> queryRow, int pair, Span<float> s)
     {
-        int d = problem.HeadDim;
         float max = float.NegativeInfinity;
-        for (int j = 0; j < p.Length; j++)
+        for (int j = 0; j < s.Length; j++)
         {
-            p[j] = Round((float)problem.EffectiveScale * TensorPrimitives.Dot(queryRow, k.AsSpan((pair * problem.LenKv + j) * d, d)));
-            max = Math.Max(max, p[j]);
+            s[j] = Round((float)problem.EffectiveScale * Dot(queryRow, Key(pair, j)));
+            max = Math.Max(max, s[j]);
         }
         float sum = 0;
-        for (int j = 0; j < p.Length; j++)
+        for (int j = 0; j < s.Length; j++)
         {
-            p[j] = MathF.Exp(p[j] - max);
-            sum += p[j];
-        }
-        for (int j = 0; j < p.Length; j++)
-        {
-            p[j] = Round(p[j] / sum);
+            sum += MathF.Exp(s[j] - max);
         }
         return max + MathF.Log(sum);
+    }
+
+    // One accumulator, in order: what a plain loop does. Library dot products keep several, which is more accurate.
+    private static float Dot(ReadOnlySpan<float> a, ReadOnlySpan<float> b)
+    {
+        float sum = 0;
+        for (int c = 0; c < a.Length; c++)
+        {
+            sum += a[c] * b[c];
+        }
+        return sum;
     }
 
     private void Store(float[] values, double[] target, int row)

@@ -87,14 +87,14 @@ public sealed class OracleTests
     }
 
     /// <summary>The tolerances are finite and of the order of the formats: not so wide that anything passes.</summary>
-    [TestCase("f32", 1e-4)]
+    [TestCase("f32", 3e-4)]
     [TestCase("f16", 0.02)]
     [TestCase("bf16", 0.16)]
     public void AllowedErrorsAreTight(string name, double relative)
     {
         ElementFormat format = new[] { ElementFormat.Float32, ElementFormat.Float16, ElementFormat.BFloat16 }.Single(f => f.Name == name);
         var problem = new ProblemCase { Format = format, LenQ = 64, LenKv = 64, HeadDim = 64, HeadDimV = 64, Seed = 9 };
-        (AttentionResult exact, AttentionResult allowed) = AttentionOracle.Compute(problem, AttentionInputs.Create(problem));
+        (AttentionResult exact, AttentionResult allowed, _) = AttentionOracle.Compute(problem, AttentionInputs.Create(problem));
         Assert.That(allowed.O.Max(), Is.LessThan(relative * exact.O.Select(Math.Abs).Max()));
         Assert.That(allowed.GradQ.Max(), Is.LessThan(relative * exact.GradQ.Select(Math.Abs).Max()));
     }
