@@ -78,6 +78,17 @@ internal sealed class UnsupportedConstructTests
         Assert.That(workspace.Generate().Output, Does.Contain("error: sample/sample.h:4: parameter 'a' of function 'fa_late'"));
     }
 
+    [TestCase(
+        "#define FA_API __attribute__((visibility(\"default\")))\n\n\nFA_API void fa_f(void (*callback)(int));\n",
+        "sample/sample.h:4: parameter 'callback'")]
+    [TestCase("int fa_first(int a,\n\n int b); void fa_f(int);\n", "sample/sample.h:3: parameter 1")]
+    [TestCase("struct fa_s {\n int a;\n}; void fa_f(int);\n", "sample/sample.h:3: parameter 1")]
+    public void PlaceIsRightOnALineThatClangMentionedBefore(string header, string expected)
+    {
+        using SampleWorkspace workspace = new(header);
+        Assert.That(workspace.Generate().Output, Does.Contain($"error: {expected}"));
+    }
+
     [Test]
     public void SyntaxErrorCarriesTheCompilersWords()
     {
