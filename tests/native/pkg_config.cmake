@@ -1,4 +1,5 @@
 # Builds one program with nothing but what pkg-config says about the installed library, and runs it.
+cmake_minimum_required(VERSION 3.24)
 set(ENV{PKG_CONFIG_PATH} "${PREFIX}/${LIBDIR}/pkgconfig")
 function(ask variable)
   execute_process(COMMAND ${PKG_CONFIG} ${ARGN} flash_attention OUTPUT_VARIABLE answer OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)

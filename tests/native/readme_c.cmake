@@ -1,4 +1,5 @@
 # Extracts every ```c block of the README, compiles it against the installed tree and runs it.
+cmake_minimum_required(VERSION 3.24)
 file(MAKE_DIRECTORY "${OUTPUT}")
 file(READ "${README}" text)
 set(number 0)
