@@ -42,15 +42,27 @@ internal static class ErrorBounds
 
     public static double UnitO(ProblemMagnitudes m) => m.MaxV * ((4 * m.Epsilon) + (4 * SingleEpsilon * (1 + m.Score)));
 
+    /// <summary>As <see cref="UnitO"/> for inputs that repeat themselves, as text does: adding the same number again and again in fp32 rounds the same way every time,
+    /// so that the error of a sum may grow with its number of terms instead of the root of it.</summary>
+    public static double UnitORepetitive(ProblemMagnitudes m, long terms) => UnitO(m) + (m.MaxV * terms * SingleEpsilon / 2);
+
     public static double UnitLse(ProblemMagnitudes m, double largest) => 8 * SingleEpsilon * (1 + m.Score + largest);
 
-    public static double UnitGradQ(ProblemMagnitudes m, double largest) => Gradient(m, Math.Max(largest, m.Scale * m.GradP * m.MaxK));
+    /// <summary>What one (query, key) pair can add to a component of a gradient.</summary>
+    public static double PairGradQ(ProblemMagnitudes m) => m.Scale * m.GradP * m.MaxK;
 
-    public static double UnitGradK(ProblemMagnitudes m, double largest) => Gradient(m, Math.Max(largest, m.Scale * m.GradP * m.MaxQ));
+    public static double PairGradK(ProblemMagnitudes m) => m.Scale * m.GradP * m.MaxQ;
 
-    public static double UnitGradV(ProblemMagnitudes m, double largest) => Gradient(m, Math.Max(largest, m.MaxGradO));
+    public static double PairGradV(ProblemMagnitudes m) => m.MaxGradO;
 
-    public static double Naive(double naiveError, double epsilon, double largest) => (2 * naiveError) + (epsilon * largest);
+    /// <summary>Unit bound of a gradient.</summary>
+    /// <param name="m">Sizes.</param>
+    /// <param name="largest">Largest component of the reference.</param>
+    /// <param name="pair">What one pair can add; a gradient may be small because such parts cancel.</param>
+    public static double UnitGradient(ProblemMagnitudes m, double largest, double pair) => Gradient(m, Math.Max(largest, pair));
+
+    /// <summary>Twice the error of the naive form, one rounding of the result, and the fp32 rounding of what cancels in it.</summary>
+    public static double Naive(double naiveError, double epsilon, double largest, double pair) => (2 * naiveError) + (epsilon * largest) + (4 * SingleEpsilon * pair);
 
     private static double Gradient(ProblemMagnitudes m, double size) => size * ((8 * m.Epsilon) + (16 * SingleEpsilon * (1 + m.Score)));
 

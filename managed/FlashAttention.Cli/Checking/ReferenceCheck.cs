@@ -36,21 +36,32 @@ internal static class ReferenceCheck
         List<VerifyTensor> results = [];
         ReferenceOutput exact = ReferenceAttention.Forward(q, k, v, call.Options);
         ReferenceOutput naive = ReferenceAttention.Naive(q, k, v, call.Options);
-        results.Add(Verdict("O", call.O, exact.O, naive.O, sizes.Epsilon, _ => ErrorBounds.UnitO(sizes)));
-        results.Add(Verdict("LSE", call.Lse, exact.Lse, naive.Lse, ErrorBounds.Epsilon(DType.Float32), largest => ErrorBounds.UnitLse(sizes, largest)));
+        results.Add(Verdict("O", call.O, exact.O, naive.O, sizes.Epsilon, sizes.MaxV, _ => ErrorBounds.UnitO(sizes)));
+        results.Add(Verdict("LSE", call.Lse, exact.Lse, naive.Lse, ErrorBounds.Epsilon(DType.Float32), 1 + sizes.Score, largest => ErrorBounds.UnitLse(sizes, largest)));
         if (backward)
         {
             ReadOnlyTensorSpan<T> gradO = call.GradO.Span<T>();
             ReferenceGradients exactGradients = ReferenceAttention.Backward(q, k, v, gradO, call.Options);
             ReferenceGradients naiveGradients = ReferenceAttention.NaiveBackward(q, k, v, gradO, default, call.Options);
-            results.Add(Verdict("dQ", call.GradQ, exactGradients.Q, naiveGradients.Q, sizes.Epsilon, largest => ErrorBounds.UnitGradQ(sizes, largest)));
-            results.Add(Verdict("dK", call.GradK, exactGradients.K, naiveGradients.K, sizes.Epsilon, largest => ErrorBounds.UnitGradK(sizes, largest)));
-            results.Add(Verdict("dV", call.GradV, exactGradients.V, naiveGradients.V, sizes.Epsilon, largest => ErrorBounds.UnitGradV(sizes, largest)));
+            results.Add(Gradient("dQ", call.GradQ, exactGradients.Q, naiveGradients.Q, ErrorBounds.PairGradQ(sizes)));
+            results.Add(Gradient("dK", call.GradK, exactGradients.K, naiveGradients.K, ErrorBounds.PairGradK(sizes)));
+            results.Add(Gradient("dV", call.GradV, exactGradients.V, naiveGradients.V, ErrorBounds.PairGradV(sizes)));
         }
         return [.. results];
+
+        VerifyTensor Gradient(string name, HostTensor actual, double[] exact, double[] naive, double pair) =>
+            Verdict(name, actual, exact, naive, sizes.Epsilon, pair, largest => ErrorBounds.UnitGradient(sizes, largest, pair));
     }
 
-    private static VerifyTensor Verdict(string name, HostTensor actual, double[] exact, double[] naive, double epsilon, Func<double, double> unitBound)
+    /// <summary>Compares one output.</summary>
+    /// <param name="name">Name for people.</param>
+    /// <param name="actual">What the device computed.</param>
+    /// <param name="exact">float64, in logical order.</param>
+    /// <param name="naive">The naive form in the element type.</param>
+    /// <param name="epsilon">Unit of the output's type.</param>
+    /// <param name="pair">What one (query, key) pair can add to a component.</param>
+    /// <param name="unitBound">From the largest component of the reference to the unit bound.</param>
+    private static VerifyTensor Verdict(string name, HostTensor actual, double[] exact, double[] naive, double epsilon, double pair, Func<double, double> unitBound)
     {
         float[] values = actual.ToFloats();
         double largest = 0, error = 0, naiveError = 0;
@@ -60,7 +71,7 @@ internal static class ReferenceCheck
             naiveError = Math.Max(naiveError, Difference(naive[i], exact[i]));
             largest = double.IsFinite(exact[i]) ? Math.Max(largest, Math.Abs(exact[i])) : largest;
         }
-        double unitUsed = Used(error, unitBound(largest)), naiveUsed = Used(error, ErrorBounds.Naive(naiveError, epsilon, largest));
+        double unitUsed = Used(error, unitBound(largest)), naiveUsed = Used(error, ErrorBounds.Naive(naiveError, epsilon, largest, pair));
         return new VerifyTensor(name, unitUsed <= 1 && naiveUsed <= 1, error, unitUsed, naiveError, naiveUsed);
     }
 
