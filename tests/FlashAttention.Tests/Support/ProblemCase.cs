@@ -91,9 +91,8 @@ public sealed record ProblemCase
         _ => Math.Clamp(i + LenKv - LenQ + 1, 0, LenKv),
     };
 
-    /// <summary>True if the CUDA kernels must compute the case: 16-bit elements, head dims that are multiples of 8 up to 256, rows in 16-byte pieces.</summary>
-    public bool FitsTensorCores =>
-        Format.Bytes == 2 && HeadDim % 8 == 0 && HeadDimV % 8 == 0 && HeadDim <= 256 && HeadDimV <= 256 && Layout != Layout.OddPadded;
+    /// <summary>True if the CUDA kernels must compute the case: 16-bit elements, head dims that are multiples of 8 up to 256.</summary>
+    public bool FitsTensorCores => Format.Bytes == 2 && HeadDim % 8 == 0 && HeadDimV % 8 == 0 && HeadDim <= 256 && HeadDimV <= 256;
 
     public override string ToString()
     {

@@ -1,0 +1,155 @@
+using FlashAttention.Interop;
+
+namespace FlashAttention.Tests;
+
+/// <summary>What fa_attention_describe says, for real and assumed devices. None of it needs a GPU.</summary>
+[TestFixture]
+public sealed class PlannerTests
+{
+    private static readonly fa_device Cpu = TestDevice.Cpu.Handle;
+    private static readonly fa_device Cuda = TestDevice.Cuda.Handle;
+
+    private static readonly ProblemCase Base = new()
+    {
+        Format = ElementFormat.Float16, Batch = 2, HeadsQ = 8, HeadsKv = 2, LenQ = 300, LenKv = 500, HeadDim = 128, HeadDimV = 128,
+    };
+
+    /// <summary>Lengths in every order of size, so that each mask has rows with no, some and all keys.</summary>
+    [Test]
+    public void FlopsCountVisiblePairsExactly([Values] MaskKind mask, [Values(1, 7, 64, 300)] int lenQ, [Values(0, 1, 9, 64, 500)] int lenKv)
+    {
+        ProblemCase problem = Base with { Mask = mask, LenQ = lenQ, LenKv = lenKv };
+        double pairs = (double)problem.Batch * problem.HeadsQ * Enumerable.Range(0, lenQ).Sum(problem.VisibleKeys);
+        fa_plan_description forward = PlanQuery.Of(problem, fa_pass.FA_PASS_FORWARD, Cpu);
+        fa_plan_description backward = PlanQuery.Of(problem, fa_pass.FA_PASS_BACKWARD, Cpu);
+        Assert.Multiple(() =>
+        {
+            Assert.That(forward.exponentials, Is.EqualTo(pairs));
+            Assert.That(forward.flops, Is.EqualTo(4 * pairs * problem.HeadDim));
+            Assert.That(backward.flops, Is.EqualTo(2.5 * forward.flops));
+        });
+    }
+
+    /// <summary>Forward: S = QKᵀ over head_dim, PV over head_dim_v. Backward: S, dQ, dK over head_dim, dP, dV over head_dim_v.</summary>
+    [Test]
+    public void FlopsTellTheHeadDimsApart()
+    {
+        ProblemCase problem = Base with { HeadDim = 192, HeadDimV = 64 };
+        double pairs = (double)problem.Batch * problem.HeadsQ * problem.LenQ * problem.LenKv;
+        Assert.Multiple(() =>
+        {
+            Assert.That(PlanQuery.Of(problem, fa_pass.FA_PASS_FORWARD, Cpu).flops, Is.EqualTo(pairs * 2 * (192 + 64)));
+            Assert.That(PlanQuery.Of(problem, fa_pass.FA_PASS_BACKWARD, Cpu).flops, Is.EqualTo(pairs * 2 * (3 * 192 + 2 * 64)));
+        });
+    }
+
+    [Test]
+    public void BytesAreTheTensorsOnce()
+    {
+        double q = (double)Base.Batch * Base.HeadsQ * Base.LenQ;
+        double kv = (double)Base.Batch * Base.HeadsKv * Base.LenKv;
+        fa_plan_description plan = PlanQuery.Of(Base, fa_pass.FA_PASS_FORWARD, Cpu);
+        Assert.Multiple(() =>
+        {
+            Assert.That(plan.minimum_bytes, Is.EqualTo(2 * (q + kv) * (128 + 128) + 4 * q), "q, o, k, v in fp16 and lse in fp32");
+            Assert.That(plan.tiled_bytes, Is.GreaterThanOrEqualTo(plan.minimum_bytes));
+            Assert.That(plan.unfused_bytes, Is.GreaterThan(plan.minimum_bytes));
+            Assert.That(plan.unfused_scratch_bytes, Is.EqualTo(2 * q * Base.LenKv * 2));
+        });
+    }
+
+    [TestCase(80)]
+    [TestCase(86)]
+    [TestCase(89)]
+    [TestCase(120)]
+    public void PortableKernelsRunOnEveryGpuFromAmpereOn(int capability)
+    {
+        foreach (int headDim in new[] { 8, 40, 64, 96, 128, 160, 192, 256 })
+        {
+            foreach (fa_pass pass in Enum.GetValues<fa_pass>())
+            {
+                fa_plan_description plan = PlanQuery.Of(Base with { HeadDim = headDim, HeadDimV = headDim }, pass, Cuda, capability);
+                AssertSensible(plan, SharedMemoryLimit(capability));
+                Assert.That(plan.kernel, Is.EqualTo(fa_kernel.FA_KERNEL_SM80), plan.Reason());
+            }
+        }
+    }
+
+    [Test]
+    public void HopperUsesItsOwnForwardKernel([Values(64, 128)] int headDim, [Values] MaskKind mask)
+    {
+        ProblemCase problem = Base with { HeadDim = headDim, HeadDimV = headDim, Mask = mask };
+        fa_plan_description plan = PlanQuery.Of(problem, fa_pass.FA_PASS_FORWARD, Cuda, 90);
+        AssertSensible(plan, SharedMemoryLimit(90));
+        Assert.That(plan.kernel, Is.EqualTo(fa_kernel.FA_KERNEL_SM90), plan.Reason());
+        AssertSensible(PlanQuery.Of(problem, fa_pass.FA_PASS_BACKWARD, Cuda, 90), SharedMemoryLimit(90));
+    }
+
+    [Test]
+    public void APlanCanBeInsistedOn()
+    {
+        fa_status status = PlanQuery.Try(Base, fa_pass.FA_PASS_FORWARD, Cuda, out fa_plan_description plan, 90, kernel: fa_kernel.FA_KERNEL_SM80);
+        Assert.Multiple(() =>
+        {
+            Assert.That(status, Is.EqualTo(fa_status.FA_STATUS_OK), NativeCall.LastMessage);
+            Assert.That(plan.kernel, Is.EqualTo(fa_kernel.FA_KERNEL_SM80));
+            Assert.That(PlanQuery.Of(Base, fa_pass.FA_PASS_FORWARD, Cpu).kernel, Is.EqualTo(fa_kernel.FA_KERNEL_CPU));
+        });
+    }
+
+    /// <summary>Each refusal says why, for every family that was asked.</summary>
+    [TestCase("f32", 128, 128, 80, "float32")]
+    [TestCase("f16", 264, 64, 80, "264")]
+    [TestCase("bf16", 64, 36, 86, "multiples of 8")]
+    [TestCase("f16", 64, 64, 75, "7.5")]
+    public void RefusalsSayWhy(string format, int headDim, int headDimV, int capability, string part)
+    {
+        ElementFormat element = new[] { ElementFormat.Float32, ElementFormat.Float16, ElementFormat.BFloat16 }.Single(f => f.Name == format);
+        fa_status status = PlanQuery.Try(
+            Base with { Format = element, HeadDim = headDim, HeadDimV = headDimV }, fa_pass.FA_PASS_FORWARD, Cuda, out _, capability);
+        Assert.That(status, Is.EqualTo(fa_status.FA_STATUS_UNSUPPORTED));
+        Assert.That(NativeCall.LastMessage, Does.Contain("sm80").And.Contain("sm90").And.Contain(part));
+    }
+
+    [Test]
+    public void TheCpuComputesEveryHeadDimUpTo512([Values(1, 3, 64, 511, 512)] int headDim, [Values] PassName pass)
+    {
+        fa_plan_description plan = PlanQuery.Of(Base with { Format = ElementFormat.Float32, HeadDim = headDim, HeadDimV = headDim }, (fa_pass)(int)pass, Cpu);
+        Assert.Multiple(() =>
+        {
+            Assert.That(plan.kernel, Is.EqualTo(fa_kernel.FA_KERNEL_CPU));
+            Assert.That(plan.KernelName(), Is.Not.Empty);
+            Assert.That(plan.workspace_bytes, Is.GreaterThan(0));
+            Assert.That(plan.threads, Is.GreaterThan(0));
+            Assert.That(plan.registers_per_thread, Is.Zero);
+        });
+    }
+
+    /// <summary>Public names for fa_pass, which is internal.</summary>
+    public enum PassName
+    {
+        Forward,
+        Backward,
+    }
+
+    private static int SharedMemoryLimit(int capability) => 1024 * capability switch { 80 => 163, 90 => 227, _ => 99 };
+
+    private static void AssertSensible(fa_plan_description plan, int sharedMemoryLimit)
+    {
+        Assert.Multiple(() =>
+        {
+            Assert.That(plan.KernelName(), Is.Not.Empty);
+            Assert.That(plan.Reason(), Is.Not.Empty);
+            Assert.That(plan.tile_q, Is.GreaterThan(0));
+            Assert.That(plan.tile_kv, Is.GreaterThan(0));
+            Assert.That(plan.stages, Is.GreaterThanOrEqualTo(1));
+            Assert.That(plan.threads, Is.InRange(32, 1024));
+            Assert.That(plan.threads % 32, Is.Zero);
+            Assert.That(plan.registers_per_thread, Is.InRange(1, 255));
+            Assert.That(plan.threads * plan.registers_per_thread, Is.LessThanOrEqualTo(80 * 1024), "the register file, with room for uneven splits");
+            Assert.That(plan.launches, Is.GreaterThanOrEqualTo(1));
+            Assert.That(plan.blocks, Is.GreaterThan(0));
+            Assert.That(plan.shared_memory_bytes, Is.InRange(1, sharedMemoryLimit));
+        });
+    }
+}
