@@ -38,11 +38,11 @@ public static partial class Attention
         lse.Check(device, in q, nameof(lse));
         DeviceStream.Check(stream, device, nameof(stream));
 
-        using HandleLoan qLoan = new(q.Owner);
-        using HandleLoan kLoan = new(k.Owner);
-        using HandleLoan vLoan = new(v.Owner);
-        using HandleLoan oLoan = new(o.Owner);
-        using HandleLoan lseLoan = new(lse.Owner);
+        using HandleLoan qLoan = new(q.Owner, nameof(q));
+        using HandleLoan kLoan = new(k.Owner, nameof(k));
+        using HandleLoan vLoan = new(v.Owner, nameof(v));
+        using HandleLoan oLoan = new(o.Owner, nameof(o));
+        using HandleLoan lseLoan = new(lse.Owner, nameof(lse));
         using HandleLoan streamLoan = DeviceStream.Lend(stream);
 
         fa_attention_options nativeOptions = options.ToNative();
@@ -107,16 +107,16 @@ public static partial class Attention
         gradLse.Check(device, in q, nameof(gradLse));
         DeviceStream.Check(stream, device, nameof(stream));
 
-        using HandleLoan qLoan = new(q.Owner);
-        using HandleLoan kLoan = new(k.Owner);
-        using HandleLoan vLoan = new(v.Owner);
-        using HandleLoan oLoan = new(o.Owner);
-        using HandleLoan gradOLoan = new(gradO.Owner);
-        using HandleLoan lseLoan = new(lse.Owner);
-        using HandleLoan gradQLoan = new(gradQ.Owner);
-        using HandleLoan gradKLoan = new(gradK.Owner);
-        using HandleLoan gradVLoan = new(gradV.Owner);
-        using HandleLoan gradLseLoan = new(gradLse.Owner);
+        using HandleLoan qLoan = new(q.Owner, nameof(q));
+        using HandleLoan kLoan = new(k.Owner, nameof(k));
+        using HandleLoan vLoan = new(v.Owner, nameof(v));
+        using HandleLoan oLoan = new(o.Owner, nameof(o));
+        using HandleLoan gradOLoan = new(gradO.Owner, nameof(gradO));
+        using HandleLoan lseLoan = new(lse.Owner, nameof(lse));
+        using HandleLoan gradQLoan = new(gradQ.Owner, nameof(gradQ));
+        using HandleLoan gradKLoan = new(gradK.Owner, nameof(gradK));
+        using HandleLoan gradVLoan = new(gradV.Owner, nameof(gradV));
+        using HandleLoan gradLseLoan = new(gradLse.Owner, nameof(gradLse));
         using HandleLoan streamLoan = DeviceStream.Lend(stream);
 
         fa_attention_options nativeOptions = options.ToNative();

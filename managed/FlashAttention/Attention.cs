@@ -165,7 +165,7 @@ public static partial class Attention
     {
         call->workspace = (void*)workspace.Pointer;
         call->workspace_bytes = (ulong)workspace.SizeBytes;
-        using HandleLoan loan = new(workspace.Memory);
+        using HandleLoan loan = new(workspace.Memory, nameof(workspace));
         return NativeMethods.fa_attention_forward(call);
     }
 
@@ -173,7 +173,7 @@ public static partial class Attention
     {
         call->workspace = (void*)workspace.Pointer;
         call->workspace_bytes = (ulong)workspace.SizeBytes;
-        using HandleLoan loan = new(workspace.Memory);
+        using HandleLoan loan = new(workspace.Memory, nameof(workspace));
         return NativeMethods.fa_attention_backward(call);
     }
 }

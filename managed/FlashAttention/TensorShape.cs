@@ -19,7 +19,7 @@ public readonly record struct TensorShape(long Batch, long Sequence, long Heads,
 {
     /// <summary>Number of elements.</summary>
     /// <exception cref="OverflowException">The number does not fit 64 bits.</exception>
-    public long ElementCount => Batch == 0 || Sequence == 0 || Heads == 0 || HeadDim == 0 ? 0 : checked(Batch * Sequence * Heads * HeadDim);
+    public long ElementCount => Batch == 0 || Sequence == 0 || Heads == 0 || HeadDim == 0 ? 0 : Product(Product(Product(Batch, Sequence), Heads), HeadDim);
 
     /// <summary>Strides of a tensor of this shape without gaps.</summary>
     /// <param name="layout">Order in memory.</param>
@@ -28,14 +28,23 @@ public readonly record struct TensorShape(long Batch, long Sequence, long Heads,
     /// <exception cref="OverflowException">The tensor's extent does not fit 64 bits.</exception>
     public TensorStrides GetStrides(TensorLayout layout) => layout switch
     {
-        TensorLayout.BatchSequenceHeads => new TensorStrides(checked(Sequence * Heads * HeadDim), checked(Heads * HeadDim), HeadDim, 1),
-        TensorLayout.BatchHeadsSequence => new TensorStrides(checked(Heads * Sequence * HeadDim), HeadDim, checked(Sequence * HeadDim), 1),
+        TensorLayout.BatchSequenceHeads => new TensorStrides(Product(Sequence, Product(Heads, HeadDim)), Product(Heads, HeadDim), HeadDim, 1),
+        TensorLayout.BatchHeadsSequence => new TensorStrides(Product(Heads, Product(Sequence, HeadDim)), HeadDim, Product(Sequence, HeadDim), 1),
         _ => throw new ArgumentOutOfRangeException(nameof(layout), layout, "layout: expected BatchSequenceHeads or BatchHeadsSequence."),
     };
 
     /// <summary>Sizes in brackets.</summary>
     /// <returns>Text.</returns>
     public override string ToString() => $"({Batch}, {Sequence}, {Heads}, {HeadDim})";
+
+    /// <summary>Size in bytes of a tensor of this shape without gaps.</summary>
+    internal long GetSizeBytes(int elementBytes) => Product(ElementCount, elementBytes);
+
+    private long Product(long left, long right)
+    {
+        long low = unchecked(left * right);
+        return Math.BigMul(left, right) == low ? low : throw new OverflowException($"sizes: expected a tensor of less than 2^63 elements and bytes, got {this}.");
+    }
 }
 
 /// <summary>Distances between neighbours along each dimension, in elements. The order is always the same, whatever the memory layout.</summary>

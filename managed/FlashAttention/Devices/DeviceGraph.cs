@@ -63,7 +63,7 @@ public sealed class DeviceGraph : IDisposable
     {
         DeviceStream.Check(stream, Device, nameof(stream));
         ObjectDisposedException.ThrowIf(_handle.IsClosed, this);
-        using HandleLoan loan = new(_handle);
+        using HandleLoan loan = new(_handle, nameof(DeviceGraph));
         using HandleLoan streamLoan = DeviceStream.Lend(stream);
         NativeStatus.ThrowIfFailed(NativeMethods.fa_graph_launch(_handle.Value, DeviceStream.ValueOf(stream)));
     }

@@ -88,6 +88,6 @@ public sealed class DeviceStream : IDisposable
     internal HandleLoan Lend()
     {
         ObjectDisposedException.ThrowIf(_handle.IsClosed, this);
-        return new HandleLoan(_handle);
+        return new HandleLoan(_handle, nameof(DeviceStream));
     }
 }

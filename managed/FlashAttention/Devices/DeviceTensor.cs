@@ -87,7 +87,7 @@ public sealed unsafe class DeviceTensor<T> : IDisposable
         Layout = layout;
         Strides = sizes.GetStrides(layout);
         Length = sizes.ElementCount;
-        SizeBytes = checked(Length * sizeof(T));
+        SizeBytes = sizes.GetSizeBytes(sizeof(T));
         _memory = DeviceMemoryHandle.Allocate(device, SizeBytes);
     }
 
@@ -173,7 +173,7 @@ public sealed unsafe class DeviceTensor<T> : IDisposable
         }
 
         source.ThrowIfDisposed();
-        using HandleLoan sourceLoan = new(source._memory);
+        using HandleLoan sourceLoan = new(source._memory, nameof(source));
         Copy(Device, Pointer, source.Device, source._memory.Address, stream, Device);
     }
 
@@ -215,7 +215,7 @@ public sealed unsafe class DeviceTensor<T> : IDisposable
     {
         DeviceStream.Check(stream, Device, nameof(stream));
         ThrowIfDisposed();
-        using HandleLoan loan = new(_memory);
+        using HandleLoan loan = new(_memory, nameof(DeviceTensor));
         using HandleLoan streamLoan = DeviceStream.Lend(stream);
         NativeStatus.ThrowIfFailed(
             NativeMethods.fa_memory_set(Device.ToNative(), (void*)_memory.Address, value, (ulong)SizeBytes, DeviceStream.ValueOf(stream)));
@@ -249,7 +249,7 @@ public sealed unsafe class DeviceTensor<T> : IDisposable
     private void Copy(Device to, nint destination, Device from, nint source, DeviceStream? stream, Device streamDevice)
     {
         DeviceStream.Check(stream, streamDevice, nameof(stream));
-        using HandleLoan loan = new(_memory);
+        using HandleLoan loan = new(_memory, nameof(DeviceTensor));
         using HandleLoan streamLoan = DeviceStream.Lend(stream);
         NativeStatus.ThrowIfFailed(NativeMethods.fa_memory_copy(
             to.ToNative(), (void*)destination, from.ToNative(), (void*)source, (ulong)SizeBytes, DeviceStream.ValueOf(stream)));

@@ -1,3 +1,4 @@
+using System.Diagnostics.CodeAnalysis;
 using System.Runtime.InteropServices;
 
 namespace FlashAttention.Interop;
@@ -132,8 +133,15 @@ internal ref struct HandleLoan
     private bool _added;
 
     /// <summary>Takes the loan; throws <see cref="ObjectDisposedException"/> if the handle was released.</summary>
-    public HandleLoan(SafeHandle? handle)
+    /// <param name="handle">Handle, or null.</param>
+    /// <param name="name">Argument that the handle belongs to.</param>
+    public HandleLoan(SafeHandle? handle, string name)
     {
+        if (handle is { IsClosed: true })
+        {
+            ThrowReleased(name);
+        }
+
         _handle = handle;
         _added = false;
         handle?.DangerousAddRef(ref _added);
@@ -147,4 +155,7 @@ internal ref struct HandleLoan
             _added = false;
         }
     }
+
+    [DoesNotReturn]
+    private static void ThrowReleased(string name) => throw new ObjectDisposedException(name, $"{name}: expected a live object, got one that was disposed.");
 }

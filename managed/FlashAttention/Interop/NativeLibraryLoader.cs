@@ -128,7 +128,7 @@ internal static class NativeLibraryLoader
         }
         catch (Exception e) when (e is DllNotFoundException or BadImageFormatException)
         {
-            Steps.Add(new NativeLoadStep(origin, path, NativeLoadOutcome.LoadFailed, OneLine(e.Message)));
+            Steps.Add(new NativeLoadStep(origin, path, NativeLoadOutcome.LoadFailed, Reason(e)));
             return false;
         }
     }
@@ -141,7 +141,7 @@ internal static class NativeLibraryLoader
         }
         catch (Exception e) when (e is DllNotFoundException or BadImageFormatException)
         {
-            Steps.Add(new NativeLoadStep(NativeLoadOrigin.OperatingSystem, LibraryName, NativeLoadOutcome.LoadFailed, OneLine(e.Message)));
+            Steps.Add(new NativeLoadStep(NativeLoadOrigin.OperatingSystem, LibraryName, NativeLoadOutcome.LoadFailed, Reason(e)));
             return false;
         }
     }
@@ -211,5 +211,20 @@ internal static class NativeLibraryLoader
         return report.ToString();
     }
 
-    private static string OneLine(string message) => string.Join(' ', message.Split(['\r', '\n'], StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries));
+    /// <summary>The operating system's words. Where the runtime gives its own advice first and then a line for each place it looked, only lines that say more than
+    /// "no such file" are kept, or else the places.</summary>
+    private static string Reason(Exception exception)
+    {
+        const string NoSuchFile = ": cannot open shared object file: No such file or directory";
+        string[] lines = exception.Message.Split(['\r', '\n'], StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
+        if (lines.Length < 2)
+        {
+            return exception.Message;
+        }
+
+        string[] telling = Array.FindAll(lines[1..], line => !line.EndsWith(NoSuchFile, StringComparison.Ordinal));
+        return telling.Length > 0
+            ? string.Join("; ", telling)
+            : "no such file: " + string.Join(", ", lines[1..].Select(line => line.Replace(NoSuchFile, string.Empty, StringComparison.Ordinal)));
+    }
 }
