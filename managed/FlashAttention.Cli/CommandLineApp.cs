@@ -47,6 +47,10 @@ internal static class CommandLineApp
     [UnconditionalSuppressMessage("Trimming", "IL2026", Justification = "The option classes are kept by the attributes above, CommandLine.dll by the project.")]
     private static ExitCode Parse(string[] arguments, CliConsole console, CancellationToken cancellation)
     {
+        if (arguments is ["help", string verb, ..])
+        {
+            arguments = [verb, "--help"];
+        }
         using Parser parser = new(settings =>
         {
             settings.HelpWriter = null;
@@ -54,7 +58,7 @@ internal static class CommandLineApp
             settings.CaseInsensitiveEnumValues = false;
             settings.ParsingCulture = System.Globalization.CultureInfo.InvariantCulture;
         });
-        ParserResult<object> result = parser.ParseArguments(arguments, Verbs);
+        ParserResult<object> result = parser.ParseArguments(arguments.Select(LongName), Verbs);
         return result switch
         {
             Parsed<object> { Value: RunOptions o } => RunCommand.Run(o, console, cancellation),
@@ -67,6 +71,18 @@ internal static class CommandLineApp
             _ => HelpPage.Show((NotParsed<object>)result, arguments, console),
         };
     }
+
+    /// <summary>--q, --k and --v as CommandLineParser knows them: it allows no long name of one letter.</summary>
+    private static string LongName(string argument) => argument switch
+    {
+        "--q" => "--query",
+        "--k" => "--key",
+        "--v" => "--value",
+        _ when argument.StartsWith("--q=", StringComparison.Ordinal) => $"--query={argument.AsSpan(4)}",
+        _ when argument.StartsWith("--k=", StringComparison.Ordinal) => $"--key={argument.AsSpan(4)}",
+        _ when argument.StartsWith("--v=", StringComparison.Ordinal) => $"--value={argument.AsSpan(4)}",
+        _ => argument,
+    };
 
     private static ExitCode Report(Exception error, CliConsole console)
     {

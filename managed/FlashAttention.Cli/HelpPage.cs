@@ -44,13 +44,16 @@ internal static class HelpPage
     {
         BadVerbSelectedError e => $"there is no command '{e.Token}'",
         UnknownOptionError e => $"there is no option '{(e.Token.Length == 1 ? "-" : "--")}{e.Token}'",
-        MissingRequiredOptionError e => $"option --{e.NameInfo.LongName} is needed",
-        MissingValueOptionError e => $"option --{e.NameInfo.LongName} needs a value",
+        MissingRequiredOptionError e => $"option {Name(e.NameInfo)} is needed",
+        MissingValueOptionError e => $"option {Name(e.NameInfo)} needs a value",
         BadFormatConversionError e => $"the value of option --{e.NameInfo.LongName} is not of the right kind (see --help)",
-        RepeatedOptionError e => $"option --{e.NameInfo.LongName} is given twice",
+        RepeatedOptionError e => $"option {Name(e.NameInfo)} is given twice",
         MutuallyExclusiveSetError e => $"option --{e.NameInfo.LongName} contradicts another option given",
         _ => sentences.FormatError(error).TrimEnd('.'),
     };
+
+    /// <summary>The name that the examples use: the shortest that starts with two dashes here.</summary>
+    private static string Name(NameInfo name) => name.ShortName.Length > 0 ? $"--{name.ShortName}" : $"--{name.LongName}";
 
     private static string Text(NotParsed<object> result)
     {

@@ -12,13 +12,13 @@ internal sealed class RunOptions : DeviceOptions
         "flashattn run --q q.npy --k k.npy --v v.npy --grad-o do.npy --grad-q dq.npy --grad-k dk.npy --grad-v dv.npy",
     ];
 
-    [Option("q", Required = true, MetaValue = "FILE", HelpText = "Queries: (batch, seq, heads, dim), (seq, heads, dim) or (seq, dim).")]
+    [Option('q', "query", Required = true, MetaValue = "FILE", HelpText = "Queries (also --q): (batch, seq, heads, dim), (seq, heads, dim) or (seq, dim).")]
     public string Q { get; set; } = string.Empty;
 
-    [Option("k", Required = true, MetaValue = "FILE", HelpText = "Keys; heads may be a divisor of the queries' heads (grouped-query attention).")]
+    [Option('k', "key", Required = true, MetaValue = "FILE", HelpText = "Keys (also --k); heads may be a divisor of the queries' heads (grouped-query attention).")]
     public string K { get; set; } = string.Empty;
 
-    [Option("v", Required = true, MetaValue = "FILE", HelpText = "Values; their dim may differ from that of queries and keys.")]
+    [Option('v', "value", Required = true, MetaValue = "FILE", HelpText = "Values (also --v); their dim may differ from that of queries and keys.")]
     public string V { get; set; } = string.Empty;
 
     [Option("out", MetaValue = "FILE", HelpText = "Receives O, shaped like the queries, of their element type.")]
