@@ -95,7 +95,7 @@ inline constexpr GradQVariant kGradQ[] = {
 inline constexpr int kNumGradQ = sizeof(kGradQ) / sizeof(kGradQ[0]);
 
 /// Query rows of one head in the workspace, a whole number of tiles of every variant; rows past len_q hold values that contribute nothing.
-inline constexpr int kRowPadding = 64;
+inline constexpr int kRowPadding = 128;
 
 /// Layout of the backward workspace: per (batch, query head) padded_rows floats of log-sum-exp in base 2, as many of delta, then unless deterministic
 /// padded_rows * padded_dim floats of grad_q in the order of the kernel's fragments.

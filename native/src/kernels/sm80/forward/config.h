@@ -46,7 +46,7 @@ struct ForwardConfig {
   static_assert(kTileQ % (16 * kWarps) == 0, "warps own whole row blocks");
   static_assert(kStages == 1 || kStages == 2, "the schedules of kernel.cuh");
   static_assert(sizeof(Shared) == forward_shared_bytes(kVariant), "the planner's arithmetic");
-  static_assert(sizeof(Shared) <= kSmallSharedBytes, "runs on every device from sm_80 on");
+  static_assert(sizeof(Shared) <= kLargeSharedBytes, "largest shared memory of any device");
 };
 
 }  // namespace fa::sm80

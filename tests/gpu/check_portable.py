@@ -1,0 +1,252 @@
+#!/usr/bin/env python3
+"""Checks the CUDA kernels of a built library against PyTorch in float64 (attention written out from its definition).
+
+usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 check_portable.py [--kernel sm80] [--quick] [--large] [--seed N]
+
+Every case: random inputs that differ per head, outputs poisoned with NaN, NaN in guard bands around every tensor; forward and backward. An element passes if its
+error is at most twice the worst error of the unfused computation in the same dtype plus one rounding of the format at the tensor's scale; NaN never passes.
+"""
+import argparse
+import itertools
+import math
+import sys
+
+import torch
+
+from fa_ctypes import Library
+
+EPS = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+GUARD = 512  # elements of NaN on either side of a tensor
+
+
+def guarded(batch, length, heads, dim, dtype, layout, fill=None, pad=0):
+    """A (batch, length, heads, dim) view with NaN all around it; layout: bshd, bhsd, or packed (a slice of three interleaved tensors). pad: odd stride."""
+    order = {"bshd": (batch, length, heads, dim), "bhsd": (batch, heads, length, dim), "packed": (batch, length, 3 * heads, dim)}[layout]
+    row = dim + pad
+    numel = math.prod(order[:3]) * row
+    flat = torch.full((numel + 2 * GUARD,), float("nan"), dtype=dtype, device="cuda")
+    t = flat[GUARD:GUARD + numel].view(*order[:3], row)[..., :dim]
+    if layout == "bhsd":
+        t = t.transpose(1, 2)
+    elif layout == "packed":
+        t = t[:, :, heads:2 * heads]
+    if fill is not None:
+        t.copy_(fill)
+    return t, flat
+
+
+def visible(len_q, len_kv, mask):
+    i = torch.arange(len_q, device="cuda")[:, None]
+    j = torch.arange(len_kv, device="cuda")[None, :]
+    if mask == "none":
+        return torch.ones(len_q, len_kv, dtype=torch.bool, device="cuda")
+    return j <= i + (len_kv - len_q if mask == "bottom_right" else 0)
+
+
+def reference(q, k, v, grad_o, grad_lse, mask, scale, dtype):
+    """o, lse and gradients from the definition. In a 16-bit dtype every step is rounded, as the unfused form does on a device."""
+    q, k, v, grad_o = (t.to(dtype).transpose(1, 2) for t in (q, k, v, grad_o))
+    group = q.shape[1] // k.shape[1]
+    keys, values = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    seen = visible(q.shape[2], k.shape[2], mask)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    s = ((q @ keys.transpose(-1, -2)).to(wide) * scale).masked_fill(~seen, -math.inf)
+    lse = torch.logsumexp(s, -1) if s.shape[-1] else torch.full(s.shape[:-1], -math.inf, dtype=wide, device="cuda")
+    p = torch.exp(s - lse.masked_fill(lse == -math.inf, 0)[..., None])
+    o = p.to(dtype) @ values
+    dp = (grad_o @ values.transpose(-1, -2)).to(wide)
+    delta = (grad_o.to(wide) * o.to(wide)).sum(-1) - (0 if grad_lse is None else grad_lse.to(wide))
+    ds = (p * (dp - delta[..., None])).masked_fill(~seen, 0).to(dtype)
+    grad_q = (ds @ keys).to(wide) * scale
+    grad_k = (ds.transpose(-1, -2) @ q).to(wide) * scale
+    grad_v = p.to(dtype).transpose(-1, -2) @ grad_o
+    grad_k, grad_v = (g.unflatten(1, (-1, group)).to(wide).sum(2) for g in (grad_k, grad_v))
+    return {"o": o.transpose(1, 2), "lse": lse, "grad_q": grad_q.transpose(1, 2), "grad_k": grad_k.transpose(1, 2), "grad_v": grad_v.transpose(1, 2)}
+
+
+def finite_pattern(q, k, v, grad_o, mask):
+    """Where results are finite: a NaN or infinity reaches what is computed from pairs that see each other, and nothing else."""
+    bad = {n: ~torch.isfinite(t.transpose(1, 2)) for n, t in (("q", q), ("k", k), ("v", v), ("grad_o", grad_o))}
+    group = q.shape[2] // k.shape[2]
+    for n in ("k", "v"):
+        bad[n] = bad[n].repeat_interleave(group, 1)
+    seen = visible(q.shape[1], k.shape[1], mask)
+
+    def reaches(pairs, elements):  # (…, i, j) and (…, j, c) -> (…, i, c)
+        return (pairs.double() @ elements.double()) > 0
+
+    rows = {n: t.any(-1) for n, t in bad.items()}
+    lse = (seen & (rows["q"][..., :, None] | rows["k"][..., None, :])).any(-1)
+    p = seen & lse[..., None]
+    o = lse[..., None] | reaches(seen.expand_as(p), bad["v"])
+    delta = o.any(-1) | rows["grad_o"]
+    ds = p | (seen & (delta[..., None] | rows["v"][..., None, :]))
+    seen = seen.expand_as(p)
+    grad_q = ds.any(-1)[..., None] | reaches(seen, bad["k"])
+    grad_k = ds.any(-2)[..., None] | reaches(seen.transpose(-1, -2), bad["q"])
+    grad_v = p.any(-2)[..., None] | reaches(seen.transpose(-1, -2), bad["grad_o"])
+    grad_k, grad_v = (g.unflatten(1, (-1, group)).any(2) for g in (grad_k, grad_v))
+    pattern = {n: ~t.transpose(1, 2) for n, t in (("o", o), ("grad_q", grad_q), ("grad_k", grad_k), ("grad_v", grad_v))}
+    return pattern | {"lse": ~lse}
+
+
+def worst(got, exact):
+    """Largest error; infinite unless NaN and infinities stand at the same places."""
+    got, exact = got.double(), exact.double()
+    if got.numel() == 0:
+        return 0.0
+    special = ~torch.isfinite(exact)
+    same = (got.isnan() == exact.isnan()) & ((got == exact) | exact.isnan() | ~special) & (torch.isfinite(got) == torch.isfinite(exact))
+    if not bool(same.all()):
+        return math.inf
+    return float((got - exact).masked_fill(special, 0).abs().max())
+
+
+class Checker:
+    def __init__(self, library, kernel):
+        self.library, self.kernel = library, kernel
+        self.failures, self.cases, self.worst_ratio = [], 0, 0.0
+
+    def case(self, batch, len_q, len_kv, heads_q, heads_kv, dim, dim_v, dtype, mask="none", layout="bshd", pad=0, grad_lse=False, amplitude=1.0, scale=None,
+             deterministic=False, poison=None):
+        name = (f"b{batch} q{len_q} kv{len_kv} h{heads_q}/{heads_kv} d{dim}/{dim_v} {str(dtype)[6:]} {mask} {layout}+{pad} lse{int(grad_lse)} "
+                f"amp{amplitude} det{int(deterministic)} {poison or ''}")
+        self.cases += 1
+        scale = scale or 1 / math.sqrt(dim)
+        shapes = {"q": (len_q, heads_q, dim), "k": (len_kv, heads_kv, dim), "v": (len_kv, heads_kv, dim_v), "grad_o": (len_q, heads_q, dim_v)}
+        values = {n: torch.randn(batch, *s, device="cuda") * (amplitude if n in "qk" else 1) for n, s in shapes.items()}
+        if poison:
+            self.poison(values, poison, len_q, len_kv)
+        ins = {n: guarded(batch, *shapes[n], dtype, layout, values[n].to(dtype), pad)[0] for n in shapes}
+        g_lse = torch.randn(batch, heads_q, len_q, device="cuda") if grad_lse else None
+        outs = {n: guarded(batch, *shapes[s], dtype, layout, None, pad) for n, s in
+                (("o", "grad_o"), ("grad_q", "q"), ("grad_k", "k"), ("grad_v", "v"))}
+        lse_flat = torch.full((batch * heads_q * len_q + 128,), float("nan"), device="cuda")
+        lse = lse_flat[64:64 + batch * heads_q * len_q].view(batch, heads_q, len_q)
+        o = outs["o"][0]
+        try:
+            self.library.forward_call(ins["q"], ins["k"], ins["v"], o, lse, mask, scale, self.kernel)()
+            arguments = (ins["q"], ins["k"], ins["v"], o, ins["grad_o"], lse, outs["grad_q"][0], outs["grad_k"][0], outs["grad_v"][0], mask, scale,
+                         deterministic, self.kernel, g_lse)
+            self.library.backward_call(*arguments)()
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            self.failures.append(f"{name}: {error}")
+            return
+        got = {n: t for n, (t, _) in outs.items()} | {"lse": lse}
+        self.compare(name, got, ins, g_lse, mask, scale, dtype, poison)
+        for n, (t, flat) in outs.items():  # nothing outside the tensor may have been written
+            written = int((~flat.isnan()).sum())
+            if written > int((~t.isnan()).sum()):
+                self.failures.append(f"{name}: {n} wrote outside")
+        if int((~lse_flat.isnan()).sum()) > int((~lse.isnan()).sum()):
+            self.failures.append(f"{name}: lse wrote outside")
+        if deterministic:
+            first = [outs[n][0].clone() for n in ("grad_q", "grad_k", "grad_v")]
+            for _ in range(3):
+                self.library.backward_call(*arguments)()
+            if not all(torch.equal(a.view(torch.int16), outs[n][0].contiguous().view(torch.int16)) for a, n in
+                       zip((f.contiguous() for f in first), ("grad_q", "grad_k", "grad_v"))):
+                self.failures.append(f"{name}: gradients differ from run to run")
+
+    @staticmethod
+    def poison(values, kind, len_q, len_kv):
+        name, row = kind.split("@")
+        tensor, what = name.split(":")
+        values[tensor][:, int(row), :, 3] = float(what)
+
+    def compare(self, name, got, ins, g_lse, mask, scale, dtype, poison):
+        if poison:
+            pattern = finite_pattern(ins["q"], ins["k"], ins["v"], ins["grad_o"], mask)
+            for n in got:
+                differs = (torch.isfinite(got[n]) != pattern[n]).nonzero()
+                if len(differs):
+                    self.failures.append(f"{name}: {n} is finite elsewhere than expected at {len(differs)} elements, first {differs[0].tolist()}")
+            return
+        exact = reference(ins["q"], ins["k"], ins["v"], ins["grad_o"], g_lse, mask, scale, torch.float64)
+        naive = reference(ins["q"], ins["k"], ins["v"], ins["grad_o"], g_lse, mask, scale, dtype)
+        for n in got:
+            error, allowed = worst(got[n], exact[n]), 2 * worst(naive[n].to(dtype) if n != "lse" else naive[n], exact[n])
+            finite = exact[n][torch.isfinite(exact[n])]
+            rounding = (EPS[dtype] if n != "lse" else 1e-5) * (float(finite.abs().max()) if finite.numel() else 0.0) + 1e-6
+            if math.isinf(allowed):
+                allowed = 16 * rounding  # the unfused form overflowed; ours need not
+            if not error <= allowed + rounding:
+                self.failures.append(f"{name}: {n} error {error:.3e} > {allowed:.3e} + {rounding:.3e}")
+            elif allowed + rounding > 0:
+                self.worst_ratio = max(self.worst_ratio, error / (allowed + rounding))
+
+
+def run(checker, quick):
+    f16, b16 = torch.float16, torch.bfloat16
+    dims = [64, 128, 256] if quick else [64, 128, 256, 192, 8, 40, 80, 96, 136, 160, 200, 248]
+    for dim, mask, dtype in itertools.product(dims, ("none", "bottom_right", "top_left"), (f16, b16)):
+        checker.case(2, 129, 193, 2, 2, dim, dim, dtype, mask)
+    edges = [1, 63, 64, 65, 127, 128, 129] if not quick else [1, 64, 129]
+    for (len_q, len_kv), mask in itertools.product(itertools.product(edges, edges), ("none", "bottom_right", "top_left")):
+        checker.case(1, len_q, len_kv, 3, 1, 64, 64, f16, mask)
+    for len_q, len_kv in ((0, 5), (5, 0), (0, 0), (1, 1000), (1000, 1), (300, 40), (40, 300)):
+        for mask, dim in itertools.product(("none", "bottom_right", "top_left"), (64, 128)):
+            checker.case(2, len_q, len_kv, 4, 2, dim, dim, b16, mask, grad_lse=True)
+    checker.case(0, 5, 5, 2, 2, 64, 64, f16)
+    for dim, dim_v in ((64, 128), (128, 64), (192, 128), (40, 256), (256, 8)):
+        checker.case(1, 200, 300, 4, 2, dim, dim_v, f16, "bottom_right")
+    for layout, pad in (("bhsd", 0), ("packed", 0), ("bshd", 8), ("bshd", 1), ("bhsd", 3), ("packed", 5)):
+        for dim in (64, 128, 256):
+            checker.case(2, 150, 170, 6, 2, dim, dim, f16, "bottom_right", layout, pad)
+    for group in (1, 4, 8):
+        checker.case(2, 257, 257, 8, 8 // group, 128, 128, b16, "bottom_right", grad_lse=True)
+    for amplitude in (8.0, 100.0):
+        checker.case(1, 256, 256, 2, 2, 64, 64, f16, "none", amplitude=amplitude)
+        checker.case(1, 256, 256, 2, 2, 128, 128, b16, "bottom_right", amplitude=amplitude)
+    for dim in (64, 128, 192, 256):
+        for mask in ("none", "bottom_right"):
+            checker.case(2, 1000, 1030, 4, 2, dim, dim, f16, mask, deterministic=True)
+            checker.case(1, 2049, 2049, 4, 4, dim, dim, b16, mask)
+    for dim in (64, 128, 192, 256):
+        for what in ("nan", "inf"):
+            checker.case(1, 300, 300, 2, 1, dim, dim, f16, "bottom_right", poison=f"v:{what}@200")
+        for kind in ("k:nan@200", "q:nan@100", "grad_o:nan@100", "v:nan@299", "q:nan@0"):
+            checker.case(1, 300, 300, 2, 1, dim, dim, f16, "bottom_right", poison=kind)
+            checker.case(1, 300, 300, 2, 1, dim, dim, b16, "bottom_right", poison=kind, deterministic=True)
+
+
+def large(library, kernel):
+    """More than 2^31 elements in one tensor, and a sequence of 131072; compared on samples of rows."""
+    failures = []
+    q = torch.randn(1, 4096, 1, 128, device="cuda", dtype=torch.float16)
+    big = torch.randn(2, 131072 + 128, 68, 128, device="cuda", dtype=torch.float16)  # 2.29e9 elements
+    k, v = big[:, :, 66:67], big[:, :, 67:68]
+    q2 = q.expand(2, -1, -1, -1)
+    o = torch.full_like(q2, float("nan"), memory_format=torch.contiguous_format)
+    library.forward_call(q2, k, v, o, None, "none", kernel=kernel)()
+    for b in range(2):
+        s = q2[b, :8, 0].double() @ k[b, :, 0].double().T / math.sqrt(128)
+        exact = torch.softmax(s, -1) @ v[b, :, 0].double()
+        error = float((o[b, :8, 0].double() - exact).abs().max())
+        if not error < 1e-3:
+            failures.append(f"2^31 elements, batch {b}: error {error}")
+    return failures
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kernel", default="sm80")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.manual_seed(arguments.seed)
+    library = Library()
+    checker = Checker(library, arguments.kernel)
+    run(checker, arguments.quick)
+    if arguments.large:
+        checker.failures += large(library, arguments.kernel)
+    for failure in checker.failures[:60]:
+        print("FAIL", failure)
+    print(f"{checker.cases} cases, {len(checker.failures)} failures, seed {arguments.seed}, worst error / allowed {checker.worst_ratio:.2f}, {library.build_info()}")
+    sys.exit(bool(checker.failures))
+
+
+if __name__ == "__main__":
+    main()
