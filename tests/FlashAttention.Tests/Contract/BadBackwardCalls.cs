@@ -60,7 +60,7 @@ internal static unsafe class BadBackwardCalls
         Backward("grad_q overlaps grad_lse", Invalid, (ref p, ref _) => p.grad_lse = (float*)p.grad_q.data, "grad_q", "grad_lse", "overlap"),
         Backward("grad_k batches share memory", Invalid, (ref p, ref _) => p.grad_k.strides[0] = 0, "grad_k.strides", "distinct"),
         Backward("grad_v rows overlap", Invalid, (ref p, ref _) => p.grad_v.strides[1] = 8, "grad_v.strides", "distinct"),
-        Backward("workspace overlaps grad_v", Invalid, (ref p, ref _) => p.workspace = p.grad_v.data, "workspace", "grad_v", "overlap"),
+        Backward("workspace overlaps grad_v", Invalid, (ref p, ref _) => TakeAsWorkspace(ref p, p.grad_v.data), "workspace", "grad_v", "overlap"),
     ];
 
     private static BadCall[] Workspace() =>
@@ -101,5 +101,11 @@ internal static unsafe class BadBackwardCalls
         fa_backward_params p = default;
         p.struct_size = (uint)sizeof(fa_backward_params);
         return NativeMethods.fa_attention_backward_workspace_size(&p, null);
+    }
+
+    private static void TakeAsWorkspace(ref fa_backward_params p, void* memory)
+    {
+        p.workspace = memory;
+        p.workspace_bytes = 64;
     }
 }

@@ -81,8 +81,8 @@ internal static unsafe class BadForwardCalls
         Forward("o overlaps the end of v", Invalid, (ref p, ref _) => p.o.data = (byte*)p.v.data + 14 * 16, "o:", "v", "overlap"),
         Forward("o overlaps lse", Invalid, (ref p, ref _) => p.lse = (float*)p.o.data, "lse", "o", "overlap"),
         Forward("lse overlaps k", Invalid, (ref p, ref _) => p.lse = (float*)p.k.data, "lse", "k", "overlap"),
-        Forward("workspace overlaps q", Invalid, (ref p, ref _) => p.workspace = p.q.data, "workspace", "q", "overlap"),
-        Forward("workspace overlaps o", Invalid, (ref p, ref _) => p.workspace = p.o.data, "workspace", "o", "overlap"),
+        Forward("workspace overlaps q", Invalid, (ref p, ref _) => TakeAsWorkspace(ref p, p.q.data), "workspace", "q", "overlap"),
+        Forward("workspace overlaps o", Invalid, (ref p, ref _) => TakeAsWorkspace(ref p, p.o.data), "workspace", "o", "overlap"),
         Forward("o heads share memory", Invalid, (ref p, ref _) => p.o.strides[2] = 0, "o.strides", "distinct"),
         Forward("o rows overlap by half", Invalid, (ref p, ref _) => (p.o.strides[1], p.o.strides[2]) = (4, 20), "o.strides", "distinct"),
         Forward("host memory on the GPU", Invalid, (ref p, ref _) => p.q.data = HostMemory.Address, "q.data") with { OnlyOn = "cuda" },
@@ -139,6 +139,12 @@ internal static unsafe class BadForwardCalls
         fa_forward_params p = default;
         p.struct_size = (uint)sizeof(fa_forward_params);
         return NativeMethods.fa_attention_forward_workspace_size(&p, null);
+    }
+
+    private static void TakeAsWorkspace(ref fa_forward_params p, void* memory)
+    {
+        p.workspace = memory;
+        p.workspace_bytes = 64;
     }
 
     // The longer rows end inside the guard bands, so that nothing but the head_dim is wrong.

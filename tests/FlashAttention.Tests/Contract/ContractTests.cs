@@ -42,10 +42,10 @@ public sealed class ContractTests(TestDevice device) : DeviceFixture(device)
             string message = NativeCall.LastMessage;
             Assert.That(messages.TryAdd(message, bad.Name), Is.True, $"'{bad.Name}' and '{messages.GetValueOrDefault(message)}' give the same message: {message}");
         }
-        // Addresses are part of what came, but must not be what makes two out of one.
+        // Addresses are part of what came. Only the four ways to free what is no live block (foreign, freed, inside a block, host memory) differ in nothing else.
         int withoutAddresses = messages.Keys.Select(message => Regex.Replace(message, "0x[0-9a-f]{8,}", "<address>")).Distinct().Count();
-        TestContext.Out.WriteLine($"{messages.Count} bad calls, {withoutAddresses} messages that differ in more than addresses");
-        Assert.That(withoutAddresses, Is.GreaterThanOrEqualTo(messages.Count - 2));
+        TestContext.Out.WriteLine($"{messages.Count} bad calls, {withoutAddresses} messages without their addresses");
+        Assert.That(withoutAddresses, Is.GreaterThanOrEqualTo(messages.Count - 3));
     }
 
     [Test]
