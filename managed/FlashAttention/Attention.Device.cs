@@ -4,8 +4,8 @@ namespace FlashAttention;
 
 public static partial class Attention
 {
-    /// <summary>Computes o (and lse) from q, k and v on a device. For CUDA the work is queued on the stream and the call returns at once; it never waits, and can
-    /// be captured in a graph once the workspace is large enough.</summary>
+    /// <summary>Computes o (and lse) from q, k and v on a device. For CUDA the work is queued on the stream and the call returns at once; it never waits, and
+    /// can be captured in a graph once the workspace is large enough.</summary>
     /// <param name="q">In: (batch, len_q, heads_q, head_dim).</param>
     /// <param name="k">In: (batch, len_kv, heads_kv, head_dim).</param>
     /// <param name="v">In: (batch, len_kv, heads_kv, head_dim_v).</param>
@@ -16,7 +16,8 @@ public static partial class Attention
     /// <param name="stream">Stream of the device; null for the default stream.</param>
     /// <exception cref="ArgumentException">Arguments of different devices, or a tensor for <paramref name="lse"/> with another number of elements.</exception>
     /// <exception cref="ArgumentNullException"><paramref name="options"/> or <paramref name="workspace"/> is null.</exception>
-    /// <exception cref="FlashAttentionException">The arguments contradict each other or are not supported (nothing was queued), or the driver refused.</exception>
+    /// <exception cref="FlashAttentionException">The arguments contradict each other or are not supported (nothing was queued), or the driver
+    /// refused.</exception>
     /// <exception cref="ObjectDisposedException">A tensor, the workspace or the stream was disposed.</exception>
     public static unsafe void Forward(
         in TensorView q,
@@ -75,7 +76,8 @@ public static partial class Attention
     /// <param name="stream">Stream of the device; null for the default stream.</param>
     /// <exception cref="ArgumentException">Arguments of different devices, or a tensor for an lse argument with another number of elements.</exception>
     /// <exception cref="ArgumentNullException"><paramref name="options"/> or <paramref name="workspace"/> is null.</exception>
-    /// <exception cref="FlashAttentionException">The arguments contradict each other or are not supported (nothing was queued), or the driver refused.</exception>
+    /// <exception cref="FlashAttentionException">The arguments contradict each other or are not supported (nothing was queued), or the driver
+    /// refused.</exception>
     /// <exception cref="ObjectDisposedException">A tensor, the workspace or the stream was disposed.</exception>
     public static unsafe void Backward(
         in TensorView q,

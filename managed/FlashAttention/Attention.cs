@@ -6,15 +6,16 @@ namespace FlashAttention;
 /// <summary>Exact attention, <c>O = softmax(scale · Q Kᵀ + mask) V</c>, forward and backward, fused so that the score matrix never exists in memory.</summary>
 /// <remarks>
 /// <para>Shapes: q (batch, len_q, heads_q, head_dim), k (batch, len_kv, heads_kv, head_dim), v (batch, len_kv, heads_kv, head_dim_v), o (batch, len_q, heads_q,
-/// head_dim_v). All share one element type. Any memory order and any gaps are allowed as long as head_dim is contiguous; inputs may be broadcast (stride 0).</para>
+/// head_dim_v). All share one element type. Any memory order and any gaps are allowed as long as head_dim is contiguous; inputs may be broadcast (stride
+/// 0).</para>
 /// <para>heads_q is a multiple of heads_kv: query head h reads kv head h / (heads_q / heads_kv), and the gradients of k and v are summed over the group.</para>
-/// <para>lse (batch, heads_q, len_q), fp32, contiguous: the natural logarithm of the sum over the visible keys of exp(score). A query that sees no key has o = 0,
-/// lse = −∞ and adds nothing to any gradient. Zero batches and zero lengths are legal.</para>
+/// <para>lse (batch, heads_q, len_q), fp32, contiguous: the natural logarithm of the sum over the visible keys of exp(score). A query that sees no key has o =
+/// 0, lse = −∞ and adds nothing to any gradient. Zero batches and zero lengths are legal.</para>
 /// <para>Scores and sums are accumulated in fp32 whatever the element type. NaN and infinity propagate to the rows that see them, and to no other row.</para>
-/// <para>Algorithms: FlashAttention (Dao et al., 2022, arXiv 2205.14135), FlashAttention-2 (Dao, 2023, arXiv 2307.08691), FlashAttention-3 (Shah et al., 2024, arXiv
-/// 2407.08608); online softmax after Milakov and Gimelshein (2018, arXiv 1805.02867).</para>
-/// <para>All methods may be called from any number of threads at once. None allocates managed memory once a thread has made a call of the same size; scratch memory
-/// on host calls is kept for each thread and only grows (<see cref="Workspace.ReleaseThreadCache"/>).</para>
+/// <para>Algorithms: FlashAttention (Dao et al., 2022, arXiv 2205.14135), FlashAttention-2 (Dao, 2023, arXiv 2307.08691), FlashAttention-3 (Shah et al., 2024,
+/// arXiv 2407.08608); online softmax after Milakov and Gimelshein (2018, arXiv 1805.02867).</para>
+/// <para>All methods may be called from any number of threads at once. None allocates managed memory once a thread has made a call of the same size; scratch
+/// memory on host calls is kept for each thread and only grows (<see cref="Workspace.ReleaseThreadCache"/>).</para>
 /// </remarks>
 public static partial class Attention
 {

@@ -3,7 +3,8 @@ using System.Runtime.CompilerServices;
 
 namespace FlashAttention;
 
-/// <summary>Checks of what native code cannot see. Every message names the argument, what was expected and what came; the throwing parts stay out of line.</summary>
+/// <summary>Checks of what native code cannot see. Every message names the argument, what was expected and what came; the throwing parts stay out of
+/// line.</summary>
 internal static class Ensure
 {
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -32,8 +32,8 @@ public enum AttentionStatus
 }
 
 /// <summary>A call of the native library failed, or the library could not be loaded.</summary>
-/// <remarks>The message is the native one: it names the argument, what was expected and what came. What only managed code can see (the rank of a span, the length
-/// of an lse buffer, a disposed object) is reported by <see cref="ArgumentException"/> and <see cref="ObjectDisposedException"/> instead.</remarks>
+/// <remarks>The message is the native one: it names the argument, what was expected and what came. What only managed code can see (the rank of a span, the
+/// length of an lse buffer, a disposed object) is reported by <see cref="ArgumentException"/> and <see cref="ObjectDisposedException"/> instead.</remarks>
 public sealed class FlashAttentionException : Exception
 {
     /// <summary>Makes an exception.</summary>

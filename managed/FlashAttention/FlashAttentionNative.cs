@@ -95,7 +95,8 @@ public static class FlashAttentionNative
         set => NativeStatus.ThrowIfFailed(NativeMethods.fa_cpu_set_num_threads(value));
     }
 
-    /// <summary>How the library was found, or why it was not: every step of the last attempt in order. Loads it if that has not happened; never throws.</summary>
+    /// <summary>How the library was found, or why it was not: every step of the last attempt in order. Loads it if that has not happened; never
+    /// throws.</summary>
     /// <returns>Steps; the last one has <see cref="NativeLoadOutcome.Loaded"/> if the library is in use.</returns>
     public static IReadOnlyList<NativeLoadStep> Trace() => NativeLibraryLoader.Trace();
 }

@@ -43,7 +43,9 @@ public readonly record struct TensorShape(long Batch, long Sequence, long Heads,
     private long Product(long left, long right)
     {
         long low = unchecked(left * right);
-        return Math.BigMul(left, right) == low ? low : throw new OverflowException($"sizes: expected a tensor of less than 2^63 elements and bytes, got {this}.");
+        return Math.BigMul(left, right) == low
+            ? low
+            : throw new OverflowException($"sizes: expected a tensor of less than 2^63 elements and bytes, got {this}.");
     }
 }
 

@@ -9,7 +9,8 @@ namespace FlashAttention;
 public readonly struct TensorView
 {
     /// <summary>Makes a view of a tensor without gaps in the order (batch, sequence, heads, head_dim).</summary>
-    /// <param name="data">Address of the first element on <paramref name="device"/>, aligned to the element size; 0 only if a size is 0 or for a description.</param>
+    /// <param name="data">Address of the first element on <paramref name="device"/>, aligned to the element size; 0 only if a size is 0 or for a
+    /// description.</param>
     /// <param name="dtype">Element type.</param>
     /// <param name="device">Where the memory is.</param>
     /// <param name="sizes">Sizes in elements.</param>
@@ -19,7 +20,8 @@ public readonly struct TensorView
     }
 
     /// <summary>Makes a view with any strides.</summary>
-    /// <param name="data">Address of element (0, 0, 0, 0) on <paramref name="device"/>, aligned to the element size; 0 only if a size is 0 or for a description.</param>
+    /// <param name="data">Address of element (0, 0, 0, 0) on <paramref name="device"/>, aligned to the element size; 0 only if a size is 0 or for a
+    /// description.</param>
     /// <param name="dtype">Element type.</param>
     /// <param name="device">Where the memory is.</param>
     /// <param name="sizes">Sizes in elements.</param>
@@ -103,7 +105,8 @@ public readonly struct TensorView
     }
 }
 
-/// <summary>Where a device call reads or writes one fp32 number for each (batch, head, query): the log-sum-exp of the scores, or its gradient. It owns nothing.</summary>
+/// <summary>Where a device call reads or writes one fp32 number for each (batch, head, query): the log-sum-exp of the scores, or its gradient. It owns
+/// nothing.</summary>
 /// <remarks>The memory is contiguous in the order (batch, heads_q, len_q). Converts from an address, and from a <see cref="DeviceTensor{T}"/> of
 /// <see cref="float"/>, whose device and number of elements are then checked.</remarks>
 public readonly struct LseView

@@ -15,7 +15,8 @@ internal static class Sample
     private const int HeadDimV = 24;
     private const int LseLength = Batch * HeadsQ * LengthQ;
 
-    /// <summary>Forward and backward on host tensors. The field's rule: at most twice the error of a plain implementation in the element type, plus a rounding.</summary>
+    /// <summary>Forward and backward on host tensors. The field's rule: at most twice the error of a plain implementation in the element type, plus two
+    /// fp32 roundings of the largest number.</summary>
     public static bool Check<T>(string name, AttentionOptions options, Func<float, T> convert)
         where T : unmanaged
     {

@@ -3,8 +3,8 @@ using FlashAttention.Interop;
 namespace FlashAttention;
 
 /// <summary>Recorded work of a CUDA stream that can be launched again and again at little cost on the host.</summary>
-/// <remarks>The graph holds the addresses of the recorded calls: tensors, workspaces and pointers must stay alive, and a workspace must not grow, until the last
-/// launch has finished. Launching is thread-safe.</remarks>
+/// <remarks>The graph holds the addresses of the recorded calls: tensors, workspaces and pointers must stay alive, and a workspace must not grow, until the
+/// last launch has finished. Launching is thread-safe.</remarks>
 public sealed class DeviceGraph : IDisposable
 {
     private readonly GraphHandle _handle;
@@ -20,9 +20,11 @@ public sealed class DeviceGraph : IDisposable
 
     /// <summary>Records what a callback queues on a stream, instead of running it.</summary>
     /// <param name="stream">A stream of a CUDA device, not the default stream.</param>
-    /// <param name="record">Queues the work on the stream that it is given. Nothing in it may allocate device memory or wait: reserve the workspace before.</param>
+    /// <param name="record">Queues the work on the stream that it is given. Nothing in it may allocate device memory or wait: reserve the workspace
+    /// before.</param>
     /// <returns>A graph to dispose.</returns>
-    /// <exception cref="FlashAttentionException">The device does not capture (CPU), it is the default stream, or the recorded work cannot be captured.</exception>
+    /// <exception cref="FlashAttentionException">The device does not capture (CPU), it is the default stream, or the recorded work cannot be
+    /// captured.</exception>
     /// <exception cref="ObjectDisposedException">The stream was disposed.</exception>
     public static DeviceGraph Capture(DeviceStream stream, Action<DeviceStream> record)
     {

@@ -112,7 +112,8 @@ public sealed unsafe class DeviceTensor<T> : IDisposable
     /// <summary>Size of the memory in bytes.</summary>
     public long SizeBytes { get; }
 
-    /// <summary>Address of the memory on its device; 0 if the tensor is empty. Valid until disposal: keep the tensor referenced while native code uses it.</summary>
+    /// <summary>Address of the memory on its device; 0 if the tensor is empty. Valid until disposal: keep the tensor referenced while native code uses
+    /// it.</summary>
     /// <exception cref="ObjectDisposedException">The tensor was disposed.</exception>
     public nint Pointer
     {
@@ -150,8 +151,8 @@ public sealed unsafe class DeviceTensor<T> : IDisposable
     }
 
     /// <summary>Queues a copy from host memory on a stream.</summary>
-    /// <param name="source">As many elements as the tensor has, in its memory order. Memory of a <see cref="PinnedBuffer{T}"/> must stay alive and unchanged until
-    /// the copy is done; any other memory may be reused when the call returns, since the driver has staged it by then.</param>
+    /// <param name="source">As many elements as the tensor has, in its memory order. Memory of a <see cref="PinnedBuffer{T}"/> must stay alive and unchanged
+    /// until the copy is done; any other memory may be reused when the call returns, since the driver has staged it by then.</param>
     /// <param name="stream">Stream of the tensor's device; null for the default stream.</param>
     /// <exception cref="ArgumentException">Another length, or a stream of another device.</exception>
     /// <exception cref="FlashAttentionException">The driver refused.</exception>
@@ -187,8 +188,8 @@ public sealed unsafe class DeviceTensor<T> : IDisposable
     }
 
     /// <summary>Queues a copy to host memory on a stream.</summary>
-    /// <param name="destination">As many elements as the tensor has, in its memory order. Memory of a <see cref="PinnedBuffer{T}"/> must stay alive, and holds the
-    /// data once the stream has reached the copy; any other memory holds it when the call returns, since the driver waits then.</param>
+    /// <param name="destination">As many elements as the tensor has, in its memory order. Memory of a <see cref="PinnedBuffer{T}"/> must stay alive, and holds
+    /// the data once the stream has reached the copy; any other memory holds it when the call returns, since the driver waits then.</param>
     /// <param name="stream">Stream of the tensor's device; null for the default stream.</param>
     /// <inheritdoc cref="CopyFrom(ReadOnlySpan{T}, DeviceStream?)" path="/exception"/>
     public void CopyTo(Span<T> destination, DeviceStream? stream) => CopyToHost(destination, stream);

@@ -2,7 +2,8 @@ using FlashAttention.Interop;
 
 namespace FlashAttention;
 
-/// <summary>Page-locked host memory, which makes copies to and from a GPU asynchronous. Where there is no CUDA it is plain memory outside the managed heap.</summary>
+/// <summary>Page-locked host memory, which makes copies to and from a GPU asynchronous. Where there is no CUDA it is plain memory outside the managed
+/// heap.</summary>
 /// <typeparam name="T">Element type.</typeparam>
 /// <remarks>A span of it must not be used after disposal: the memory is gone then.</remarks>
 public sealed unsafe class PinnedBuffer<T> : IDisposable

@@ -126,7 +126,8 @@ internal sealed class GraphHandle : SafeHandle
     protected override bool ReleaseHandle() => NativeMethods.fa_graph_destroy(handle) == fa_status.FA_STATUS_OK;
 }
 
-/// <summary>Keeps a handle alive and unreleased for the length of a native call: a ref-counted loan, returned by <see cref="Dispose"/>. Null lends nothing.</summary>
+/// <summary>Keeps a handle alive and unreleased for the length of a native call: a ref-counted loan, returned by <see cref="Dispose"/>. Null lends
+/// nothing.</summary>
 internal ref struct HandleLoan
 {
     private readonly SafeHandle? _handle;

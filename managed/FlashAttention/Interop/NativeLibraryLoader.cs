@@ -8,7 +8,8 @@ namespace FlashAttention.Interop;
 
 /// <summary>Finds and loads the native library on the first call, checks that it speaks this assembly's binary interface, and records each step.</summary>
 /// <remarks>Order: the path set in code or in the environment (then nothing else is tried), the folders of the assembly and of the program, their
-/// runtimes/&lt;rid&gt;/native folders, and the operating system's own search. A failed load is tried again by the next call, so a path can be set after a failure.</remarks>
+/// runtimes/&lt;rid&gt;/native folders, and the operating system's own search. A failed load is tried again by the next call, so a path can be set after a
+/// failure.</remarks>
 internal static class NativeLibraryLoader
 {
     public const string LibraryName = NativeMethods.LibraryName;
@@ -178,7 +179,7 @@ internal static class NativeLibraryLoader
         return $"{system}-{RuntimeInformation.ProcessArchitecture.ToString().ToLowerInvariant()}";
     }
 
-    [UnconditionalSuppressMessage("SingleFile", "IL3000", Justification = "An empty location (single file, NativeAOT) is skipped; the program's folder follows.")]
+    [UnconditionalSuppressMessage("SingleFile", "IL3000", Justification = "An empty location (single file, NativeAOT) is skipped.")]
     private static List<string> Folders()
     {
         List<string> folders = [];
@@ -211,8 +212,8 @@ internal static class NativeLibraryLoader
         return report.ToString();
     }
 
-    /// <summary>The operating system's words. Where the runtime gives its own advice first and then a line for each place it looked, only lines that say more than
-    /// "no such file" are kept, or else the places.</summary>
+    /// <summary>The operating system's words. Where the runtime gives its own advice first and then a line for each place it looked, only lines that say more
+    /// than "no such file" are kept, or else the places.</summary>
     private static string Reason(Exception exception)
     {
         const string NoSuchFile = ": cannot open shared object file: No such file or directory";

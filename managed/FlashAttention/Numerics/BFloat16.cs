@@ -7,8 +7,8 @@ namespace FlashAttention;
 
 /// <summary>A bfloat16 number: 1 sign bit, 8 exponent bits, 7 stored significand bits; the upper half of an IEEE 754 binary32.</summary>
 /// <remarks>A storage format: compute in <see cref="float"/> and round back. Every conversion to it rounds to nearest, ties to even, once. Comparison follows
-/// IEEE 754 (NaN equals nothing, −0 equals +0); <see cref="Equals(BFloat16)"/> and <see cref="CompareTo(BFloat16)"/> follow .NET (NaN equals NaN and sorts first).
-/// The memory layout is two bytes, so spans of it can be passed to native code as they are.</remarks>
+/// IEEE 754 (NaN equals nothing, −0 equals +0); <see cref="Equals(BFloat16)"/> and <see cref="CompareTo(BFloat16)"/> follow .NET (NaN equals NaN and sorts
+/// first). The memory layout is two bytes, so spans of it can be passed to native code as they are.</remarks>
 [StructLayout(LayoutKind.Sequential, Size = 2)]
 public readonly struct BFloat16 : IEquatable<BFloat16>, IComparable<BFloat16>, IComparable, ISpanFormattable, ISpanParsable<BFloat16>
 {

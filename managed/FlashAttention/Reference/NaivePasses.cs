@@ -37,7 +37,8 @@ internal sealed class NaiveForward<T>(ReferenceSizes sizes, AttentionOptions opt
     }
 }
 
-/// <summary>The backward pass of a plain implementation in T: what differentiating the plain forward pass step by step gives, each step's result rounded to T.</summary>
+/// <summary>The backward pass of a plain implementation in T: what differentiating the plain forward pass step by step gives, each step's result rounded to
+/// T.</summary>
 internal sealed class NaiveBackward<T>(
     ReferenceSizes sizes, AttentionOptions options, float[] q, float[] k, float[] v, float[] gradO, float[] gradLse)
     where T : unmanaged
@@ -50,7 +51,8 @@ internal sealed class NaiveBackward<T>(
 
     public float[] GradV { get; } = new float[v.Length];
 
-    /// <summary>Computes one kv head of one batch entry: each query head's gradients of k and v are rounded, then summed over the group and rounded again.</summary>
+    /// <summary>Computes one kv head of one batch entry: each query head's gradients of k and v are rounded, then summed over the group and rounded
+    /// again.</summary>
     /// <param name="kvIndex">batch index · heads_kv + kv head.</param>
     public void ComputeGroup(int kvIndex)
     {

@@ -13,15 +13,15 @@ public sealed record ReferenceOutput(double[] O, double[] Lse);
 /// <param name="V">Gradient of v without gaps in the order (batch, len_kv, heads_kv, head_dim_v).</param>
 public sealed record ReferenceGradients(double[] Q, double[] K, double[] V);
 
-/// <summary>Attention straight from its definition, in managed code: what to check any other computation against. Slow, and O(len_q · len_kv) time in float64.</summary>
+/// <summary>Attention straight from its definition, in managed code: what to check any other computation against. Slow, and O(len_q · len_kv) time in
+/// float64.</summary>
 /// <remarks>
-/// <para><see cref="Forward{T}"/> and <see cref="Backward{T}(in ReadOnlyTensorSpan{T}, in ReadOnlyTensorSpan{T}, in ReadOnlyTensorSpan{T}, in ReadOnlyTensorSpan{T},
-/// ReadOnlySpan{float}, AttentionOptions)"/> compute in float64 without blocking, without an online softmax and without native code. The backward pass does not use
-/// o and lse of a forward pass but computes its own.</para>
-/// <para><see cref="Naive{T}"/> and <see cref="NaiveBackward{T}"/> do what a plain implementation in the element type does: every matrix (scaled queries, scores,
-/// probabilities, gradients) is rounded to it. The field's rule for an exact kernel is that its error against float64 is at most twice theirs.</para>
-/// <para>Semantics are those of <see cref="Attention"/>, <see cref="AttentionOptions.Deterministic"/> and <see cref="AttentionOptions.Kernel"/> aside, which mean
-/// nothing here. A tensor may have at most 2³¹ − 1 elements. Thread-safe; results are the same in every run.</para>
+/// <para>Forward and Backward compute in float64 without blocking, without an online softmax and without native code. The backward pass does not use o and lse
+/// of a forward pass but computes its own.</para>
+/// <para><see cref="Naive{T}"/> and <see cref="NaiveBackward{T}"/> do what a plain implementation in the element type does: every matrix (scaled queries,
+/// scores, probabilities, gradients) is rounded to it. The field's rule for an exact kernel is that its error against float64 is at most twice theirs.</para>
+/// <para>Semantics are those of <see cref="Attention"/>, <see cref="AttentionOptions.Deterministic"/> and <see cref="AttentionOptions.Kernel"/> aside, which
+/// mean nothing here. A tensor may have at most 2³¹ − 1 elements. Thread-safe; results are the same in every run.</para>
 /// </remarks>
 public static class ReferenceAttention
 {
@@ -94,8 +94,8 @@ public static class ReferenceAttention
         return Pack(sizes, pass.GradQ, pass.GradK, pass.GradV);
     }
 
-    /// <summary>Computes o and lse as a plain implementation in the element type does: scaled queries, scores, probabilities and output are rounded to it, products
-    /// are summed in fp32.</summary>
+    /// <summary>Computes o and lse as a plain implementation in the element type does: scaled queries, scores, probabilities and output are rounded to it,
+    /// products are summed in fp32.</summary>
     /// <typeparam name="T">float, Half or BFloat16.</typeparam>
     /// <param name="q">(batch, len_q, heads_q, head_dim).</param>
     /// <param name="k">(batch, len_kv, heads_kv, head_dim).</param>
@@ -115,8 +115,8 @@ public static class ReferenceAttention
         return new ReferenceOutput(o, ReferenceLayout.ToDouble(pass.Lse));
     }
 
-    /// <summary>Computes the gradients of q, k and v as a plain implementation in the element type does: every matrix is rounded to it, products are summed in fp32.
-    /// </summary>
+    /// <summary>Computes the gradients of q, k and v as a plain implementation in the element type does: every matrix is rounded to it, products are summed in
+    /// fp32.</summary>
     /// <typeparam name="T">float, Half or BFloat16.</typeparam>
     /// <param name="q">(batch, len_q, heads_q, head_dim).</param>
     /// <param name="k">(batch, len_kv, heads_kv, head_dim).</param>
