@@ -1,4 +1,5 @@
 using System.Diagnostics.CodeAnalysis;
+using System.Reflection;
 using CommandLine;
 using FlashAttention.Cli.Commands;
 using FlashAttention.Cli.Options;
@@ -51,6 +52,8 @@ internal static class CommandLineApp
         {
             arguments = [verb, "--help"];
         }
+        arguments = [.. arguments.Select(LongName)];
+        CheckValues(arguments);
         using Parser parser = new(settings =>
         {
             settings.HelpWriter = null;
@@ -58,7 +61,7 @@ internal static class CommandLineApp
             settings.CaseInsensitiveEnumValues = false;
             settings.ParsingCulture = System.Globalization.CultureInfo.InvariantCulture;
         });
-        ParserResult<object> result = parser.ParseArguments(arguments.Select(LongName), Verbs);
+        ParserResult<object> result = parser.ParseArguments(arguments, Verbs);
         return result switch
         {
             Parsed<object> { Value: RunOptions o } => RunCommand.Run(o, console, cancellation),
@@ -70,6 +73,30 @@ internal static class CommandLineApp
             Parsed<object> { Value: DoctorOptions o } => DoctorCommand.Run(o, console),
             _ => HelpPage.Show((NotParsed<object>)result, arguments, console),
         };
+    }
+
+    /// <summary>An option that takes a text but is given none: CommandLineParser would pass over it in silence.</summary>
+    [UnconditionalSuppressMessage("Trimming", "IL2070", Justification = "The option classes are kept whole by the attributes of Parse.")]
+    [UnconditionalSuppressMessage("Trimming", "IL2075", Justification = "The option classes are kept whole by the attributes of Parse.")]
+    private static void CheckValues(string[] arguments)
+    {
+        Type? verb = Verbs.FirstOrDefault(type => arguments.Length > 0 && type.GetCustomAttribute<VerbAttribute>()?.Name == arguments[0]);
+        if (verb is null)
+        {
+            return;
+        }
+        foreach (PropertyInfo property in verb.GetProperties())
+        {
+            if (property.GetCustomAttribute<OptionAttribute>() is not { } option || property.PropertyType == typeof(bool))
+            {
+                continue;
+            }
+            int at = Array.FindIndex(arguments, argument => argument == $"--{option.LongName}" || (option.ShortName.Length > 0 && argument == $"-{option.ShortName}"));
+            if (at >= 0 && (at + 1 == arguments.Length || arguments[at + 1].StartsWith("--", StringComparison.Ordinal)))
+            {
+                throw CliException.Usage($"option --{(option.ShortName.Length > 0 ? option.ShortName : option.LongName)} needs a value");
+            }
+        }
     }
 
     /// <summary>--q, --k and --v as CommandLineParser knows them: it allows no long name of one letter.</summary>

@@ -10,14 +10,16 @@ namespace FlashAttention.Cli.Checking;
 /// <param name="MaxV">Largest component of v.</param>
 /// <param name="MaxGradO">Largest component of the gradient of o.</param>
 /// <param name="Score">scale * |q| * |k| of the longest rows: no score is larger.</param>
+/// <param name="LikelyScore">Size of a score: for random rows hardly ever above 4/sqrt(dim) of <paramref name="Score"/>.</param>
 /// <param name="GradP">Size of a scalar product of a row of the gradient of o and a row of v: for random rows hardly ever above 4/sqrt(dim) of the product of their
 /// lengths.</param>
-internal sealed record ProblemMagnitudes(double Epsilon, double Scale, double MaxQ, double MaxK, double MaxV, double MaxGradO, double Score, double GradP);
+internal sealed record ProblemMagnitudes(double Epsilon, double Scale, double MaxQ, double MaxK, double MaxV, double MaxGradO, double Score, double LikelyScore,
+    double GradP);
 
 /// <summary>How far a result may be from the float64 reference.</summary>
 /// <remarks>Two bounds hold at once. The unit bound: a few units of the element type at the size of the result, and a few fp32 units for every unit of score, because
 /// scores are summed in fp32 and an error of a score is a relative error of a probability. The naive bound: twice the error of a plain implementation that rounds
-/// every matrix to the element type, and one rounding of the result.</remarks>
+/// every matrix to the element type, and one rounding of the result and of the scores.</remarks>
 internal static class ErrorBounds
 {
     private const double SingleEpsilon = 1.0 / (1 << 23);
@@ -37,7 +39,9 @@ internal static class ErrorBounds
         (double maxV, double longV) = Size(call.V);
         (double maxGradO, double longGradO) = gradO is null ? (0, 0) : Size(gradO);
         double dim = Math.Sqrt(Math.Max(1, call.V.Shape.HeadDim));
-        return new ProblemMagnitudes(Epsilon(call.Q.Type), scale, maxQ, maxK, maxV, maxGradO, scale * longQ * longK, Math.Min(1, 4 / dim) * longGradO * longV);
+        double score = scale * longQ * longK;
+        return new ProblemMagnitudes(Epsilon(call.Q.Type), scale, maxQ, maxK, maxV, maxGradO, score, score * Math.Min(1, 4 / Math.Sqrt(call.Q.Shape.HeadDim)),
+            Math.Min(1, 4 / dim) * longGradO * longV);
     }
 
     public static double UnitO(ProblemMagnitudes m) => m.MaxV * ((4 * m.Epsilon) + (4 * SingleEpsilon * (1 + m.Score)));
@@ -61,8 +65,10 @@ internal static class ErrorBounds
     /// <param name="pair">What one pair can add; a gradient may be small because such parts cancel.</param>
     public static double UnitGradient(ProblemMagnitudes m, double largest, double pair) => Gradient(m, Math.Max(largest, pair));
 
-    /// <summary>Twice the error of the naive form, one rounding of the result, and the fp32 rounding of what cancels in it.</summary>
-    public static double Naive(double naiveError, double epsilon, double largest, double pair) => (2 * naiveError) + (epsilon * largest) + (4 * SingleEpsilon * pair);
+    /// <summary>Twice the error of the naive form, one rounding of the result, and of each pair's part the fp32 rounding: that of its score, whose error is a relative
+    /// error of its probability, and a few more.</summary>
+    public static double Naive(ProblemMagnitudes m, double naiveError, double epsilon, double largest, double pair) =>
+        (2 * naiveError) + (epsilon * largest) + (SingleEpsilon * pair * (4 + m.LikelyScore));
 
     private static double Gradient(ProblemMagnitudes m, double size) => size * ((8 * m.Epsilon) + (16 * SingleEpsilon * (1 + m.Score)));
 

@@ -36,8 +36,8 @@ internal static class ReferenceCheck
         List<VerifyTensor> results = [];
         ReferenceOutput exact = ReferenceAttention.Forward(q, k, v, call.Options);
         ReferenceOutput naive = ReferenceAttention.Naive(q, k, v, call.Options);
-        results.Add(Verdict("O", call.O, exact.O, naive.O, sizes.Epsilon, sizes.MaxV, _ => ErrorBounds.UnitO(sizes)));
-        results.Add(Verdict("LSE", call.Lse, exact.Lse, naive.Lse, ErrorBounds.Epsilon(DType.Float32), 1 + sizes.Score, largest => ErrorBounds.UnitLse(sizes, largest)));
+        results.Add(Verdict(sizes, "O", call.O, exact.O, naive.O, sizes.Epsilon, sizes.MaxV, _ => ErrorBounds.UnitO(sizes)));
+        results.Add(Verdict(sizes, "LSE", call.Lse, exact.Lse, naive.Lse, ErrorBounds.Epsilon(DType.Float32), 1, largest => ErrorBounds.UnitLse(sizes, largest)));
         if (backward)
         {
             ReadOnlyTensorSpan<T> gradO = call.GradO.Span<T>();
@@ -50,10 +50,11 @@ internal static class ReferenceCheck
         return [.. results];
 
         VerifyTensor Gradient(string name, HostTensor actual, double[] exact, double[] naive, double pair) =>
-            Verdict(name, actual, exact, naive, sizes.Epsilon, pair, largest => ErrorBounds.UnitGradient(sizes, largest, pair));
+            Verdict(sizes, name, actual, exact, naive, sizes.Epsilon, pair, largest => ErrorBounds.UnitGradient(sizes, largest, pair));
     }
 
     /// <summary>Compares one output.</summary>
+    /// <param name="sizes">Size of the inputs.</param>
     /// <param name="name">Name for people.</param>
     /// <param name="actual">What the device computed.</param>
     /// <param name="exact">float64, in logical order.</param>
@@ -61,7 +62,7 @@ internal static class ReferenceCheck
     /// <param name="epsilon">Unit of the output's type.</param>
     /// <param name="pair">What one (query, key) pair can add to a component.</param>
     /// <param name="unitBound">From the largest component of the reference to the unit bound.</param>
-    private static VerifyTensor Verdict(string name, HostTensor actual, double[] exact, double[] naive, double epsilon, double pair, Func<double, double> unitBound)
+    private static VerifyTensor Verdict(ProblemMagnitudes sizes, string name, HostTensor actual, double[] exact, double[] naive, double epsilon, double pair, Func<double, double> unitBound)
     {
         float[] values = actual.ToFloats();
         double largest = 0, error = 0, naiveError = 0;
@@ -71,7 +72,7 @@ internal static class ReferenceCheck
             naiveError = Math.Max(naiveError, Difference(naive[i], exact[i]));
             largest = double.IsFinite(exact[i]) ? Math.Max(largest, Math.Abs(exact[i])) : largest;
         }
-        double unitUsed = Used(error, unitBound(largest)), naiveUsed = Used(error, ErrorBounds.Naive(naiveError, epsilon, largest, pair));
+        double unitUsed = Used(error, unitBound(largest)), naiveUsed = Used(error, ErrorBounds.Naive(sizes, naiveError, epsilon, largest, pair));
         return new VerifyTensor(name, unitUsed <= 1 && naiveUsed <= 1, error, unitUsed, naiveError, naiveUsed);
     }
 

@@ -47,7 +47,7 @@ internal static class Roofline
     public static DevicePeaks? OfProduct(string deviceName)
     {
         // Whole words, so that an L40 is not taken for an L4.
-        string padded = $" {deviceName} ";
+        string padded = $" {deviceName.Replace('-', ' ')} ";
         Product? product = Products.FirstOrDefault(p => p.Name.Split(' ').All(word => padded.Contains($" {word} ", StringComparison.OrdinalIgnoreCase)));
         return product is null ? null : Peaks(product, product.Multiprocessors);
     }
