@@ -46,38 +46,6 @@ internal static class Sample
         return right;
     }
 
-    /// <summary>The same forward pass through device tensors (on the CPU device), a stream, an event and a plan.</summary>
-    public static bool CheckDeviceTensors(AttentionOptions options)
-    {
-        Random random = new(7);
-        Tensor<float> q = RandomTensor([Batch, LengthQ, HeadsQ, HeadDim], random, x => x);
-        Tensor<float> k = RandomTensor([Batch, LengthKv, HeadsKv, HeadDim], random, x => x);
-        Tensor<float> v = RandomTensor([Batch, LengthKv, HeadsKv, HeadDimV], random, x => x);
-        ReferenceOutput exact = ReferenceAttention.Forward<float>(q, k, v, options);
-        ReferenceOutput naive = ReferenceAttention.Naive<float>(q, k, v, options);
-
-        Device device = Device.Cpu;
-        using DeviceTensor<float> deviceQ = ToDevice(device, q);
-        using DeviceTensor<float> deviceK = ToDevice(device, k);
-        using DeviceTensor<float> deviceV = ToDevice(device, v);
-        using DeviceTensor<float> deviceO = DeviceTensor.Allocate<float>(device, new TensorShape(Batch, LengthQ, HeadsQ, HeadDimV));
-        using DeviceTensor<float> deviceLse = DeviceTensor.Allocate<float>(device, new TensorShape(Batch, HeadsQ, LengthQ, 1));
-        using Workspace workspace = new(device);
-        using DeviceStream stream = DeviceStream.Create(device);
-        using DeviceEvent done = DeviceEvent.Create(device);
-        AttentionPlan plan = Attention.Describe(AttentionProblem.From(AttentionPass.Forward, deviceQ, deviceK, deviceV, options));
-        Console.WriteLine($"device {device.GetInfo().Name}: {plan.KernelName}, tile {plan.TileQ} x {plan.TileKv}, workspace {plan.WorkspaceBytes} bytes");
-        workspace.Reserve(plan.WorkspaceBytes);
-        Attention.Forward(deviceQ, deviceK, deviceV, deviceO, deviceLse, options, workspace, stream);
-        done.Record(stream);
-        done.Synchronize();
-
-        Tensor<float> o = Tensor.Create(deviceO.ToArray(), [Batch, LengthQ, HeadsQ, HeadDimV]);
-        bool right = Report("device tensors: o", ReferenceAttention.MaxAbsoluteError<float>(o, exact.O), exact.O, naive.O);
-        right &= Report("device tensors: lse", Distance(Array.ConvertAll(deviceLse.ToArray(), x => (double)x), exact.Lse), exact.Lse, naive.Lse);
-        return right;
-    }
-
     /// <summary>Wrong calls must end in the right exceptions, with and without native code involved.</summary>
     public static bool CheckErrors()
     {
@@ -108,15 +76,8 @@ internal static class Sample
         return false;
     }
 
-    private static DeviceTensor<float> ToDevice(Device device, Tensor<float> tensor)
-    {
-        TensorShape sizes = new(tensor.Lengths[0], tensor.Lengths[1], tensor.Lengths[2], tensor.Lengths[3]);
-        float[] elements = new float[sizes.ElementCount];
-        tensor.FlattenTo(elements);
-        return DeviceTensor.From<float>(device, sizes, elements);
-    }
-
-    private static Tensor<T> RandomTensor<T>(ReadOnlySpan<nint> sizes, Random random, Func<float, T> convert)
+    /// <summary>Normal random numbers, the same in every run.</summary>
+    internal static Tensor<T> RandomTensor<T>(ReadOnlySpan<nint> sizes, Random random, Func<float, T> convert)
         where T : unmanaged
     {
         nint count = 1;
@@ -141,7 +102,8 @@ internal static class Sample
         return Tensor.Create(elements, sizes);
     }
 
-    private static bool Report(string name, double error, double[] exact, double[] naive)
+    /// <summary>Prints an error and tells whether it is within the bound.</summary>
+    internal static bool Report(string name, double error, double[] exact, double[] naive)
     {
         double naiveError = Distance(naive, exact);
         double rounding = exact.Where(double.IsFinite).Select(Math.Abs).DefaultIfEmpty(0).Max() * Math.Pow(2, -23);
@@ -150,7 +112,8 @@ internal static class Sample
         return right;
     }
 
-    private static double Distance(double[] a, double[] b)
+    /// <summary>Largest absolute difference; infinite where NaN or infinity are not at the same places.</summary>
+    internal static double Distance(double[] a, double[] b)
     {
         double largest = 0;
         for (int i = 0; i < a.Length; ++i)
