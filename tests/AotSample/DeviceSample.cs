@@ -3,7 +3,8 @@ using FlashAttention;
 
 namespace AotSample;
 
-/// <summary>Forward and backward through device tensors, a stream, an event, page-locked memory and, on CUDA, a graph; compared with the float64 reference.</summary>
+/// <summary>Forward and backward through device tensors, a stream, events, page-locked memory and, on CUDA, a graph; compared with the float64
+/// reference.</summary>
 internal sealed class DeviceSample<T>(Device device, Func<float, T> convert)
     where T : unmanaged
 {
@@ -47,7 +48,8 @@ internal sealed class DeviceSample<T>(Device device, Func<float, T> convert)
         BothPasses(stream);
         end.Record(stream);
         string name = $"{device} {typeof(T).Name}";
-        Console.WriteLine($"{name}: {forward.KernelName}, {backward.KernelName} on {device.GetInfo().Name}, {DeviceEvent.ElapsedMilliseconds(start, end):f3} ms");
+        float milliseconds = DeviceEvent.ElapsedMilliseconds(start, end);
+        Console.WriteLine($"{name}: {forward.KernelName}, {backward.KernelName} on {device.GetInfo().Name}, {milliseconds:f3} ms");
         if (device.Type == DeviceType.Cuda)
         {
             // The same work once more from a graph, into outputs that were poisoned (all bits set is NaN) in between.
