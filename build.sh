@@ -199,8 +199,9 @@ native_build() {  # tests: ON or OFF
   cmake --build "$folder" -j "$jobs" --target "${targets[@]}"
 }
 
-sanitizer_build() {  # name sanitizers
-  cmake -S native -B "native/build-$1" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFA_CUDA=OFF -DFA_TESTS=ON -DFA_WERROR=ON "-DFA_SANITIZE=$2"
+sanitizer_build() {  # name sanitizers instruction-sets (empty: all)
+  cmake -S native -B "native/build-$1" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFA_CUDA=OFF -DFA_TESTS=ON -DFA_WERROR=ON \
+    "-DFA_SANITIZE=$2" "-DFA_CPU_TARGETS=$3"
   cmake --build "native/build-$1" -j "$jobs"
 }
 
@@ -250,8 +251,8 @@ library_path() { echo "$(native_folder)/libflash_attention.so"; }
 
 build_sanitizers() {
   require_tools native test
-  step "build ASan+UBSan" sanitizer_build asan address,undefined
-  step "build TSan" sanitizer_build tsan thread
+  step "build ASan+UBSan" sanitizer_build asan address,undefined ""
+  step "build TSan" sanitizer_build tsan thread "plain;avx2"
 }
 
 # The demo needs no GPU, and without one the kernels of a GPU need not be compiled for it.

@@ -1,0 +1,374 @@
+#!/usr/bin/env pwsh
+# One entry point for everything on Windows, with the verbs of build.sh: ./build.ps1 -Help
+# Works with Windows PowerShell 5.1 and PowerShell 7.
+[CmdletBinding(PositionalBinding = $false)]
+param(
+    [Parameter(Position = 0, ValueFromRemainingArguments = $true)]
+    [string[]] $Arguments = @()
+)
+
+Set-StrictMode -Version 2.0
+$ErrorActionPreference = 'Stop'
+$Root = $PSScriptRoot
+Set-Location $Root
+
+$HelpText = @'
+Usage: ./build.ps1 [VERB] [OPTIONS] [-- ARGUMENTS]
+
+Verbs
+  build      native library and all managed projects (default)
+  demo       attention on real text on this machine, fused beside naive (flashattn demo)
+  test       every test; ends with "N passed, N failed, N skipped"
+  bindings   regenerate the C# bindings from the C headers
+  format     format C, C++, CUDA and C# sources in place
+  check      formatting, warnings as errors, kernel budgets, drift between headers and bindings
+  pack       NuGet packages into artifacts/packages
+  bench      benchmarks; ARGUMENTS go to the benchmark program
+
+Options
+  --no-cuda    leave the CUDA backend out
+  --debug      debug build, in folders of its own
+  --sanitize   build, test: only the CPU backend under AddressSanitizer (MSVC has no UBSan and no TSan)
+  --verbose    show the output of every step
+  --help       this text
+
+What is missing is named with the command that installs it.
+Results: native/build*, artifacts/bin, artifacts/packages, artifacts/test-results; logs of the steps: artifacts/logs.
+'@
+
+# ---- arguments -------------------------------------------------------------------------------------------------------------------------
+$Verb = ''
+$Cuda = 'auto'
+$Configuration = 'Release'
+$SanitizeOnly = $false
+$ShowOutput = $false
+$Extra = @()
+$Verbs = @('build', 'demo', 'test', 'bindings', 'format', 'check', 'pack', 'bench')
+for ($i = 0; $i -lt $Arguments.Count; $i++) {
+    $argument = $Arguments[$i]
+    if ($Verbs -ccontains $argument) {
+        if ($Verb) { Write-Host "build.ps1: two verbs, '$Verb' and '$argument'; give one"; exit 2 }
+        $Verb = $argument
+    }
+    elseif ($argument -eq '--no-cuda') { $Cuda = 'off' }
+    elseif ($argument -eq '--debug') { $Configuration = 'Debug' }
+    elseif ($argument -eq '--sanitize') { $SanitizeOnly = $true }
+    elseif ($argument -eq '--verbose') { $ShowOutput = $true }
+    elseif (@('--help', '-h', '-Help') -contains $argument) { Write-Host $HelpText; exit 0 }
+    elseif ($argument -eq '--') {
+        if ($i + 1 -lt $Arguments.Count) { $Extra = @($Arguments[($i + 1)..($Arguments.Count - 1)]) }
+        break
+    }
+    else { Write-Host "build.ps1: unknown argument '$argument'; ./build.ps1 --help lists verbs and options"; exit 2 }
+}
+if (-not $Verb) { $Verb = 'build' }
+
+$env:DOTNET_NOLOGO = '1'
+$env:DOTNET_CLI_TELEMETRY_OPTOUT = '1'
+$env:DOTNET_GENERATE_ASPNET_CERTIFICATE = 'false'
+$env:MSBUILDDISABLENODEREUSE = '1'
+$Logs = Join-Path $Root 'artifacts/logs'
+$Results = Join-Path $Root 'artifacts/test-results'
+New-Item -ItemType Directory -Force $Logs | Out-Null
+$Started = Get-Date
+
+# ---- steps -----------------------------------------------------------------------------------------------------------------------------
+# Runs one program; its exit code decides.
+function Invoke-Program {
+    param([string] $Program, [string[]] $ProgramArguments)
+    # Native programs may write to stderr without failing.
+    $saved = $ErrorActionPreference
+    $ErrorActionPreference = 'Continue'
+    & $Program @ProgramArguments 2>&1 | ForEach-Object { "$_" }
+    $code = $LASTEXITCODE
+    $ErrorActionPreference = $saved
+    if ($code -ne 0) { throw "$Program ended with exit code $code" }
+}
+
+# Runs a script block with its output in a log. Returns whether it succeeded.
+function Invoke-Step {
+    param([string] $Name, [scriptblock] $Body, [switch] $GoOn)
+    $log = Join-Path $Logs (($Name -replace '[^a-zA-Z0-9]', '-') + '.log')
+    $watch = [System.Diagnostics.Stopwatch]::StartNew()
+    $problem = $null
+    try {
+        if ($ShowOutput) { & $Body | Tee-Object -FilePath $log | Out-Host } else { & $Body | Out-File -FilePath $log -Encoding utf8 }
+    }
+    catch { $problem = $_.Exception.Message }
+    $word = 'ok'
+    if ($problem) { $word = 'FAILED' }
+    Write-Host ('  {0,-28} {1}  {2:0.0} s' -f $Name, $word, $watch.Elapsed.TotalSeconds)
+    if (-not $problem) { return $true }
+    if (-not $ShowOutput -and (Test-Path $log)) { Get-Content $log -Tail 40 | Out-Host }
+    if ($GoOn) { Write-Host "    $problem; whole log: $log"; return $false }
+    Write-Host "build.ps1 ${Verb}: step '$Name' failed ($problem); its whole log is $log"
+    exit 1
+}
+
+# ---- what is needed --------------------------------------------------------------------------------------------------------------------
+function Assert-Tool {
+    param([string] $Tool, [string] $Command)
+    if (-not (Get-Command $Tool -ErrorAction SilentlyContinue)) {
+        Write-Host "build.ps1: '$Tool' is missing here. Run"
+        Write-Host "  $Command"
+        exit 1
+    }
+}
+
+function Assert-Dotnet {
+    Assert-Tool 'dotnet' 'winget install Microsoft.DotNet.SDK.10'
+    $version = & dotnet --version
+    if (-not ($version -match '^(\d+)\.') -or [int] $Matches[1] -lt 10) {
+        Write-Host "build.ps1: the .NET SDK 10 is needed (found: $version). Run"
+        Write-Host '  winget install Microsoft.DotNet.SDK.10'
+        exit 1
+    }
+}
+
+# Brings the compiler's environment (cl, cmake, ninja) into this session, from the newest Visual Studio that has the C++ tools.
+function Enter-CompilerEnvironment {
+    if (-not (Get-Command cl -ErrorAction SilentlyContinue)) {
+        $vswhere = Join-Path ${env:ProgramFiles(x86)} 'Microsoft Visual Studio/Installer/vswhere.exe'
+        $installation = $null
+        if (Test-Path $vswhere) {
+            $installation = & $vswhere -latest -products * -requires Microsoft.VisualStudio.Component.VC.Tools.x86.x64 -property installationPath
+        }
+        if (-not $installation) {
+            Write-Host 'build.ps1: the C++ tools of Visual Studio 2022 are missing here. Run'
+            Write-Host '  winget install Microsoft.VisualStudio.2022.BuildTools --override "--wait --quiet --add Microsoft.VisualStudio.Workload.VCTools --includeRecommended"'
+            exit 1
+        }
+        $batch = Join-Path $installation 'VC/Auxiliary/Build/vcvars64.bat'
+        & cmd.exe /s /c "`"$batch`" >nul 2>&1 && set" | ForEach-Object {
+            if ($_ -match '^([^=]+)=(.*)$') { [Environment]::SetEnvironmentVariable($Matches[1], $Matches[2], 'Process') }
+        }
+    }
+    Assert-Tool 'cmake' 'winget install Kitware.CMake'
+    Assert-Tool 'ninja' 'winget install Ninja-build.Ninja'
+}
+
+# CUDA on Windows comes from NVIDIA's installer; without it the library is built without the CUDA backend, said loudly.
+function Resolve-Cuda {
+    if ($script:Cuda -ne 'auto') { return }
+    $nvcc = $env:CUDACXX
+    if (-not $nvcc -and $env:CUDA_PATH) { $nvcc = Join-Path $env:CUDA_PATH 'bin/nvcc.exe' }
+    if (-not $nvcc) {
+        $command = Get-Command nvcc -ErrorAction SilentlyContinue
+        if ($command) { $nvcc = $command.Source }
+    }
+    if ($nvcc -and (Test-Path $nvcc)) {
+        $text = (& $nvcc --version) -join ' '
+        if ($text -match 'release (\d+)\.(\d+)' -and ([int] $Matches[1] -gt 12 -or ([int] $Matches[1] -eq 12 -and [int] $Matches[2] -ge 4))) {
+            $env:CUDACXX = $nvcc
+            $script:Cuda = 'on'
+            return
+        }
+    }
+    if ($env:FLASH_ATTENTION_REQUIRE_CUDA) { Write-Host 'build.ps1: nvcc 12.4 or newer was not found'; exit 1 }
+    Write-Host '  ==> LEFT OUT: the CUDA backend. The CPU backend is complete. To add CUDA, install CUDA 12.4 or newer: winget install Nvidia.CUDA'
+    $script:Cuda = 'off'
+}
+
+# ---- native ----------------------------------------------------------------------------------------------------------------------------
+function Get-NativeFolder {
+    $name = 'build'
+    if ($Cuda -eq 'off') { $name += '-cpu' }
+    if ($Configuration -ne 'Release') { $name += '-debug' }
+    return (Join-Path $Root "native/$name")
+}
+
+function Get-LibraryPath { return (Join-Path (Get-NativeFolder) 'flash_attention.dll') }
+
+function Build-Native {
+    param([bool] $Tests)
+    $folder = Get-NativeFolder
+    $withCuda = 'OFF'
+    if ($Cuda -eq 'on') { $withCuda = 'ON' }
+    $options = @('-S', 'native', '-B', $folder, '-G', 'Ninja', "-DCMAKE_BUILD_TYPE=$Configuration", '-DFA_WERROR=ON', "-DFA_CUDA=$withCuda")
+    $targets = @('flash_attention')
+    if ($Cuda -eq 'on') { $targets += 'fa_kernel_guard' }
+    if ($Tests) { $options += '-DFA_TESTS=ON'; $targets = @('all') }
+    Invoke-Program cmake $options
+    Invoke-Program cmake (@('--build', $folder, '--target') + $targets)
+}
+
+function Build-Sanitized {
+    Invoke-Program cmake @('-S', 'native', '-B', 'native/build-asan', '-G', 'Ninja', '-DCMAKE_BUILD_TYPE=RelWithDebInfo', '-DFA_CUDA=OFF', '-DFA_TESTS=ON',
+        '-DFA_SANITIZE=address')
+    Invoke-Program cmake @('--build', 'native/build-asan')
+}
+
+function Invoke-CTest {
+    param([string] $Name, [string] $Folder)
+    Invoke-Program ctest @('--test-dir', $Folder, '-j', "$env:NUMBER_OF_PROCESSORS", '--output-on-failure', '--no-tests=error',
+        '--output-junit', (Join-Path $Results "$Name.xml"))
+}
+
+# ---- managed ---------------------------------------------------------------------------------------------------------------------------
+function Get-MSBuildOptions { return @('-c', $Configuration, '-v:minimal', '-nologo', "-p:FlashAttentionNativeDirectory=$(Get-NativeFolder)/") }
+function Get-Program { param([string] $Project, [string] $Assembly) return (Join-Path $Root "artifacts/bin/$Project/$($Configuration.ToLowerInvariant())/$Assembly.dll") }
+function Build-Managed { param([string] $Target = 'FlashAttention.sln') Invoke-Program dotnet (@('build', $Target) + (Get-MSBuildOptions)) }
+function Invoke-Generator { param([string[]] $GeneratorArguments) Invoke-Program dotnet (@((Get-Program 'FlashAttention.BindingGenerator' 'FlashAttention.BindingGenerator')) + $GeneratorArguments) }
+
+function Build-Packages {
+    if (Test-Path artifacts/packages) { Remove-Item -Recurse -Force artifacts/packages }
+    foreach ($project in @('managed/FlashAttention', 'managed/FlashAttention.Cli')) {
+        Invoke-Program dotnet (@('pack', $project) + (Get-MSBuildOptions) + @('-o', 'artifacts/packages'))
+    }
+}
+
+function Invoke-NUnit {
+    param([string] $Assembly)
+    $env:FLASH_ATTENTION_LIBRARY = Get-LibraryPath
+    try {
+        Invoke-Program dotnet @((Get-Program $Assembly $Assembly), '--no-progress', '--no-ansi', '--results-directory', $Results, '--report-trx',
+            '--report-trx-filename', "$Assembly.trx")
+    }
+    finally { $env:FLASH_ATTENTION_LIBRARY = $null }
+}
+
+function Get-NativeSources {
+    $extensions = @('.h', '.c', '.cpp', '.cu', '.cuh')
+    return @(Get-ChildItem -Recurse -File native/include, native/src, tests, bindings | Where-Object { $extensions -contains $_.Extension } | ForEach-Object { $_.FullName })
+}
+
+function Format-Native {
+    param([string[]] $FormatArguments)
+    $files = Get-NativeSources
+    for ($i = 0; $i -lt $files.Count; $i += 50) {
+        Invoke-Program clang-format ($FormatArguments + @($files[$i..([Math]::Min($i + 49, $files.Count - 1))]))
+    }
+}
+
+# ---- tests -----------------------------------------------------------------------------------------------------------------------------
+$Passed = 0
+$Failed = 0
+$Skipped = 0
+
+# Adds one results file (TRX of NUnit, JUnit of CTest) to the totals. A run that failed without a failed test in its file counts as one failure.
+function Add-Results {
+    param([string] $File, [bool] $Succeeded)
+    $ok = 0; $bad = 0; $left = 0
+    if (Test-Path $File) {
+        $xml = New-Object System.Xml.XmlDocument
+        $xml.Load($File)
+        foreach ($node in $xml.SelectNodes("//*[local-name()='UnitTestResult']")) {
+            $outcome = $node.GetAttribute('outcome')
+            if ($outcome -eq 'Passed') { $ok++ } elseif (@('NotExecuted', 'Inconclusive') -contains $outcome) { $left++ } else { $bad++ }
+        }
+        foreach ($node in $xml.SelectNodes('//testcase')) {
+            $status = $node.GetAttribute('status')
+            if ($status -eq 'run') { $ok++ } elseif ($status -eq 'fail') { $bad++ } else { $left++ }
+        }
+    }
+    if (-not $Succeeded -and $bad -eq 0) { $bad = 1 }
+    Write-Host ('  {0,-28} {1} passed, {2} failed, {3} skipped' -f '', $ok, $bad, $left)
+    $script:Passed += $ok; $script:Failed += $bad; $script:Skipped += $left
+}
+
+function Write-Report {
+    Write-Host ('  results: artifacts/test-results, {0:0} s' -f ((Get-Date) - $Started).TotalSeconds)
+    if ($Passed + $Failed -eq 0) { Write-Host 'build.ps1 test: no test ran'; $script:Failed = 1 }
+    Write-Host "$Passed passed, $Failed failed, $Skipped skipped"
+    if ($Failed -ne 0) { exit 1 }
+}
+
+function Test-Sanitized {
+    Invoke-Step 'build ASan' { Build-Sanitized } | Out-Null
+    $succeeded = Invoke-Step 'run under ASan' { Invoke-CTest 'asan' 'native/build-asan' } -GoOn
+    Add-Results (Join-Path $Results 'asan.xml') $succeeded
+}
+
+function Test-Everything {
+    if (Test-Path $Results) { Remove-Item -Recurse -Force $Results }
+    New-Item -ItemType Directory -Force $Results | Out-Null
+    Enter-CompilerEnvironment
+    if ($SanitizeOnly) { Test-Sanitized; Write-Report; return }
+    Assert-Dotnet
+    Resolve-Cuda
+    # GoogleTest is not part of Windows; without it the C and C++ consumers and the managed suites still run.
+    Invoke-Step 'native library and tests' { Build-Native $true } | Out-Null
+    Invoke-Step 'managed projects' { Build-Managed } | Out-Null
+    $succeeded = Invoke-Step 'native tests' { Invoke-CTest 'native' (Get-NativeFolder) } -GoOn
+    Add-Results (Join-Path $Results 'native.xml') $succeeded
+    foreach ($project in @('FlashAttention.BindingGenerator.Tests', 'FlashAttention.Cli.Tests', 'FlashAttention.Tests')) {
+        $succeeded = Invoke-Step $project { Invoke-NUnit $project } -GoOn
+        Add-Results (Join-Path $Results "$project.trx") $succeeded
+    }
+    Invoke-Step 'packages' { Build-Packages } | Out-Null
+    Invoke-Step 'package tests, configure' {
+        Invoke-Program cmake @('-S', 'tests/PackageConsumer', '-B', 'artifacts/package-tests', '-G', 'Ninja', "-DFEED=$Root/artifacts/packages",
+            "-DLIBRARY=$(Get-LibraryPath)", "-DGENERATOR=$(Get-Program 'FlashAttention.BindingGenerator' 'FlashAttention.BindingGenerator')")
+    } | Out-Null
+    $succeeded = Invoke-Step 'package and README' { Invoke-CTest 'package' 'artifacts/package-tests' } -GoOn
+    Add-Results (Join-Path $Results 'package.xml') $succeeded
+    Write-Report
+}
+
+# ---- verbs -----------------------------------------------------------------------------------------------------------------------------
+Write-Host "FlashAttention: $Verb ($Configuration)"
+switch ($Verb) {
+    'build' {
+        Enter-CompilerEnvironment
+        if ($SanitizeOnly) { Invoke-Step 'build ASan' { Build-Sanitized } | Out-Null; break }
+        Assert-Dotnet
+        Resolve-Cuda
+        Invoke-Step 'native library' { Build-Native $false } | Out-Null
+        Invoke-Step 'managed projects' { Build-Managed } | Out-Null
+        Write-Host "  library: $(Get-LibraryPath)"
+    }
+    'demo' {
+        Enter-CompilerEnvironment
+        Assert-Dotnet
+        if ($Cuda -eq 'auto' -and -not (Test-Path native/build/flash_attention.dll) -and -not (Get-Command nvidia-smi -ErrorAction SilentlyContinue)) {
+            Write-Host '  no NVIDIA GPU here: the demo builds the CPU backend only (./build.ps1 builds everything)'
+            $Cuda = 'off'
+        }
+        Resolve-Cuda
+        Invoke-Step 'native library' { Build-Native $false } | Out-Null
+        Invoke-Step 'command line' { Build-Managed 'managed/FlashAttention.Cli' } | Out-Null
+        & dotnet (Get-Program 'FlashAttention.Cli' 'flashattn') demo @Extra
+        exit $LASTEXITCODE
+    }
+    'test' { Test-Everything }
+    'bindings' {
+        Assert-Dotnet
+        Assert-Tool 'clang' 'winget install LLVM.LLVM'
+        Invoke-Step 'generator' { Build-Managed 'bindings/generator' } | Out-Null
+        Invoke-Step 'bindings' { Invoke-Generator (@('generate') + $Extra) } | Out-Null
+    }
+    'format' {
+        Assert-Dotnet
+        Assert-Tool 'clang-format' 'winget install LLVM.LLVM'
+        Invoke-Step 'C, C++, CUDA' { Format-Native @('-i') } | Out-Null
+        Invoke-Step 'C#' { Invoke-Program dotnet @('format', 'FlashAttention.sln') } | Out-Null
+    }
+    'check' {
+        Enter-CompilerEnvironment
+        Assert-Dotnet
+        Assert-Tool 'clang-format' 'winget install LLVM.LLVM'
+        Resolve-Cuda
+        Invoke-Step 'format of C, C++, CUDA' { Format-Native @('--dry-run', '-Werror') } | Out-Null
+        Invoke-Step 'native, warnings as errors' { Build-Native $false } | Out-Null
+        Invoke-Step 'managed, warnings as errors' { Build-Managed } | Out-Null
+        Invoke-Step 'format of C#' { Invoke-Program dotnet @('format', 'FlashAttention.sln', '--verify-no-changes', '--no-restore') } | Out-Null
+        Invoke-Step 'bindings against headers' { Invoke-Generator @('verify', '--library', (Get-LibraryPath)) } | Out-Null
+    }
+    'pack' {
+        Enter-CompilerEnvironment
+        Assert-Dotnet
+        Resolve-Cuda
+        Invoke-Step 'native library' { Build-Native $false } | Out-Null
+        Invoke-Step 'packages' { Build-Packages } | Out-Null
+        Get-ChildItem artifacts/packages | ForEach-Object { Write-Host "  $($_.Name)" }
+    }
+    'bench' {
+        Enter-CompilerEnvironment
+        Assert-Dotnet
+        Resolve-Cuda
+        Invoke-Step 'native library' { Build-Native $false } | Out-Null
+        Invoke-Step 'benchmarks' { Build-Managed 'tests/benchmarks/FlashAttention.Benchmarks' } | Out-Null
+        & dotnet (Get-Program 'FlashAttention.Benchmarks' 'FlashAttention.Benchmarks') @Extra
+        exit $LASTEXITCODE
+    }
+}
