@@ -75,7 +75,7 @@ public sealed record ProblemCase
 
     public int Group => HeadsQ / HeadsKv;
 
-    public double EffectiveScale => Scale == 0 ? (float)(1.0 / Math.Sqrt(HeadDim)) : Scale;
+    public double EffectiveScale => Scale == 0 ? 1.0 / Math.Sqrt(HeadDim) : Scale;
 
     public long[] SizesQ => [Batch, LenQ, HeadsQ, HeadDim];
     public long[] SizesK => [Batch, LenKv, HeadsKv, HeadDim];
