@@ -1,7 +1,7 @@
 #!/usr/bin/env pwsh
-# One entry point for everything on Windows, with the verbs of build.sh: ./build.ps1 -Help
+# One entry point for everything on Windows, with the verbs of build.sh: ./build.ps1 --help
 # Works with Windows PowerShell 5.1 and PowerShell 7.
-[CmdletBinding(PositionalBinding = $false)]
+[CmdletBinding()]
 param(
     [Parameter(Position = 0, ValueFromRemainingArguments = $true)]
     [string[]] $Arguments = @()
@@ -13,7 +13,7 @@ $Root = $PSScriptRoot
 Set-Location $Root
 
 $HelpText = @'
-Usage: ./build.ps1 [VERB] [OPTIONS] [-- ARGUMENTS]
+Usage: ./build.ps1 [VERB] [OPTIONS] [ARGUMENTS]
 
 Verbs
   build      native library and all managed projects (default)
@@ -23,12 +23,12 @@ Verbs
   format     format C, C++, CUDA and C# sources in place
   check      formatting, warnings as errors, kernel budgets, drift between headers and bindings
   pack       NuGet packages into artifacts/packages
-  bench      benchmarks; ARGUMENTS go to the benchmark program
+  bench      benchmarks; ARGUMENTS go to the benchmark program (as in demo and bindings)
 
 Options
   --no-cuda    leave the CUDA backend out
   --debug      debug build, in folders of its own
-  --sanitize   build, test: only the CPU backend under AddressSanitizer (MSVC has no UBSan and no TSan)
+  --sanitize   not on Windows; build.sh has it
   --verbose    show the output of every step
   --help       this text
 
@@ -40,7 +40,6 @@ Results: native/build*, artifacts/bin, artifacts/packages, artifacts/test-result
 $Verb = ''
 $Cuda = 'auto'
 $Configuration = 'Release'
-$SanitizeOnly = $false
 $ShowOutput = $false
 $Extra = @()
 $Verbs = @('build', 'demo', 'test', 'bindings', 'format', 'check', 'pack', 'bench')
@@ -52,13 +51,10 @@ for ($i = 0; $i -lt $Arguments.Count; $i++) {
     }
     elseif ($argument -eq '--no-cuda') { $Cuda = 'off' }
     elseif ($argument -eq '--debug') { $Configuration = 'Debug' }
-    elseif ($argument -eq '--sanitize') { $SanitizeOnly = $true }
+    elseif ($argument -eq '--sanitize') { Write-Host 'build.ps1: the sanitizer builds need GCC or Clang on Linux: ./build.sh test --sanitize'; exit 2 }
     elseif ($argument -eq '--verbose') { $ShowOutput = $true }
-    elseif (@('--help', '-h', '-Help') -contains $argument) { Write-Host $HelpText; exit 0 }
-    elseif ($argument -eq '--') {
-        if ($i + 1 -lt $Arguments.Count) { $Extra = @($Arguments[($i + 1)..($Arguments.Count - 1)]) }
-        break
-    }
+    elseif (@('--help', 'help', '/?') -contains $argument) { Write-Host $HelpText; exit 0 }
+    elseif (@('demo', 'bindings', 'bench') -contains $Verb) { $Extra += $argument }   # PowerShell itself takes a lone "--" away
     else { Write-Host "build.ps1: unknown argument '$argument'; ./build.ps1 --help lists verbs and options"; exit 2 }
 }
 if (-not $Verb) { $Verb = 'build' }
@@ -192,12 +188,6 @@ function Build-Native {
     Invoke-Program cmake (@('--build', $folder, '--target') + $targets)
 }
 
-function Build-Sanitized {
-    Invoke-Program cmake @('-S', 'native', '-B', 'native/build-asan', '-G', 'Ninja', '-DCMAKE_BUILD_TYPE=RelWithDebInfo', '-DFA_CUDA=OFF', '-DFA_TESTS=ON',
-        '-DFA_SANITIZE=address')
-    Invoke-Program cmake @('--build', 'native/build-asan')
-}
-
 function Invoke-CTest {
     param([string] $Name, [string] $Folder)
     Invoke-Program ctest @('--test-dir', $Folder, '-j', "$env:NUMBER_OF_PROCESSORS", '--output-on-failure', '--no-tests=error',
@@ -273,20 +263,13 @@ function Write-Report {
     if ($Failed -ne 0) { exit 1 }
 }
 
-function Test-Sanitized {
-    Invoke-Step 'build ASan' { Build-Sanitized } | Out-Null
-    $succeeded = Invoke-Step 'run under ASan' { Invoke-CTest 'asan' 'native/build-asan' } -GoOn
-    Add-Results (Join-Path $Results 'asan.xml') $succeeded
-}
-
 function Test-Everything {
     if (Test-Path $Results) { Remove-Item -Recurse -Force $Results }
     New-Item -ItemType Directory -Force $Results | Out-Null
     Enter-CompilerEnvironment
-    if ($SanitizeOnly) { Test-Sanitized; Write-Report; return }
     Assert-Dotnet
     Resolve-Cuda
-    # GoogleTest is not part of Windows; without it the C and C++ consumers and the managed suites still run.
+    # Without GoogleTest, which no Windows brings, the C and C++ consumers and the managed suites still run.
     Invoke-Step 'native library and tests' { Build-Native $true } | Out-Null
     Invoke-Step 'managed projects' { Build-Managed } | Out-Null
     $succeeded = Invoke-Step 'native tests' { Invoke-CTest 'native' (Get-NativeFolder) } -GoOn
@@ -310,7 +293,6 @@ Write-Host "FlashAttention: $Verb ($Configuration)"
 switch ($Verb) {
     'build' {
         Enter-CompilerEnvironment
-        if ($SanitizeOnly) { Invoke-Step 'build ASan' { Build-Sanitized } | Out-Null; break }
         Assert-Dotnet
         Resolve-Cuda
         Invoke-Step 'native library' { Build-Native $false } | Out-Null
