@@ -4,7 +4,7 @@
 // a task only ever waits for tasks that are running already.
 #include <algorithm>
 #include <atomic>
-#include <cstring>
+#include <chrono>
 #include <new>
 #include <thread>
 
@@ -22,8 +22,11 @@ using namespace cpu;
 using Turn = std::atomic<int64_t>;
 static_assert(sizeof(Turn) == 8, "turn counters lie in the workspace, 8 bytes each");
 
-/// Tries of a waiting thread before it offers its processor to others.
-constexpr int kSpins = 64;
+/// A waiting thread first tries again at once, then offers its processor to others, then sleeps: a turn comes within the time of one key tile, some hundred
+/// microseconds, unless there are more threads than processors.
+constexpr int kBusyTries = 64;
+constexpr int kYieldingTries = 512;
+constexpr std::chrono::microseconds kSleep(50);
 
 struct BackwardCall {
   const BackwardArgs& args;
@@ -89,8 +92,13 @@ void write_key_gradients(const BackwardCall& call, int64_t chain, KeyTile keys, 
 }
 
 void await_turn(const Turn& turn, int64_t mine) {
-  for (int spins = 0; turn.load(std::memory_order_acquire) != mine; ++spins) {
-    if (spins >= kSpins) std::this_thread::yield();
+  for (int tries = 0; turn.load(std::memory_order_acquire) != mine; ++tries) {
+    if (tries < kBusyTries) continue;
+    if (tries < kYieldingTries) {
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(kSleep);
+    }
   }
 }
 

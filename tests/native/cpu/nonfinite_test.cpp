@@ -1,6 +1,7 @@
 // NaN and infinity stay in the rows that see them, and masked elements never reach a result.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
 
 #include "attention_case.h"
@@ -38,7 +39,7 @@ class Nonfinite : public ::testing::TestWithParam<std::tuple<fa_dtype, fa_mask, 
 /// A bad row of each input in turn, at several distances from the diagonal; the reference only ever touches visible pairs.
 TEST_P(Nonfinite, StaysInTheRowsThatSeeIt) {
   const auto [dtype, mask, value] = GetParam();
-  for (const int64_t row : {0, 3, 20, 33, 64, 69}) {
+  for (const int64_t row : {0, 20, 33, 69}) {
     for (int which = 0; which < 4; ++which) {
       SCOPED_TRACE("row " + std::to_string(row) + " of input " + std::to_string(which));
       AttentionCase attention(causal_options(dtype, mask, 70, 90));

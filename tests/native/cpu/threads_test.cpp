@@ -30,8 +30,8 @@ CaseOptions sizable(uint64_t seed, fa_mask mask, int64_t heads_q, int64_t heads_
   options.heads_kv = heads_kv;
   options.len_q = 330;
   options.len_kv = 290;
-  options.head_dim = 64;
-  options.head_dim_v = 48;
+  options.head_dim = 40;
+  options.head_dim_v = 24;
   options.grad_lse = true;
   options.seed = seed;
   return options;
@@ -46,7 +46,7 @@ TEST(Threads, ResultsAreBitwiseIndependentOfTheirNumber) {
       ASSERT_EQ(FA_STATUS_OK, fa_cpu_set_num_threads(1));
       AttentionCase alone(options);
       alone.run();
-      for (const int threads : {2, 3, 8, 16}) {
+      for (const int threads : {2, 3, 7}) {
         ASSERT_EQ(FA_STATUS_OK, fa_cpu_set_num_threads(threads));
         AttentionCase together(options);
         together.run();
@@ -62,7 +62,7 @@ TEST(Threads, RunsAreBitwiseEqual) {
   const CaseOptions options = sizable(7101, FA_MASK_CAUSAL_BOTTOM_RIGHT, 2, 1);
   AttentionCase first(options);
   first.run();
-  for (int i = 0; i < 8; ++i) {
+  for (int i = 0; i < 5; ++i) {
     AttentionCase again(options);
     again.run();
     ASSERT_TRUE(first.output_bytes() == again.output_bytes()) << "run " << i;
