@@ -170,7 +170,9 @@ class Checker:
             finite = exact[n][torch.isfinite(exact[n])]
             rounding = (EPS[dtype] if n != "lse" else 1e-5) * (float(finite.abs().max()) if finite.numel() else 0.0) + 1e-6
             if math.isinf(allowed):
-                allowed = 16 * rounding  # the unfused form overflowed; ours need not
+                # The unfused form overflowed. Scores are recomputed against a log-sum-exp in fp32: P is off by its rounding, relative to the scores' size.
+                score = float(ins["q"].abs().max()) * float(ins["k"].abs().max()) * scale * ins["q"].shape[-1]
+                allowed = 2.0**-22 * score * (float(ins["k"].abs().max()) if n.startswith("grad") else 1.0)
             if not error <= allowed + rounding:
                 self.failures.append(f"{name}: {n} error {error:.3e} > {allowed:.3e} + {rounding:.3e}")
             elif allowed + rounding > 0:

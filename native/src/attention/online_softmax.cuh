@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "ptx/exp2.cuh"
+#include "ptx/likely.h"
 #include "tile/warp_product.cuh"
 
 namespace fa {
@@ -48,7 +49,7 @@ struct OnlineSoftmax {
       top[r] = fmaxf(top[r], __shfl_xor_sync(0xffffffffu, top[r], 2));
       grows |= (top[r] - reference[r]) * scale_log2 > kSlackLog2;
     }
-    if (!__any_sync(0xffffffffu, grows)) return;
+    if (FA_LIKELY(!__any_sync(0xffffffffu, grows))) return;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int m = r / 2, half = r % 2 * 2;

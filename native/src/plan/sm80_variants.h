@@ -31,8 +31,8 @@ constexpr int forward_shared_bytes(const ForwardVariant& v) {
 }
 
 inline constexpr ForwardVariant kForward[] = {
-    {"sm80_forward_d64", 64, 128, 64, 4, 2, true, 2},
-    {"sm80_forward_d128", 128, 128, 64, 4, 2, false, 2},
+    {"sm80_forward_d64", 64, 128, 128, 4, 1, false, 2},
+    {"sm80_forward_d128", 128, 128, 64, 4, 1, false, 2},
     {"sm80_forward_d192", 192, 64, 64, 4, 1, false, 2},
     {"sm80_forward_d256", 256, 64, 64, 4, 1, false, 2},
 };
@@ -53,16 +53,23 @@ struct BackwardVariant {
   int blocks_per_sm;
 };
 
-/// With warps_q == 1 a warp holds P^T and dS^T of its keys for all queries of the tile: they stay in its registers, only dS is shared (twice, so that its
-/// product may come a step later). Otherwise P and dS are shared.
+/// With warps_q == 1 a warp holds P^T and dS^T of its keys for all queries of the tile: they stay in its registers, only dS is shared, for grad_q. Otherwise
+/// both are shared. What is shared is kept for two steps if its products come a step later: one barrier per step instead of two.
+constexpr bool backward_lags(const BackwardVariant& v) {
+  return v.warps_q == 1 || v.stages == 3;
+}
+constexpr int backward_score_tiles(const BackwardVariant& v) {
+  return (v.warps_q == 1 ? 1 : 2) * (backward_lags(v) ? 2 : 1);
+}
 constexpr int backward_shared_bytes(const BackwardVariant& v) {
   return 2 * v.padded_dim * 2 * (v.tile_kv + v.stages * v.tile_q)  // k, v, q, grad_o
-         + 2 * 2 * v.tile_kv * v.tile_q                            // P and dS, or dS twice
+         + 2 * backward_score_tiles(v) * v.tile_kv * v.tile_q      // P and dS
          + 2 * 4 * v.stages * v.tile_q;                            // log-sum-exp and delta
 }
 
 inline constexpr BackwardVariant kBackward[] = {
     {"sm80_backward_d64", 64, 64, 128, 4, 1, 2, 2, 2},
+    {"sm80_backward_d128_large", 128, 64, 128, 4, 2, 2, 3, 1},
     {"sm80_backward_d128", 128, 64, 128, 4, 2, 2, 2, 1},
     {"sm80_backward_d128_small", 128, 64, 64, 2, 2, 2, 1, 1},
     {"sm80_backward_d192", 192, 64, 64, 2, 4, 2, 2, 1},

@@ -11,9 +11,9 @@ __device__ __forceinline__ void cp_async_16(uint32_t s_dst, const void* g_src, i
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(s_dst), "l"(g_src), "r"(src_bytes) : "memory");
 }
 
-/// cp.async.ca.shared.global [dst], [src], 4: one word; both addresses are multiples of 4.
-__device__ __forceinline__ void cp_async_4(uint32_t s_dst, const void* g_src) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(s_dst), "l"(g_src) : "memory");
+/// cp.async.cg.shared.global [dst], [src], 16: the form without zero-filling, a single instruction.
+__device__ __forceinline__ void cp_async_16(uint32_t s_dst, const void* g_src) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(s_dst), "l"(g_src) : "memory");
 }
 
 /// cp.async.commit_group: closes this thread's current group of copies.

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "ptx/likely.h"
 #include "ptx/cp_async.cuh"
 #include "tile/shared_tile.cuh"
 
@@ -23,25 +24,32 @@ template <int kThreads, class Tile>
 __device__ __forceinline__ void copy_to_shared(Tile& s_tile, const GlobalRows& g, int first_row, int thread) {
   constexpr int kChunks = Tile::kCols / 8;
   if constexpr (kThreads % kChunks == 0) {
-    // A thread keeps its column of chunks and steps down the rows; the swizzle repeats every 8 rows, so its shared address advances by a constant.
+    // A thread keeps its column of chunks and steps down the rows.
     constexpr int kRowsPerPass = kThreads / kChunks;
     constexpr int kPasses = Tile::kRows / kRowsPerPass;
     static_assert(Tile::kRows % kRowsPerPass == 0, "the tile must be whole passes");
     const int chunk = thread % kChunks;
     const int row = thread / kChunks;
-    const bool in_cols = chunk * 8 < g.cols;
-    const uint16_t* g_row = g.data + (first_row + row) * g.stride + chunk * 8;
+    const uint16_t* g_chunk = g.data + (first_row + row) * g.stride + chunk * 8;
+    const int64_t step = kRowsPerPass * g.stride;
     const uint32_t s_base = ptx::shared_address(s_tile.elements);
-    if (g.aligned) {
+    if (FA_LIKELY(g.aligned && g.cols == Tile::kCols && first_row + Tile::kRows <= g.rows)) {
+      // Everything exists. Worth its own path: the predicates of the general one take three times the instructions.
 #pragma unroll
-      for (int pass = 0; pass < kPasses; ++pass) {
-        const int tile_row = row + pass * kRowsPerPass;
-        const bool exists = in_cols && first_row + tile_row < g.rows;
-        ptx::cp_async_16(s_base + Tile::chunk_offset_bytes(tile_row, chunk), g_row + pass * kRowsPerPass * g.stride, exists ? 16 : 0);
+      for (int pass = 0; pass < kPasses; ++pass, g_chunk += step) {
+        ptx::cp_async_16(s_base + Tile::chunk_offset_bytes(row + pass * kRowsPerPass, chunk), g_chunk);
       }
       return;
     }
-  } else if (g.aligned) {
+    if (g.aligned) {
+      const int rows_left = chunk * 8 < g.cols ? g.rows - first_row - row : 0;
+#pragma unroll
+      for (int pass = 0; pass < kPasses; ++pass, g_chunk += step) {
+        ptx::cp_async_16(s_base + Tile::chunk_offset_bytes(row + pass * kRowsPerPass, chunk), g_chunk, pass * kRowsPerPass < rows_left ? 16 : 0);
+      }
+      return;
+    }
+  } else if (FA_LIKELY(g.aligned)) {
     static_assert(Tile::kRows * kChunks % kThreads == 0, "the tile must be whole passes");
     const uint32_t s_base = ptx::shared_address(s_tile.elements);
 #pragma unroll
@@ -69,7 +77,7 @@ template <int kRows, int kThreads, class Tile>
 __device__ __forceinline__ void copy_to_global(Tile& s_tile, const GlobalRows& g, int first_row, int tile_row, int thread) {
   constexpr int kChunks = Tile::kCols / 8;
   uint16_t* g_data = const_cast<uint16_t*>(g.data);
-  if (g.aligned) {
+  if (FA_LIKELY(g.aligned)) {
 #pragma unroll
     for (int i = 0; i < kRows * kChunks / kThreads; ++i) {
       const int row = tile_row + (thread + i * kThreads) / kChunks;

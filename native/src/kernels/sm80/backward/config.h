@@ -34,8 +34,10 @@ struct BackwardConfig {
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kWarpsDqRows = kVariant.warps_dq;
   static constexpr int kWarpsDqCols = kWarps / kWarpsDqRows;
-  /// P^T and dS^T stay in the registers of the warp that computed them; see backward_shared_bytes.
+  /// P^T and dS^T stay in the registers of the warp that computed them.
   static constexpr bool kInRegisters = kWarpsQ == 1;
+  /// Products with what other warps computed come one step later; see backward_lags.
+  static constexpr bool kLags = backward_lags(kVariant);
 
   static constexpr int kM = kTileKV / kWarpsKV / 16;            ///< key blocks per warp
   static constexpr int kQBlocks = kTileQ / kWarpsQ / 16;        ///< query blocks of S^T per warp
@@ -53,7 +55,7 @@ struct BackwardConfig {
     KVTile v;  ///< afterwards grad_v
     QTile q[kStages];
     QTile grad_o[kStages];
-    ScoreTile scores[2];  ///< P^T and dS^T, or dS^T of two steps
+    ScoreTile scores[backward_score_tiles(kVariant)];  ///< per step kept: P^T unless in registers, dS^T
     alignas(16) float lse_log2[kStages][kTileQ];
     alignas(16) float delta[kStages][kTileQ];
   };
@@ -61,7 +63,7 @@ struct BackwardConfig {
   static_assert(kTileKV % (16 * kWarpsKV) == 0 && kTileQ % (16 * kWarpsQ) == 0 && kDim % (16 * kWarpsQ) == 0, "warps own whole blocks");
   static_assert(kTileQ % (16 * kWarpsDqRows) == 0 && kDim % (16 * kWarpsDqCols) == 0 && kWarps % kWarpsDqRows == 0, "warps own whole blocks");
   static_assert(kRowPadding % kTileQ == 0, "tiles of the workspace");
-  static_assert(!kInRegisters || kStages == 2, "the step that grad_q lags behind needs its barrier");
+  static_assert(kStages >= (kInRegisters ? 2 : 1) && kStages <= 3, "a tile is replaced only after all products with it");
   static_assert(sizeof(Shared) == backward_shared_bytes(kVariant), "the planner's arithmetic");
   static_assert(sizeof(Shared) <= kLargeSharedBytes, "largest shared memory of any device");
 };

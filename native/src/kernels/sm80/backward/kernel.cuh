@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 
+#include "ptx/likely.h"
 #include "attention/nonfinite.cuh"
 #include "attention/visibility.cuh"
 #include "kernels/sm80/backward/config.h"
@@ -72,44 +73,47 @@ class BackwardBlock {
   }
 
  private:
+  /// All steps. Where products lag (kLags): barrier; products with what the step before shared; scores of this step. Else: barrier, scores, barrier, products.
   __device__ __forceinline__ void go_through_queries(bool careful) {
     const bool with_grad_q = p_.grad_q_accumulator != nullptr && !careful;
     bool k_nonfinite = false;
     Step now{0, first_q_tile_};
-    int buffer = 0;
+    int buffer = 0, parity = 0;
     copy_queries(now, buffer);
     ptx::cp_async_commit();
 #pragma unroll 1
     for (; now.head < p_.shape.group_size && now.tile < p_.num_q_tiles; now = following(now)) {
       ptx::cp_async_wait<0>();
       __syncthreads();
-      if (Config::kStages == 2) copy_queries(following(now), buffer ^ 1);
+      if (Config::kStages > 1) copy_queries(following(now), after(buffer));
       ptx::cp_async_commit();
       if (p_.shape.causal) {
         if (now.head == 0 && now.tile == first_q_tile_) k_nonfinite = k_has_nonfinite();
-        if (careful && is_masked(now)) set_aside_nonfinite(now, buffer);
+        if (FA_UNLIKELY(careful) && is_masked(now)) set_aside_nonfinite(now, buffer);
       }
-      if constexpr (Config::kInRegisters) {
-        // grad_q lags one step behind: the barrier above is the one that its dS needs.
-        if (with_grad_q && has_preceding(now)) add_grad_q(preceding(now), buffer ^ 1, k_nonfinite);
-        for_each_query_block(now, buffer);
+      if constexpr (Config::kLags) {
+        if (has_preceding(now)) finish_step(preceding(now), before(buffer), parity ^ 1, with_grad_q, k_nonfinite);
+        score_step(now, buffer, parity);
+        parity ^= 1;
       } else {
-        for_each_query_block(now, buffer);
+        score_step(now, buffer, 0);
         __syncthreads();
-        if (is_seen(now)) accumulate_from_shared(buffer);
-        if (with_grad_q) add_grad_q(now, 1, k_nonfinite);
+        finish_step(now, buffer, 0, with_grad_q, k_nonfinite);
         if (Config::kStages == 1) {
           __syncthreads();
           copy_queries(following(now), 0);
           ptx::cp_async_commit();
         }
       }
-      if (Config::kStages == 2) buffer ^= 1;
+      buffer = after(buffer);
     }
     __syncthreads();
-    if (Config::kInRegisters && with_grad_q && has_preceding(now)) add_grad_q(preceding(now), buffer ^ 1, k_nonfinite);
+    if (Config::kLags && has_preceding(now)) finish_step(preceding(now), before(buffer), parity ^ 1, with_grad_q, k_nonfinite);
     ptx::cp_async_wait<0>();
   }
+
+  __device__ __forceinline__ static int after(int buffer) { return buffer + 1 < Config::kStages ? buffer + 1 : 0; }
+  __device__ __forceinline__ static int before(int buffer) { return buffer > 0 ? buffer - 1 : Config::kStages - 1; }
 
   __device__ __forceinline__ Step following(Step step) const {
     return step.tile + 1 < p_.num_q_tiles ? Step{step.head, step.tile + 1} : Step{step.head + 1, first_q_tile_};
@@ -152,9 +156,10 @@ class BackwardBlock {
     }
   }
 
-  /// P^T and dS^T of the warp's keys and queries, kQStep blocks of queries at a time, and what needs nothing from other warps.
-  __device__ __forceinline__ void for_each_query_block(Step step, int buffer) {
+  /// P^T and dS^T of the warp's keys and queries, kQStep blocks of queries at a time, and the products that need nothing from other warps.
+  __device__ __forceinline__ void score_step(Step step, int buffer, int parity) {
     const bool seen = is_seen(step);
+    const int lane = ptx::thread_index_anew() & 31;
     const int offset = buffer * static_cast<int>(sizeof(typename Config::QTile));
 #pragma unroll
     for (int block = 0; block < Config::kQBlocks; block += Config::kQStep) {
@@ -165,16 +170,16 @@ class BackwardBlock {
         multiply<Element, Config::kDim / 16>(
             p, [&](uint32_t(&a)[4], int m, int k) { k_rows_.load(a, m * Config::kWarpsKV, k); },
             [&](uint32_t(&b)[4], int pair, int k) { q_columns_.load(b, (block + pair) * Config::kWarpsQ, k, offset); });
-        exponentiate(p, step, block, buffer);
-        if (!Config::kInRegisters) store_scores(s_.scores[0], p, block);
+        exponentiate(p, step, block, buffer, lane);
+        if (!Config::kInRegisters) store_scores(p_tile(parity), p, block, lane);
         multiply<Element, Config::kDim / 16>(
             ds, [&](uint32_t(&a)[4], int m, int k) { k_rows_.load(a, m * Config::kWarpsKV, k, kToV); },
             [&](uint32_t(&b)[4], int pair, int k) { q_columns_.load(b, (block + pair) * Config::kWarpsQ, k, offset + kToGradO); });
-        differentiate(ds, p, step, block, buffer);
+        differentiate(ds, p, step, block, buffer, lane);
       } else if (!Config::kInRegisters) {
-        store_scores(s_.scores[0], p, block);
+        store_scores(p_tile(parity), p, block, lane);
       }
-      store_scores(s_.scores[Config::kInRegisters ? buffer : 1], ds, block);
+      store_scores(ds_tile(parity), ds, block, lane);
       if (Config::kInRegisters && seen) {
 #pragma unroll
         for (int k = 0; k < Config::kQStep; ++k) {
@@ -190,96 +195,101 @@ class BackwardBlock {
     }
   }
 
-  /// Column (query) within the tile of element (n, 0) of the warp's scores.
-  __device__ __forceinline__ int query_of(int block, int n) const {
-    return 16 * ((block + n / 2) * Config::kWarpsQ + warp_q_) + 8 * (n & 1) + 2 * (ptx::thread_index_anew() & 3);
+  /// The products of a step with what all warps have shared: grad_v and grad_k unless that was done from registers, grad_q.
+  __device__ __forceinline__ void finish_step(Step step, int buffer, int parity, bool with_grad_q, bool k_nonfinite) {
+    if (!Config::kInRegisters && is_seen(step)) accumulate_from_shared(buffer, parity);
+    if (with_grad_q) add_grad_q(step, parity, k_nonfinite);
   }
-  /// Whether element i of row block m is masked for a query that sees so many keys.
-  __device__ __forceinline__ bool is_hidden(int m, int i, int visible_keys) const {
-    const int lane = ptx::thread_index_anew() & 31;
-    return first_key_ + 16 * (m * Config::kWarpsKV + warp_kv_) + (lane >> 2) + 8 * (i >> 1) >= visible_keys;
+
+  __device__ __forceinline__ typename Config::ScoreTile& p_tile(int parity) { return s_.scores[Config::kInRegisters ? parity : 2 * parity]; }
+  __device__ __forceinline__ typename Config::ScoreTile& ds_tile(int parity) { return s_.scores[Config::kInRegisters ? parity : 2 * parity + 1]; }
+
+  /// Column (query) within the tile of element (n, 0) of the warp's scores.
+  __device__ __forceinline__ int query_of(int block, int n, int lane) const {
+    return 16 * ((block + n / 2) * Config::kWarpsQ + warp_q_) + 8 * (n & 1) + 2 * (lane & 3);
   }
 
   /// s -> P = exp(scale s - lse), 0 where masked.
-  __device__ __forceinline__ void exponentiate(Scores& s, Step step, int block, int buffer) {
+  __device__ __forceinline__ void exponentiate(Scores& s, Step step, int block, int buffer, int lane) {
 #pragma unroll
     for (int n = 0; n < kStepN; ++n) {
-      const float2 lse = *reinterpret_cast<const float2*>(&s_.lse_log2[buffer][query_of(block, n)]);
+      const float2 lse = *reinterpret_cast<const float2*>(&s_.lse_log2[buffer][query_of(block, n, lane)]);
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) s[m][n][i] = ptx::exp2_approx(fmaf(s[m][n][i], p_.shape.scale_log2, i & 1 ? -lse.y : -lse.x));
       }
     }
-    if (is_masked(step)) hide(s, step, block);
+    if (FA_UNLIKELY(is_masked(step))) hide(s, step, block, lane);
   }
 
   /// dP -> dS = P (dP - delta), not yet scaled; 0 where masked, whatever dP was.
-  __device__ __forceinline__ void differentiate(Scores& dp, const Scores& p, Step step, int block, int buffer) {
+  __device__ __forceinline__ void differentiate(Scores& dp, const Scores& p, Step step, int block, int buffer, int lane) {
 #pragma unroll
     for (int n = 0; n < kStepN; ++n) {
-      const float2 delta = *reinterpret_cast<const float2*>(&s_.delta[buffer][query_of(block, n)]);
+      const float2 delta = *reinterpret_cast<const float2*>(&s_.delta[buffer][query_of(block, n, lane)]);
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) dp[m][n][i] = p[m][n][i] * (dp[m][n][i] - (i & 1 ? delta.y : delta.x));
       }
     }
-    if (is_masked(step)) hide(dp, step, block);
+    if (FA_UNLIKELY(is_masked(step))) hide(dp, step, block, lane);
   }
 
-  __device__ __forceinline__ void hide(Scores& s, Step step, int block) {
+  __device__ __forceinline__ void hide(Scores& s, Step step, int block, int lane) {
+    const int first_key = first_key_ + 16 * warp_kv_ + (lane >> 2);
 #pragma unroll
     for (int n = 0; n < kStepN; ++n) {
-      const int row = step.tile * Config::kTileQ + query_of(block, n);
-      const int visible[2] = {visibility_.visible_keys(row), visibility_.visible_keys(row + 1)};
 #pragma unroll
-      for (int m = 0; m < kM; ++m) {
+      for (int e = 0; e < 2; ++e) {
+        const int visible = visibility_.visible_keys(step.tile * Config::kTileQ + query_of(block, n, lane) + e) - first_key;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          if (is_hidden(m, i, visible[i & 1])) s[m][n][i] = 0.0f;
+        for (int m = 0; m < kM; ++m) {
+          if (16 * m * Config::kWarpsKV >= visible) s[m][n][e] = 0.0f;
+          if (16 * m * Config::kWarpsKV + 8 >= visible) s[m][n][2 + e] = 0.0f;
         }
       }
     }
   }
 
-  __device__ __forceinline__ void store_scores(typename Config::ScoreTile& s_tile, const Scores& s, int block) {
-    const int lane = threadIdx.x & 31;
+  __device__ __forceinline__ void store_scores(typename Config::ScoreTile& s_tile, const Scores& s, int block, int lane) {
 #pragma unroll
     for (int m = 0; m < kM; ++m) {
       const int key = 16 * (m * Config::kWarpsKV + warp_kv_) + (lane >> 2);
 #pragma unroll
       for (int n = 0; n < kStepN; ++n) {
-        *reinterpret_cast<uint32_t*>(s_tile.at(key, query_of(block, n))) = ptx::pack2<Element>(s[m][n][0], s[m][n][1]);
-        *reinterpret_cast<uint32_t*>(s_tile.at(key + 8, query_of(block, n))) = ptx::pack2<Element>(s[m][n][2], s[m][n][3]);
+        *reinterpret_cast<uint32_t*>(s_tile.at(key, query_of(block, n, lane))) = ptx::pack2<Element>(s[m][n][0], s[m][n][1]);
+        *reinterpret_cast<uint32_t*>(s_tile.at(key + 8, query_of(block, n, lane))) = ptx::pack2<Element>(s[m][n][2], s[m][n][3]);
       }
     }
   }
 
   /// grad_v += P^T grad_o; grad_k += dS^T q, for all queries of the tile and the warp's keys and columns.
-  __device__ __forceinline__ void accumulate_from_shared(int buffer) {
+  __device__ __forceinline__ void accumulate_from_shared(int buffer, int parity) {
     const int offset = buffer * static_cast<int>(sizeof(typename Config::QTile));
-    const OperandA<typename Config::ScoreTile> p_rows(s_.scores[0], 16 * warp_kv_, 0), ds_rows(s_.scores[1], 16 * warp_kv_, 0);
+    const OperandA<typename Config::ScoreTile> p_rows(p_tile(parity), 16 * warp_kv_, 0);
+    constexpr int kPToDs = sizeof(typename Config::ScoreTile);
     multiply<Element, Config::kTileQ / 16>(
         grad_v_, [&](uint32_t(&a)[4], int m, int k) { p_rows.load(a, m * Config::kWarpsKV, k); },
         [&](uint32_t(&b)[4], int pair, int k) { q_rows_.load(b, k, pair * Config::kWarpsQ, offset + kToGradO); });
     multiply<Element, Config::kTileQ / 16>(
-        grad_k_, [&](uint32_t(&a)[4], int m, int k) { ds_rows.load(a, m * Config::kWarpsKV, k); },
+        grad_k_, [&](uint32_t(&a)[4], int m, int k) { p_rows.load(a, m * Config::kWarpsKV, k, kPToDs); },
         [&](uint32_t(&b)[4], int pair, int k) { q_rows_.load(b, k, pair * Config::kWarpsQ, offset); });
   }
 
   /// Adds dS k to the accumulator of grad_q, in the order of the fragments: every addition of a warp covers 128 contiguous bytes.
-  __device__ __forceinline__ void add_grad_q(Step step, int scores, bool k_nonfinite) {
+  __device__ __forceinline__ void add_grad_q(Step step, int parity, bool k_nonfinite) {
     const int warp = threadIdx.x / 32;
     const int warp_row = warp / Config::kWarpsDqCols, warp_col = warp % Config::kWarpsDqCols;
     const bool zero_k = k_nonfinite && is_masked(step);
-    if (zero_k) {
+    if (FA_UNLIKELY(zero_k)) {
       // A masked key's NaN times dS = 0. Rows that see the key have dS = NaN already.
       __syncthreads();
       zero_nonfinite<Element, kThreads>(s_.k, threadIdx.x);
       __syncthreads();
     }
-    const OperandATransposed<typename Config::ScoreTile> ds_columns(s_.scores[scores], 0, 16 * warp_row);
+    const OperandATransposed<typename Config::ScoreTile> ds_columns(ds_tile(parity), 0, 16 * warp_row);
     const OperandBTransposed<typename Config::KVTile> k_columns(s_.k, 0, 16 * warp_col);
     Accumulators<Config::kDqM, Config::kDqN> grad_q;
     clear(grad_q);
@@ -298,7 +308,7 @@ class BackwardBlock {
         for (int i = 0; i < 4; ++i) atomicAdd(g_mine + ((m * Config::kDqN + n) * 4 + i) * 32, grad_q[m][n][i]);
       }
     }
-    if (zero_k) {
+    if (FA_UNLIKELY(zero_k)) {
       __syncthreads();
       copy_to_shared<kThreads>(s_.k, key_rows(p_.k, p_.k_strides, p_.shape.head_dim), first_key_, threadIdx.x);
       ptx::cp_async_commit();

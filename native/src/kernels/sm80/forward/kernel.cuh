@@ -6,6 +6,7 @@
 #include "attention/visibility.cuh"
 #include "kernels/sm80/forward/config.h"
 #include "kernels/sm80/forward/params.h"
+#include "ptx/likely.h"
 #include "ptx/mma_sync.cuh"
 #include "ptx/special_registers.cuh"
 #include "tile/copy_tile.cuh"
@@ -85,7 +86,7 @@ class ForwardBlock {
         copy_v(tile - 1);
       }
       ptx::cp_async_commit();
-      if (kTwoStages && careful) set_aside_nonfinite(tile);
+      if (kTwoStages && FA_UNLIKELY(careful)) set_aside_nonfinite(tile);
       // A warp none of whose rows sees the tile sits it out: half of the warps on the diagonal.
       const bool seen = tile * Config::kTileKV < visibility_.visible_keys(first_row_ + warp_row_ + 16 * kM - 1);
       Accumulators<kM, Config::kScoreN> s;
@@ -99,7 +100,7 @@ class ForwardBlock {
         if (tile > 0) copy_k(tile - 1);
         ptx::cp_async_commit();
       }
-      if (!kTwoStages && careful) set_aside_nonfinite(tile);
+      if (!kTwoStages && FA_UNLIKELY(careful)) set_aside_nonfinite(tile);
       if (seen) accumulate(s, tile);
     }
     __syncthreads();
@@ -128,7 +129,7 @@ class ForwardBlock {
   /// Scores that a row does not see become -inf (whatever they were). Only in tiles that some row of the warp does not see whole.
   __device__ __forceinline__ void mask(Accumulators<kM, Config::kScoreN>& s, int tile) {
     const int first_key = tile * Config::kTileKV;
-    if (first_key + Config::kTileKV <= visibility_.visible_keys(first_row_ + warp_row_)) return;
+    if (FA_LIKELY(first_key + Config::kTileKV <= visibility_.visible_keys(first_row_ + warp_row_))) return;
     const int lane = ptx::thread_index_anew() & 31;
 #pragma unroll
     for (int m = 0; m < kM; ++m) {
