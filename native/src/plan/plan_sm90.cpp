@@ -26,8 +26,8 @@ bool supported(const Problem& problem, const DeviceCaps& caps, Reason* why_not) 
   } else if (problem.dtype == DType::kFloat32) {
     why_not->set("it computes float16 and bfloat16, not %s", dtype_name(problem.dtype));
   } else if (largest_dim > kSm90ForwardTiles[kNumSm90ForwardTiles - 1].head_dim) {
-    why_not->set("head_dim and head_dim_v must be at most %d, got %lld and %lld", kSm90ForwardTiles[kNumSm90ForwardTiles - 1].head_dim, integer(problem.head_dim),
-                 integer(problem.head_dim_v));
+    why_not->set("head_dim and head_dim_v must be at most %d, got %lld and %lld", kSm90ForwardTiles[kNumSm90ForwardTiles - 1].head_dim,
+                 integer(problem.head_dim), integer(problem.head_dim_v));
   } else if (problem.head_dim % 8 != 0 || problem.head_dim_v % 8 != 0) {
     why_not->set("head_dim and head_dim_v must be multiples of 8 (16-byte rows), got %lld and %lld", integer(problem.head_dim), integer(problem.head_dim_v));
   } else if (!problem.aligned_16_bytes) {

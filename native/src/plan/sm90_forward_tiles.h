@@ -21,8 +21,9 @@ struct Sm90ForwardTile {
   int warpgroups;  ///< consumer warpgroups, each with 64 query rows
   int tile_kv;     ///< keys per step
   int stages;      ///< tiles of k and of v in flight
-  /// True: o has its own shared memory and the next q tile is loaded while this one ends. False: o is staged where q was.
-  bool separate_o;
+  /// True: two q tiles and a staging tile for o in shared memory; the end of a query tile overlaps with the beginning of the next, and o leaves by TMA.
+  /// False, where they do not fit: one q tile, and o is stored from registers.
+  bool overlap_tiles;
   Sm90Softmax softmax;
   /// True: the warpgroups issue their products in turns.
   bool ping_pong;
@@ -35,7 +36,7 @@ struct Sm90ForwardTile {
   constexpr int64_t q_bytes() const { return int64_t{2} * tile_q() * head_dim; }
   constexpr int64_t kv_tile_bytes() const { return int64_t{2} * tile_kv * head_dim; }
   /// Bytes of dynamic shared memory: tiles, then barriers.
-  constexpr int64_t shared_memory_bytes() const { return q_bytes() * (separate_o ? 2 : 1) + 2 * stages * kv_tile_bytes() + kBarrierBytes; }
+  constexpr int64_t shared_memory_bytes() const { return q_bytes() * (overlap_tiles ? 3 : 1) + 2 * stages * kv_tile_bytes() + kBarrierBytes; }
 
   /// The barriers need less; sizes are multiples of the 1024 bytes that tiles are aligned to.
   static constexpr int64_t kBarrierBytes = 1024;
@@ -43,9 +44,9 @@ struct Sm90ForwardTile {
 
 /// Smallest head_dim first; a problem takes the first that holds it.
 inline constexpr Sm90ForwardTile kSm90ForwardTiles[] = {
-    {64, 3, 96, 2, true, Sm90Softmax::kOptimisticMaximum, false},
-    {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, false},
-    {192, 2, 112, 2, false, Sm90Softmax::kOptimisticMaximum, false},
+    {64, 3, 112, 2, true, Sm90Softmax::kOptimisticMaximum, false},
+    {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true},
+    {192, 2, 96, 2, false, Sm90Softmax::kOptimisticMaximum, false},
     {256, 2, 80, 2, false, Sm90Softmax::kLazyRescale, false},
 };
 inline constexpr int kNumSm90ForwardTiles = sizeof(kSm90ForwardTiles) / sizeof(kSm90ForwardTiles[0]);

@@ -92,6 +92,14 @@ struct Wgmma;
           : FA_DEST_##R0                                                                                                                                \
           : "l"(desc_a), "l"(desc_b), "r"(accumulate));                                                                                                 \
     }                                                                                                                                                   \
+    /* As ss, but B is MN-major (its N dimension is contiguous). */                                                                                     \
+    static __device__ __forceinline__ void ss_mn(float (&d)[N / 2], uint64_t desc_a, uint64_t desc_b, int accumulate) {                                 \
+      asm volatile(                                                                                                                                     \
+          "{\n.reg .pred p;\nsetp.ne.b32 p, %" #R2 ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N "k16.f32." PTX_TYPE "." PTX_TYPE " {" FA_REGS_##R0      \
+          "}, %" #R0 ", %" #R1 ", p, 1, 1, 0, 1;\n}\n"                                                                                                  \
+          : FA_DEST_##R0                                                                                                                                \
+          : "l"(desc_a), "l"(desc_b), "r"(accumulate));                                                                                                 \
+    }                                                                                                                                                   \
     /* A in registers, B in shared memory and MN-major (its N dimension is contiguous). */                                                              \
     static __device__ __forceinline__ void rs(float (&d)[N / 2], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t desc_b, int accumulate) { \
       asm volatile(                                                                                                                                     \

@@ -1,9 +1,9 @@
 // Shared-memory tiles of 16-bit elements as wgmma and TMA see them, and the descriptors of their parts.
 //
-// A tile of R rows x C columns is stored in panels of 64 columns, each R rows of 128 bytes, one panel after the other. Within a panel the 16-byte chunks of a row
-// are permuted by the 128-byte swizzle: chunk c of row r is stored at chunk c ^ (r % 8). TMA writes this form (box of 64 x R, CU_TENSOR_MAP_SWIZZLE_128B), and
-// wgmma reads it either way round: as a K-major operand (columns are the product's K dimension) or as an MN-major one (rows are K). Panels must start on 1024
-// bytes, since the hardware takes the row within the swizzle from the address, and R must be a multiple of 8.
+// A tile of R rows x C columns is stored in panels of 64 columns, each R rows of 128 bytes, one panel after the other. Within a panel the 16-byte chunks of a
+// row are permuted by the 128-byte swizzle: chunk c of row r is stored at chunk c ^ (r % 8). TMA writes this form (box of 64 x R, CU_TENSOR_MAP_SWIZZLE_128B),
+// and wgmma reads it either way round: as a K-major operand (columns are the product's K dimension) or as an MN-major one (rows are K). Panels must start on
+// 1024 bytes, since the hardware takes the row within the swizzle from the address, and R must be a multiple of 8.
 #pragma once
 
 #include <cstdint>

@@ -144,8 +144,8 @@ def adversarial_problems(tile_kv, d, dtype):
         out.append(Problem(name, 1, 200, length, 2, 2, d, d, mask, scale=1.0, dtype=dtype, touch=touch, tolerance=tolerance))
 
     for growth in (2.0, 20.0, 200.0, 1e4):
-        # fp32 scores of 6e4 are exact to 4e-3, which the exponential turns into as much relative error.
-        tolerance = 8.0 if growth > 1e3 else 1.5
+        # fp32 scores of 6e4 are exact to 4e-3, and the exponential turns an absolute error into a relative one.
+        tolerance = 16.0 if growth > 1e3 else 1.5
         tile = lambda j: torch.div(j, tile_kv, rounding_mode="floor")
         add(f"up by {growth:g}", lambda j, g=growth: g * tile(j), tolerance=tolerance)
         add(f"down by {growth:g}", lambda j, g=growth: g * (6 - tile(j)), tolerance=tolerance)

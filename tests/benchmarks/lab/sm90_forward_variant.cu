@@ -6,13 +6,7 @@
 
 #include "kernels/sm90/forward/launch_kernel.cuh"
 
-namespace {
-
-struct LabTile {
-  static constexpr fa::Sm90ForwardTile kTile = LAB_TILE;
-};
-
-/// A call as lab.py describes it; strides in elements (batch, seq, head).
+/// A call as lab.py describes it; strides in elements (batch, seq, head). Outside the unnamed namespace, since exported functions take it.
 struct LabCall {
   void *q, *k, *v, *o;
   float* lse;
@@ -22,6 +16,12 @@ struct LabCall {
   int32_t mask;  // 0 none, 1 causal top-left, 2 causal bottom-right
   int32_t is_bfloat16;
   int64_t blocks;  // 0: one per query tile
+};
+
+namespace {
+
+struct LabTile {
+  static constexpr fa::Sm90ForwardTile kTile = LAB_TILE;
 };
 
 fa::Tensor tensor(void* data, const int64_t (&strides)[3]) {

@@ -1,7 +1,6 @@
-#include "kernels/sm90/tensor_map.h"
-
 #include <cuda_runtime.h>
 
+#include "kernels/sm90/tensor_map.h"
 #include "plan/error.h"
 #include "runtime/cuda_check.h"
 
@@ -47,7 +46,8 @@ CUtensorMap encode_tensor_map(const Tensor& tensor, const TensorShape& shape, DT
                                     CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
     fail(FA_STATUS_UNSUPPORTED,
-         "%s: TMA cannot address this tensor (driver error %d): data %p, sizes (head_dim, len, heads, batch) %llu, %llu, %llu, %llu, strides in bytes (len, heads, "
+         "%s: TMA cannot address this tensor (driver error %d): data %p, sizes (head_dim, len, heads, batch) %llu, %llu, %llu, %llu, strides in bytes (len, "
+         "heads, "
          "batch) %llu, %llu, %llu",
          argument, static_cast<int>(result), tensor.data, static_cast<unsigned long long>(sizes[0]), static_cast<unsigned long long>(sizes[1]),
          static_cast<unsigned long long>(sizes[2]), static_cast<unsigned long long>(sizes[3]), static_cast<unsigned long long>(strides[0]),

@@ -17,9 +17,9 @@ struct TensorShape {
   int64_t head_dim;
 };
 
-/// A map with dimensions (head_dim, len, heads, batch), innermost first, 128-byte swizzle and boxes of box_rows x 64 elements of one head. Boxes reach beyond the
-/// tensor: such elements are read as zero and not written. All sizes >= 1; address and strides multiples of 16 bytes.
-/// Throws FA_STATUS_UNSUPPORTED, with all that was asked for, if the driver refuses. argument: the tensor's name for the message.
+/// A map with dimensions (head_dim, len, heads, batch), innermost first, 128-byte swizzle and boxes of box_rows x 64 elements of one head. Boxes reach beyond
+/// the tensor: such elements are read as zero and not written. All sizes >= 1; address and strides multiples of 16 bytes. Throws FA_STATUS_UNSUPPORTED, with
+/// all that was asked for, if the driver refuses. argument: the tensor's name for the message.
 CUtensorMap encode_tensor_map(const Tensor& tensor, const TensorShape& shape, DType dtype, int box_rows, const char* argument);
 
 }  // namespace fa::sm90

@@ -24,7 +24,8 @@ struct ForwardConfig {
   static constexpr int kThreads = kTile.threads();
   static constexpr int kConsumerWarps = 4 * kWarpgroups;
   static constexpr int kPanels = kHeadDim / 64;
-  static constexpr bool kSeparateO = kTile.separate_o;
+  static constexpr bool kOverlapTiles = kTile.overlap_tiles;
+  static constexpr int kQStages = kOverlapTiles ? 2 : 1;
   static constexpr Sm90Softmax kSoftmax = kTile.softmax;
   static constexpr bool kPingPong = kTile.ping_pong;
 
@@ -43,19 +44,22 @@ struct ForwardConfig {
 
   struct SharedStorage {
     // Panels of 64 columns with 128-byte swizzle: 1024-byte alignment (tile/wgmma_descriptor.cuh).
-    alignas(1024) Element q_and_o[kSeparateO ? 2 : 1][kPanels][kTileQ][64];
+    alignas(1024) Element q_and_o[kOverlapTiles ? 3 : 1][kPanels][kTileQ][64];
     alignas(1024) Element k[kStages][kPanels][kTileKv][64];
     alignas(1024) Element v[kStages][kPanels][kTileKv][64];
-    alignas(1024) uint64_t q_full;
-    uint64_t q_empty;
+    alignas(1024) uint64_t q_full[kQStages];
+    uint64_t q_empty[kQStages];
     uint64_t k_full[kStages];
     uint64_t k_empty[kStages];
     uint64_t v_full[kStages];
     uint64_t v_empty[kStages];
     float sink;  ///< never written; see softmax.cuh
 
-    __device__ __forceinline__ Element (&q())[kPanels][kTileQ][64] { return q_and_o[0]; }
-    __device__ __forceinline__ Element (&o())[kPanels][kTileQ][64] { return q_and_o[kSeparateO ? 1 : 0]; }
+    __device__ __forceinline__ Element (&q(int stage))[kPanels][kTileQ][64] { return q_and_o[stage]; }
+    __device__ __forceinline__ Element (&o())[kPanels][kTileQ][64] {
+      static_assert(kOverlapTiles, "no staging tile");
+      return q_and_o[kQStages];
+    }
   };
 
   static_assert(kHeadDim % 64 == 0 && kHeadDim <= 256, "panels are 64 columns wide; wgmma produces up to 256 columns");

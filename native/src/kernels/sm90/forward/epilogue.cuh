@@ -13,9 +13,8 @@
 
 namespace fa::sm90 {
 
-/// Sums the rows over the lanes that share them, writes their log-sum-exp, and returns what O is multiplied with: 1 / sum, 0 for a row that sees no key, NaN for
-/// a row that sees only scores of -infinity (0 / 0 in the unfused form).
-/// row: of the query, the thread's first; the second is row + 8.
+/// Sums the rows over the lanes that share them, writes their log-sum-exp, and returns what O is multiplied with: 1 / sum, 0 for a row that sees no key, NaN
+/// for a row that sees only scores of -infinity (0 / 0 in the unfused form). row: of the query, the thread's first; the second is row + 8.
 __device__ __forceinline__ void finish_rows(const ForwardParams& params, const WorkTile& tile, int row, RowState& rows, float (&inverse_sum)[2]) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -32,20 +31,23 @@ __device__ __forceinline__ void finish_rows(const ForwardParams& params, const W
   }
 }
 
-/// Writes a warpgroup's O to its rows of the staging tile and sends them off. Called by the whole warpgroup; the staging rows are free when the warpgroup's
-/// thread 0 has returned from tma_store_wait_read.
+/// Two accumulators of one row, scaled and rounded.
 template <typename Config>
-__device__ __forceinline__ void store_output(const ForwardParams& params, typename Config::SharedStorage& smem, const WorkTile& tile, int warpgroup,
-                                             const float (&o)[Config::kOutputs], const float (&inverse_sum)[2]) {
+__device__ __forceinline__ uint32_t output_pair(const float (&o)[Config::kOutputs], const float (&inverse_sum)[2], int element) {
+  const float factor = inverse_sum[fragment_row(element)];
+  return ptx::pack2<typename Config::Element>(o[element] * factor, o[element + 1] * factor);
+}
+
+/// Stages a warpgroup's O in its rows of the staging tile and sends it off by TMA, which clips what lies outside the tensor. Called by the whole warpgroup.
+template <typename Config>
+__device__ __forceinline__ void store_output_by_tma(const ForwardParams& params, typename Config::SharedStorage& smem, const WorkTile& tile, int warpgroup,
+                                                    const float (&o)[Config::kOutputs], const float (&inverse_sum)[2]) {
   using namespace ptx;
   const int thread = threadIdx.x % 128, lane = threadIdx.x % 32;
   const int barrier = Config::kBarrierConsumer + warpgroup;
-  if constexpr (Config::kSeparateO) {
-    if (thread == 0) {
-      tma_store_wait_read();  // of the previous tile
-    }
+  if (thread == 0) {
+    tma_store_wait_read();  // the previous tile's store has read these rows
   }
-  // The rows are free: q's rows of this warpgroup are read by nobody else, but by all of its four warps.
   named_barrier_sync(barrier, 128);
   const int row = 64 * warpgroup + thread / 32 * 16 + lane % 16;
 #pragma unroll
@@ -53,34 +55,62 @@ __device__ __forceinline__ void store_output(const ForwardParams& params, typena
     const uint32_t s_panel = shared_address(smem.o()[panel]);
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      uint32_t packed[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int element = 32 * panel + 8 * step + 2 * i;
-        packed[i] = pack2<typename Config::Element>(o[element] * inverse_sum[i & 1], o[element + 1] * inverse_sum[i & 1]);
-      }
-      stmatrix_x4(s_panel + tile::swizzled_offset_bytes(row, 2 * step + lane / 16), packed[0], packed[1], packed[2], packed[3]);
+      const int element = 32 * panel + 8 * step;
+      stmatrix_x4(s_panel + tile::swizzled_offset_bytes(row, 2 * step + lane / 16), output_pair<Config>(o, inverse_sum, element),
+                  output_pair<Config>(o, inverse_sum, element + 2), output_pair<Config>(o, inverse_sum, element + 4),
+                  output_pair<Config>(o, inverse_sum, element + 6));
     }
   }
   fence_proxy_async_shared();
   named_barrier_sync(barrier, 128);
-  if (thread == 0) {
-    const int first_row = tile.q_tile * Config::kTileQ + 64 * warpgroup;
-    if (first_row < params.len_q) {
+  const int first_row = tile.q_tile * Config::kTileQ + 64 * warpgroup;
+  if (thread == 0 && first_row < params.len_q) {
 #pragma unroll
-      for (int panel = 0; panel < Config::kPanels; ++panel) {
-        tma_store_4d(&params.map_o, smem.o()[panel][64 * warpgroup], 64 * panel, first_row, tile.head, tile.batch);
-      }
+    for (int panel = 0; panel < Config::kPanels; ++panel) {
+      tma_store_4d(&params.map_o, smem.o()[panel][64 * warpgroup], 64 * panel, first_row, tile.head, tile.batch);
     }
     tma_store_commit();
-    if constexpr (!Config::kSeparateO) {
-      tma_store_wait_read();
-      mbarrier_arrive(&smem.q_empty);
+  }
+}
+
+/// Stores O from registers. The four lanes that share a row hold two columns of each group of eight; they exchange until each has one group of four whole, and
+/// write 64 contiguous bytes together.
+template <typename Config>
+__device__ __forceinline__ void store_output_from_registers(const ForwardParams& params, const WorkTile& tile, int row, const float (&o)[Config::kOutputs],
+                                                            const float (&inverse_sum)[2]) {
+  const int quad_lane = threadIdx.x % 4;
+  const bool odd = quad_lane & 1, upper = quad_lane & 2;
+  auto* g_o = static_cast<uint16_t*>(params.o.data) + tile.batch * params.o.batch_stride + tile.head * params.o.head_stride;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int query = row + 8 * r;
+    uint16_t* g_row = g_o + query * params.o.seq_stride + 8 * quad_lane;
+#pragma unroll
+    for (int group = 0; group < Config::kHeadDim / 32; ++group) {
+      // piece[j]: this lane's columns of group of eight 4 group + j. Transposes the 4 x 4 pieces of the four lanes, first in 2 x 2 blocks, then the blocks.
+      uint32_t piece[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        piece[j] = output_pair<Config>(o, inverse_sum, 16 * group + 4 * j + 2 * r);
+      }
+#pragma unroll
+      for (int j = 0; j < 4; j += 2) {
+        const uint32_t received = __shfl_xor_sync(0xFFFFFFFF, odd ? piece[j] : piece[j + 1], 1);
+        (odd ? piece[j] : piece[j + 1]) = received;
+      }
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const uint32_t received = __shfl_xor_sync(0xFFFFFFFF, upper ? piece[j] : piece[j + 2], 2);
+        (upper ? piece[j] : piece[j + 2]) = received;
+      }
+      if (query < params.len_q && 32 * group + 8 * quad_lane < params.head_dim_v) {
+        *reinterpret_cast<uint4*>(g_row + 32 * group) = make_uint4(piece[0], piece[1], piece[2], piece[3]);
+      }
     }
   }
 }
 
-/// A warpgroup's rows of a query tile that sees no key at all: O = 0, log-sum-exp = -infinity, by ordinary stores, since shared memory may already be taken.
+/// A warpgroup's rows of a query tile that sees no key at all: O = 0, log-sum-exp = -infinity.
 template <typename Config>
 __device__ __forceinline__ void store_rows_without_keys(const ForwardParams& params, const WorkTile& tile, int warpgroup) {
   const int thread = threadIdx.x % 128;

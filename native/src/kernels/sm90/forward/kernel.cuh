@@ -18,14 +18,16 @@ __global__ void __launch_bounds__(Config::kThreads, 1) forward_kernel(const __gr
   extern __shared__ __align__(1024) unsigned char s_bytes[];
   auto& smem = *reinterpret_cast<typename Config::SharedStorage*>(s_bytes);
 
-  // Barriers. "Full" ones count the producer's arrival and its copies' bytes, "empty" ones the consumer warps (where o is staged in q: the warpgroups).
+  // Barriers. "Full" ones count the producer's arrival and its copies' bytes, "empty" ones the consumer warps.
   if (threadIdx.x == 0) {
     ptx::tma_prefetch_map(&params.map_q);
     ptx::tma_prefetch_map(&params.map_k);
     ptx::tma_prefetch_map(&params.map_v);
     ptx::tma_prefetch_map(&params.map_o);
-    ptx::mbarrier_init(&smem.q_full, 1);
-    ptx::mbarrier_init(&smem.q_empty, Config::kSeparateO ? Config::kConsumerWarps : Config::kWarpgroups);
+    for (int stage = 0; stage < Config::kQStages; ++stage) {
+      ptx::mbarrier_init(&smem.q_full[stage], 1);
+      ptx::mbarrier_init(&smem.q_empty[stage], Config::kConsumerWarps);
+    }
     for (int stage = 0; stage < Config::kStages; ++stage) {
       ptx::mbarrier_init(&smem.k_full[stage], 1);
       ptx::mbarrier_init(&smem.v_full[stage], 1);

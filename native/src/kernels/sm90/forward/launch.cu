@@ -1,7 +1,6 @@
-#include "kernels/sm90/forward/launch.h"
-
 #include "dispatch/dispatch.h"
 #include "kernels/sm90/forward/config.h"
+#include "kernels/sm90/forward/launch.h"
 
 namespace fa {
 

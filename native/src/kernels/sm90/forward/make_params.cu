@@ -51,7 +51,7 @@ ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs
   params.num_q_tiles = static_cast<int>((problem.len_q + tile.tile_q() - 1) / tile.tile_q());
   params.num_heads = static_cast<int>(problem.batch * problem.heads_q);
   params.num_tiles = params.num_q_tiles * params.num_heads;
-  params.longest_first = problem.is_causal();
+  params.causal = problem.is_causal();
   params.section_heads = sm90_section_heads(problem);
   return params;
 }

@@ -42,7 +42,7 @@ struct ForwardParams {
   int num_q_tiles;    ///< per head
   int section_heads;  ///< heads (over batch and heads_q) that are worked on together
   int num_heads;      ///< batch * heads_q
-  bool longest_first;
+  bool causal;
 };
 
 }  // namespace fa::sm90

@@ -25,7 +25,7 @@ template <typename Config>
 __device__ __forceinline__ void produce(const ForwardParams& params, typename Config::SharedStorage& smem) {
   using namespace ptx;
   RingCursor<Config::kStages> k_cursor, v_cursor;
-  uint32_t q_phase = 0;
+  RingCursor<Config::kQStages> q_cursor;
   for (WorkIterator work(params); !work.done(); work.advance()) {
     const WorkTile tile = work.tile();
     const int first_row = tile.q_tile * Config::kTileQ;
@@ -36,13 +36,14 @@ __device__ __forceinline__ void produce(const ForwardParams& params, typename Co
     }
     load_kv_tile<Config>(&params.map_k, smem.k, smem.k_full, smem.k_empty, k_cursor, n * Config::kTileKv, kv_head, tile.batch);
 
-    mbarrier_wait(&smem.q_empty, q_phase ^ 1);
-    mbarrier_arrive_expect_tx(&smem.q_full, sizeof(smem.q()));
+    uint64_t* q_full = &smem.q_full[q_cursor.stage];
+    mbarrier_wait(&smem.q_empty[q_cursor.stage], q_cursor.phase ^ 1);
+    mbarrier_arrive_expect_tx(q_full, sizeof(smem.q(0)));
 #pragma unroll
     for (int panel = 0; panel < Config::kPanels; ++panel) {
-      tma_load_4d(&params.map_q, &smem.q_full, smem.q()[panel], 64 * panel, first_row, tile.head, tile.batch, L2Hint::kEvictFirst);
+      tma_load_4d(&params.map_q, q_full, smem.q(q_cursor.stage)[panel], 64 * panel, first_row, tile.head, tile.batch, L2Hint::kEvictFirst);
     }
-    q_phase ^= 1;
+    q_cursor.advance();
 
 #pragma unroll 1
     for (; n > 0; --n) {

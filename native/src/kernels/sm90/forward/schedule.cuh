@@ -1,9 +1,9 @@
 // Which query tiles a block works on, in which order, and which key tiles each needs.
 //
 // Without a mask every tile is the same work: the grid is one block per multiprocessor, tiles of one head follow each other so that its keys stay in L2.
-// With a causal mask the tiles of a head differ: sections of heads whose keys and values fit L2 together are taken one after the other, and within a section the
-// longest tiles come first. Long problems launch one block per tile and leave the balance to the hardware's block scheduler; short ones run persistent blocks
-// that go through the order back and forth, so that a block which had the longer tile of one round has the shorter one of the next.
+// With a causal mask the tiles of a head differ: sections of heads whose keys and values fit L2 together are taken one after the other, and within a section
+// the longest tiles come first. Long problems launch one block per tile and leave the balance to the hardware's block scheduler; short ones run persistent
+// blocks that go through the order back and forth, so that a block which had the longer tile of one round has the shorter one of the next.
 #pragma once
 
 #include "kernels/sm90/forward/params.h"
@@ -27,7 +27,7 @@ class WorkIterator {
   __device__ __forceinline__ WorkTile tile() const {
     const int index = this->index();
     int q_tile, flat_head;
-    if (params_.longest_first) {
+    if (params_.causal) {
       const int section = index / (params_.section_heads * params_.num_q_tiles);
       const int first_head = section * params_.section_heads;
       const int heads = min(params_.section_heads, params_.num_heads - first_head);

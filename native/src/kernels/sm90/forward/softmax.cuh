@@ -4,7 +4,8 @@
 // element type and the sums in fp32: a common factor of P, the row sum and O cancels in O / sum. Three ways to move it:
 //  - exact: to the maximum, whenever it grows. Every first and every masked tile.
 //  - lazy: to the maximum, when it grew by more than 2^8.
-//  - optimistic: not at all, without even looking for a maximum. Each thread's partial row sum, needed anyway, shows afterwards whether a P grew too large; then
+//  - optimistic: not at all, without even looking for a maximum. Each thread's partial row sum, needed anyway, shows afterwards whether a P grew too large;
+//  then
 //    the tile is repeated the exact way.
 #pragma once
 
@@ -111,9 +112,17 @@ __device__ __forceinline__ void exact_step(float (&s)[kNum], RowState& rows, Res
   }
 }
 
-/// The lazy step. The branch on the sums is never taken, since exponentials are not negative, but the compiler does not know: without it, ptxas moves the wait for
-/// the product with V that follows in front of the exponentials, and the two no longer overlap. The vote keeps it uniform in the warp: behind a branch that could
-/// diverge, descriptors lose their uniform registers.
+/// A branch that is never taken, since sums of exponentials are not negative, but the compiler does not know: without it, ptxas moves the wait for the product
+/// that follows in front of the exponentials, and the two no longer overlap. The vote keeps it uniform in the warp: behind a branch that could diverge,
+/// descriptors lose their uniform registers.
+__device__ __forceinline__ void keep_before_wait(const float (&sum)[2], float* s_sink) {
+  if (__any_sync(0xFFFFFFFF, sum[0] < 0.0f || sum[1] < 0.0f)) {
+    *s_sink = sum[0];
+    __threadfence_block();
+  }
+}
+
+/// The lazy step.
 template <int kNum>
 __device__ __forceinline__ void lazy_step(float (&s)[kNum], RowState& rows, Rescale& rescale, float scale_log2, float threshold_log2, float* s_sink) {
   float target[2], offset[2], tile_sum[2];
@@ -129,10 +138,7 @@ __device__ __forceinline__ void lazy_step(float (&s)[kNum], RowState& rows, Resc
   }
   guarded_offsets(rows, scale_log2, offset);
   exponentials(s, scale_log2, offset, tile_sum);
-  if (__any_sync(0xFFFFFFFF, tile_sum[0] < 0.0f || tile_sum[1] < 0.0f)) {
-    *s_sink = tile_sum[0];
-    __threadfence_block();
-  }
+  keep_before_wait(tile_sum, s_sink);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     rows.sum[r] += tile_sum[r];
@@ -142,7 +148,8 @@ __device__ __forceinline__ void lazy_step(float (&s)[kNum], RowState& rows, Resc
 /// The optimistic step; recompute() must bring S back. A reference of -infinity makes the offset +infinity, so that every P is +infinity or NaN and the check
 /// fails, as it does for NaN scores: such rows take the exact way. The check's branch keeps the exponentials in front of the wait, as in lazy_step.
 template <int kNum, typename Recompute>
-__device__ __forceinline__ void optimistic_step(float (&s)[kNum], RowState& rows, Rescale& rescale, float scale_log2, float max_tile_sum, const Recompute& recompute) {
+__device__ __forceinline__ void optimistic_step(float (&s)[kNum], RowState& rows, Rescale& rescale, float scale_log2, float max_tile_sum,
+                                                const Recompute& recompute) {
   const float offset[2] = {-rows.reference[0] * scale_log2, -rows.reference[1] * scale_log2};
   float tile_sum[2];
   exponentials(s, scale_log2, offset, tile_sum);
