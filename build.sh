@@ -56,6 +56,8 @@ if [[ -z "${HOME:-}" || ! -d "$HOME" || ! -w "$HOME" ]]; then
   export HOME="$root/.deps/home"
   mkdir -p "$HOME"
 fi
+# No program of this repository formats by culture, and a bare machine has no ICU.
+export DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1
 export DOTNET_NOLOGO=1 DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_GENERATE_ASPNET_CERTIFICATE=false MSBUILDDISABLENODEREUSE=1 DOTNET_CLI_USE_MSBUILD_SERVER=0
 logs="$root/artifacts/logs" results="$root/artifacts/test-results"
 mkdir -p "$logs"
