@@ -5,5 +5,9 @@ function(fa_set_warnings target)
   else()
     target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:C,CXX>:-Wall -Wextra -Wshadow -Wno-unknown-pragmas>
       $<$<AND:$<BOOL:${FA_WERROR}>,$<COMPILE_LANGUAGE:C,CXX>>:-Werror>)
+    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 14)
+      # GCC 12 and 13 report an overlapping copy inside "text" + std::string (GCC bug 105651).
+      target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>)
+    endif()
   endif()
 endfunction()
