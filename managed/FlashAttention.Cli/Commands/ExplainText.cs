@@ -26,6 +26,10 @@ internal static class ExplainText
                 console.WriteLine($"not computed: {pass.WhyNot}");
             }
         }
+        if (!report.Passes.Any(pass => pass.Supported))
+        {
+            return;
+        }
         console.WriteLine();
         console.WriteLine("naive: each step reads and writes whole matrices, masked pairs included; its backward pass reads the P of the forward pass. Inputs and outputs count once.");
         console.WriteLine("fused: bytes count every load of a tile; tiles loaded again come from the cache for the most part. FLOPs are those of the matrix products.");
