@@ -26,10 +26,11 @@ class Error final : public std::exception {
 };
 
 /// Throws Error with a printf-formatted message: argument, what was expected, what came.
+[[noreturn]]
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
 #endif
-[[noreturn]] inline void
+inline void
 fail(fa_status status, const char* format, ...) {
   std::va_list arguments;
   va_start(arguments, format);

@@ -98,9 +98,10 @@ bool plan_cpu(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason
                  static_cast<long long>(problem.head_dim_v), kMaxHeadDim);
     return false;
   }
-  const double kv_rows = static_cast<double>(problem.batch) * static_cast<double>(problem.heads_kv) * static_cast<double>(problem.len_kv);
-  const double q_rows = static_cast<double>(problem.batch) * static_cast<double>(problem.heads_q) * static_cast<double>(problem.len_q);
-  if (kv_rows * 8 * (kMaxHeadDim + 16) > kMaxWorkspaceBytes || q_rows > kMaxWorkspaceBytes) {
+  const double kv_heads = static_cast<double>(problem.batch) * static_cast<double>(problem.heads_kv);
+  const double q_heads = static_cast<double>(problem.batch) * static_cast<double>(problem.heads_q);
+  const double kv_rows = kv_heads * static_cast<double>(problem.len_kv), q_rows = q_heads * static_cast<double>(problem.len_q);
+  if (kv_rows * 8 * (kMaxHeadDim + 16) > kMaxWorkspaceBytes || std::max({kv_heads, q_heads, q_rows}) > kMaxWorkspaceBytes) {
     why_not->set("the sizes exceed what can be addressed");
     return false;
   }

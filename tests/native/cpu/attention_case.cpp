@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <sstream>
 
 namespace fa_test {
 namespace {
@@ -54,9 +55,10 @@ struct AttentionCase::Expected {
 std::string CaseOptions::name() const {
   static const char* const dtypes[] = {"f32", "f16", "bf16"};
   static const char* const masks[] = {"none", "top-left", "bottom-right"};
-  return std::string(dtypes[dtype]) + " mask " + masks[mask] + " B" + std::to_string(batch) + " H" + std::to_string(heads_q) + "/" + std::to_string(heads_kv) +
-         " len " + std::to_string(len_q) + "x" + std::to_string(len_kv) + " d " + std::to_string(head_dim) + "/" + std::to_string(head_dim_v) + " layout " +
-         std::to_string(static_cast<int>(layout)) + " seed " + std::to_string(seed);
+  std::ostringstream text;
+  text << dtypes[dtype] << " mask " << masks[mask] << " B" << batch << " H" << heads_q << "/" << heads_kv << " len " << len_q << "x" << len_kv << " d "
+       << head_dim << "/" << head_dim_v << " layout " << static_cast<int>(layout) << " seed " << seed;
+  return text.str();
 }
 
 AttentionCase::AttentionCase(const CaseOptions& p) : options_(p) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <sstream>
 
 #include "attention_case.h"
 
@@ -43,7 +44,11 @@ INSTANTIATE_TEST_SUITE_P(Cpu, HeadDims,
                          ::testing::Values(std::pair(1, 1), std::pair(3, 3), std::pair(8, 8), std::pair(17, 17), std::pair(64, 64), std::pair(80, 80),
                                            std::pair(128, 128), std::pair(192, 128), std::pair(256, 256), std::pair(512, 512), std::pair(5, 33),
                                            std::pair(130, 9), std::pair(1, 512), std::pair(512, 1)),
-                         [](const auto& tested) { return "d" + std::to_string(tested.param.first) + "_" + std::to_string(tested.param.second); });
+                         [](const auto& tested) {
+                           std::ostringstream name;
+                           name << "d" << tested.param.first << "_" << tested.param.second;
+                           return name.str();
+                         });
 
 /// Sizes on both sides of every tile and panel edge: 8, 16, 32 queries per panel; 32 … 192 per tile; 32, 64, 128 keys per tile; blocks of 6 and 12 rows.
 TEST(Lengths, AroundTileEdges) {

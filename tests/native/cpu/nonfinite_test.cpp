@@ -41,7 +41,7 @@ TEST_P(Nonfinite, StaysInTheRowsThatSeeIt) {
   const auto [dtype, mask, value] = GetParam();
   for (const int64_t row : {0, 20, 33, 69}) {
     for (int which = 0; which < 4; ++which) {
-      SCOPED_TRACE("row " + std::to_string(row) + " of input " + std::to_string(which));
+      SCOPED_TRACE(::testing::Message() << "row " << row << " of input " << which);
       AttentionCase attention(causal_options(dtype, mask, 70, 90));
       HostTensor* const inputs[] = {&attention.q, &attention.k, &attention.v, &attention.grad_o};
       set_row(inputs[which], row, value);
