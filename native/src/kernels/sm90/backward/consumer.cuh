@@ -1,0 +1,274 @@
+// A consumer warpgroup: 64 keys of the block's tile against all query tiles that see them.
+#pragma once
+
+#include "kernels/sm90/backward/config.h"
+#include "kernels/sm90/backward/grad_q.cuh"
+#include "kernels/sm90/backward/steps.cuh"
+#include "ptx/exp2.cuh"
+#include "ptx/fence_proxy.cuh"
+#include "ptx/mbarrier.cuh"
+#include "ptx/mma_sync.cuh"
+#include "ptx/named_barrier.cuh"
+#include "ptx/stmatrix.cuh"
+#include "ptx/tma.cuh"
+#include "ptx/wgmma.cuh"
+#include "tile/wgmma_descriptor.cuh"
+
+namespace fa::sm90 {
+
+template <typename Config>
+class BackwardConsumer {
+  using Element = typename Config::Element;
+  using SharedStorage = typename Config::SharedStorage;
+  using ScoreProduct = ptx::Wgmma<Element, Config::kTileQ>;
+  using GradientProduct = ptx::Wgmma<Element, Config::kHeadDim>;
+  using GradQProduct = ptx::Wgmma<Element, 64>;
+  static constexpr uint32_t kQStageStep = sizeof(typename SharedStorage::QTile) / 16;
+
+ public:
+  __device__ __forceinline__ BackwardConsumer(const BackwardParams& params, SharedStorage& smem, int warpgroup)
+      : params_(params),
+        smem_(smem),
+        warpgroup_(warpgroup),
+        tile_(key_tile<Config>(params)),
+        desc_k_(tile::k_major_descriptor(smem.k[0][64 * warpgroup])),
+        desc_v_(tile::k_major_descriptor(smem.v[0][64 * warpgroup])),
+        desc_q_(tile::k_major_descriptor(smem.q[0])),
+        desc_q_rows_(tile::mn_major_descriptor(smem.q[0], Config::kTileQ)),
+        grad_q_(smem, warpgroup) {
+    const int thread = threadIdx.x % 128, lane = thread % 32;
+    const int first_key = tile_.first_key + 64 * warpgroup + thread / 32 * 16 + lane / 4;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int key = first_key + 8 * r;
+      // Relative to the thread's first column. Nobody sees a key at the padding; without a mask everybody sees every other.
+      first_row_[r] = (key >= params.visible_len_kv ? kNever : params.causal ? key - params.causal_offset : -kNever) - lane % 4 * 2;
+    }
+    const int matrix = lane / 8, row = lane % 8;
+    s_ds_ = ptx::shared_address(smem.ds[0][warpgroup]) + tile::swizzled_offset_bytes(matrix / 2 * 8 + row, thread / 32 * 2 + matrix % 2);
+  }
+
+  __device__ __forceinline__ void run() {
+    float grad_k[Config::kGradients], grad_v[Config::kGradients];
+#pragma unroll
+    for (int i = 0; i < Config::kGradients; ++i) {
+      grad_k[i] = 0.0f;
+      grad_v[i] = 0.0f;
+    }
+    ptx::mbarrier_wait(&smem_.k_full, 0);
+    ptx::mbarrier_wait(&smem_.v_full, 0);
+#pragma unroll 1
+    for (int group_head = 0; group_head < params_.group_size; ++group_head) {
+      float* g_accumulator = params_.grad_q_accumulator + workspace_row(params_, tile_, group_head, 0) * Config::kHeadDim;
+      int step = tile_.first_step;
+#pragma unroll 1
+      for (; step < tile_.end_masked; ++step) {
+        process<true>(grad_k, grad_v, step, g_accumulator);
+      }
+#pragma unroll 1
+      for (; step < params_.num_q_tiles; ++step) {
+        process<false>(grad_k, grad_v, step, g_accumulator);
+      }
+    }
+    store_gradients(grad_k, grad_v);
+  }
+
+ private:
+  static constexpr int kNever = 1 << 30;
+
+  /// One tile of queries. Every product is waited for before the end: a group in flight across the loop's back edge makes ptxas serialise all of them (C7514).
+  template <bool kMasked>
+  __device__ __forceinline__ void process(float (&grad_k)[Config::kGradients], float (&grad_v)[Config::kGradients], int step, float* g_accumulator) {
+    using namespace ptx;
+    const int stage = cursor_.stage;
+    const uint32_t phase = cursor_.phase, stage_step = stage * kQStageStep;
+    float p[Config::kScores], ds[Config::kScores];
+    uint32_t p_operand[Config::kScores / 2], ds_operand[Config::kScores / 2];
+
+    // S^T = K Q^T, dP^T = V dO^T
+    mbarrier_wait(&smem_.q_full[stage], phase);
+    wgmma_fence();
+    multiply_scores(p, desc_k_, stage_step);
+    wgmma_commit_group();
+    mbarrier_wait(&smem_.grad_o_full[stage], phase);
+    multiply_scores(ds, desc_v_, stage_step + kToGradO);
+    wgmma_commit_group();
+
+    wgmma_wait_group<1>();
+    pin_registers(p);
+    exponentiate<kMasked>(p, stage, step);
+    wgmma_wait_group<0>();
+    pin_registers(ds);
+    differentiate<kMasked>(ds, p, stage, step);
+    to_operand(p_operand, p);
+    to_operand(ds_operand, ds);
+    share_ds(ds_operand, stage);
+
+    // grad_v += P^T dO, then grad_q = dS K and grad_k += dS^T Q
+    wgmma_fence();
+    accumulate(grad_v, p_operand, stage_step + kToGradO);
+    wgmma_commit_group();
+    fence_proxy_async_shared();
+    named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);
+    float grad_q[Config::kGradQ];
+    grad_q_.multiply(grad_q, stage);
+    wgmma_commit_group();
+    accumulate(grad_k, ds_operand, stage_step);
+    wgmma_commit_group();
+
+    wgmma_wait_group<1>();
+    pin_registers(grad_q);
+    if (threadIdx.x % 32 == 0) {
+      mbarrier_arrive(&smem_.grad_o_empty[stage]);
+    }
+    grad_q_.add(grad_q, g_accumulator + static_cast<int64_t>(step) * (Config::kTileQ * Config::kHeadDim));
+    wgmma_wait_group<0>();
+    pin_registers(grad_v);
+    pin_registers(grad_k);
+    if (threadIdx.x % 32 == 0) {
+      mbarrier_arrive(&smem_.q_empty[stage]);
+    }
+    cursor_.advance();
+  }
+
+  /// scores = the warpgroup's 64 rows of k or v times a tile of q or grad_o, transposed.
+  __device__ __forceinline__ void multiply_scores(float (&scores)[Config::kScores], const tile::Descriptor& keys, uint32_t query_step) {
+#pragma unroll
+    for (int k = 0; k < Config::kHeadDim / 16; ++k) {
+      ScoreProduct::ss(scores, keys.at(tile::k_major_step(k, Config::kTileKv)), desc_q_.at(query_step + tile::k_major_step(k, Config::kTileQ)), k != 0);
+    }
+  }
+
+  /// gradient += P^T or dS^T times a tile of grad_o or q.
+  __device__ __forceinline__ void accumulate(float (&gradient)[Config::kGradients], const uint32_t (&operand)[Config::kScores / 2], uint32_t query_step) {
+#pragma unroll
+    for (int k = 0; k < Config::kTileQ / 16; ++k) {
+      GradientProduct::rs(gradient, operand[4 * k], operand[4 * k + 1], operand[4 * k + 2], operand[4 * k + 3],
+                          desc_q_rows_.at(query_step + tile::mn_major_step(k)), 1);
+    }
+  }
+
+  /// S -> P = exp(scale S - lse), 0 where masked. Element 4j + 2r + e: key r, query 8j + e from the thread's first column.
+  template <bool kMasked>
+  __device__ __forceinline__ void exponentiate(float (&s)[Config::kScores], int stage, int step) {
+    const float* s_lse = &smem_.lse_log2[stage][threadIdx.x % 4 * 2];
+#pragma unroll
+    for (int j = 0; j < Config::kScores / 4; ++j) {
+      const float2 lse = *reinterpret_cast<const float2*>(s_lse + 8 * j);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        s[4 * j + i] = ptx::exp2_approx(fmaf(s[4 * j + i], params_.scale_log2, i % 2 ? -lse.y : -lse.x));
+      }
+    }
+    if constexpr (kMasked) {
+      hide(s, step);
+    }
+  }
+
+  /// dP -> dS = P (dP - delta), without the factor scale; 0 where masked, whatever dP was.
+  template <bool kMasked>
+  __device__ __forceinline__ void differentiate(float (&dp)[Config::kScores], const float (&p)[Config::kScores], int stage, int step) {
+    const float* s_delta = &smem_.delta[stage][threadIdx.x % 4 * 2];
+#pragma unroll
+    for (int j = 0; j < Config::kScores / 4; ++j) {
+      const float2 delta = *reinterpret_cast<const float2*>(s_delta + 8 * j);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        dp[4 * j + i] = p[4 * j + i] * (dp[4 * j + i] - (i % 2 ? delta.y : delta.x));
+      }
+    }
+    if constexpr (kMasked) {
+      hide(dp, step);
+    }
+  }
+
+  /// Zero where the query does not see the key.
+  __device__ __forceinline__ void hide(float (&s)[Config::kScores], int step) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int first_column = first_row_[r] - step * Config::kTileQ;
+#pragma unroll
+      for (int j = 0; j < Config::kScores / 4; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& element = s[4 * j + 2 * r + e];
+          element = 8 * j + e < first_column ? 0.0f : element;
+        }
+      }
+    }
+  }
+
+  /// Rounds, as A operand: two neighbouring groups of eight queries are a k-step.
+  __device__ __forceinline__ void to_operand(uint32_t (&operand)[Config::kScores / 2], const float (&s)[Config::kScores]) {
+#pragma unroll
+    for (int i = 0; i < Config::kScores / 2; ++i) {
+      operand[i] = ptx::pack2<Element>(s[2 * i], s[2 * i + 1]);
+    }
+  }
+
+  /// dS^T from registers to shared memory as dS.
+  __device__ __forceinline__ void share_ds(const uint32_t (&operand)[Config::kScores / 2], int stage) {
+    const uint32_t s_ds = s_ds_ + stage * static_cast<uint32_t>(sizeof(smem_.ds[0]));
+#pragma unroll
+    for (int k = 0; k < Config::kTileQ / 16; ++k) {
+      ptx::stmatrix_x4_trans(s_ds + k * 16 * tile::kPanelRowBytes, operand[4 * k], operand[4 * k + 1], operand[4 * k + 2], operand[4 * k + 3]);
+    }
+  }
+
+  /// grad_k and grad_v, through the memory of k and v, by TMA, which clips what lies outside the tensors.
+  __device__ __forceinline__ void store_gradients(const float (&grad_k)[Config::kGradients], const float (&grad_v)[Config::kGradients]) {
+    using namespace ptx;
+    named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);  // the other warpgroup has read k for the last time
+    stage_gradient(smem_.k, grad_k, params_.scale);
+    stage_gradient(smem_.v, grad_v, 1.0f);
+    fence_proxy_async_shared();
+    named_barrier_sync(Config::kBarrierWarpgroup + warpgroup_, 128);
+    const int first_key = tile_.first_key + 64 * warpgroup_;
+    if (threadIdx.x % 128 == 0) {
+      if (first_key < params_.len_kv) {
+#pragma unroll
+        for (int panel = 0; panel < Config::kPanels; ++panel) {
+          tma_store_4d(&params_.map_grad_k, smem_.k[panel][64 * warpgroup_], 64 * panel, first_key, tile_.kv_head, tile_.batch);
+          tma_store_4d(&params_.map_grad_v, smem_.v[panel][64 * warpgroup_], 64 * panel, first_key, tile_.kv_head, tile_.batch);
+        }
+        tma_store_commit();
+      }
+      bulk_wait();  // shared memory must outlive the copies
+    }
+  }
+
+  __device__ __forceinline__ void stage_gradient(Element (&s_tile)[Config::kPanels][Config::kTileKv][64], const float (&gradient)[Config::kGradients],
+                                                 float factor) {
+    const int thread = threadIdx.x % 128, lane = thread % 32;
+    const int row = 64 * warpgroup_ + thread / 32 * 16 + lane % 16;
+#pragma unroll
+    for (int panel = 0; panel < Config::kPanels; ++panel) {
+      const uint32_t s_panel = ptx::shared_address(s_tile[panel]);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const float* part = gradient + 32 * panel + 8 * k;
+        ptx::stmatrix_x4(s_panel + tile::swizzled_offset_bytes(row, 2 * k + lane / 16), ptx::pack2<Element>(part[0] * factor, part[1] * factor),
+                         ptx::pack2<Element>(part[2] * factor, part[3] * factor), ptx::pack2<Element>(part[4] * factor, part[5] * factor),
+                         ptx::pack2<Element>(part[6] * factor, part[7] * factor));
+      }
+    }
+  }
+
+  /// From a tile of q to the tile of grad_o of the same stage, in descriptor units.
+  static constexpr uint32_t kToGradO = SharedStorage::kToGradO / 16;
+
+  const BackwardParams& params_;
+  SharedStorage& smem_;
+  const int warpgroup_;
+  const KeyTile tile_;
+  const tile::Descriptor desc_k_;       // A of S^T
+  const tile::Descriptor desc_v_;       // A of dP^T
+  const tile::Descriptor desc_q_;       // B of S^T, and of dP^T at kToGradO
+  const tile::Descriptor desc_q_rows_;  // B of grad_k, and of grad_v at kToGradO
+  GradQPart<Config> grad_q_;
+  StepCursor<Config::kStages> cursor_;
+  int first_row_[2];  // first query that sees the thread's keys, less the thread's first column
+  uint32_t s_ds_;     // the lane's row of stmatrix in stage 0
+};
+
+}  // namespace fa::sm90

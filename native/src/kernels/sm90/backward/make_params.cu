@@ -1,0 +1,99 @@
+#include <algorithm>
+
+#include "kernels/sm90/backward/launch.h"
+#include "kernels/sm90/tensor_map.h"
+
+namespace fa::sm90 {
+
+namespace {
+
+/// What the query tiles of one head stream through L2 together: heads are worked on side by side only as long as they share it.
+constexpr int64_t kCacheBytes = int64_t{50} << 20;
+
+int64_t visible_len_kv_of(const Problem& problem) {
+  return problem.is_causal() ? std::clamp<int64_t>(problem.len_q + problem.causal_offset(), 0, problem.len_kv) : problem.len_kv;
+}
+
+Sm90BackwardWorkspace workspace_of(const Sm90BackwardTile& tile, const Problem& problem) {
+  return sm90_backward_workspace(problem.batch * problem.heads_q, problem.len_q, tile.head_dim);
+}
+
+float* workspace_part(const BackwardArgs& args, uint64_t offset_bytes) {
+  return reinterpret_cast<float*>(static_cast<char*>(args.workspace) + offset_bytes);
+}
+
+}  // namespace
+
+BackwardParams make_backward_params(const Sm90BackwardTile& tile, const BackwardArgs& args) {
+  const Problem& problem = args.problem;
+  const int64_t visible_len = visible_len_kv_of(problem);
+  const TensorShape q_shape{problem.batch, problem.len_q, problem.heads_q, problem.head_dim};
+  const TensorShape o_shape{problem.batch, problem.len_q, problem.heads_q, problem.head_dim_v};
+  const TensorShape k_shape{problem.batch, problem.len_kv, problem.heads_kv, problem.head_dim};
+  const TensorShape v_shape{problem.batch, problem.len_kv, problem.heads_kv, problem.head_dim_v};
+  const TensorShape visible_k_shape{problem.batch, std::max<int64_t>(visible_len, 1), problem.heads_kv, problem.head_dim};
+  const TensorShape visible_v_shape{problem.batch, std::max<int64_t>(visible_len, 1), problem.heads_kv, problem.head_dim_v};
+  // Without queries nothing is loaded, but a map must describe something: k's memory stands in.
+  const bool has_queries = problem.len_q > 0;
+
+  BackwardParams params{};
+  params.map_q = encode_tensor_map(has_queries ? args.q : args.k, has_queries ? q_shape : k_shape, problem.dtype, tile.tile_q, "params.q");
+  params.map_grad_o = encode_tensor_map(has_queries ? args.grad_o : args.k, has_queries ? o_shape : k_shape, problem.dtype, tile.tile_q, "params.grad_o");
+  params.map_k = encode_tensor_map(args.k, visible_k_shape, problem.dtype, tile.tile_kv(), "params.k");
+  params.map_v = encode_tensor_map(args.v, visible_v_shape, problem.dtype, tile.tile_kv(), "params.v");
+  params.map_grad_k = encode_tensor_map(args.grad_k, k_shape, problem.dtype, 64, "params.grad_k");
+  params.map_grad_v = encode_tensor_map(args.grad_v, v_shape, problem.dtype, 64, "params.grad_v");
+
+  const Sm90BackwardWorkspace workspace = workspace_of(tile, problem);
+  params.lse_log2 = workspace_part(args, 0);
+  params.delta = workspace_part(args, workspace.delta_offset_bytes);
+  params.grad_q_accumulator = workspace_part(args, workspace.grad_q_offset_bytes);
+  params.padded_rows = workspace.padded_rows;
+  params.len_q = static_cast<int>(problem.len_q);
+  params.len_kv = static_cast<int>(problem.len_kv);
+  params.visible_len_kv = static_cast<int>(visible_len);
+  params.heads_q = static_cast<int>(problem.heads_q);
+  params.heads_kv = static_cast<int>(problem.heads_kv);
+  params.group_size = static_cast<int>(problem.group_size());
+  params.causal_offset = static_cast<int>(problem.causal_offset());
+  params.causal = problem.is_causal();
+  params.scale = problem.scale;
+  params.scale_log2 = problem.scale * 1.4426950408889634f;
+  params.num_q_tiles = static_cast<int>((problem.len_q + tile.tile_q - 1) / tile.tile_q);
+
+  const int64_t head_bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * tile.head_dim) * problem.group_size();
+  params.order.num_tiles = static_cast<int>((problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv());
+  params.order.num_heads = static_cast<int>(problem.batch * problem.heads_kv);
+  params.order.section_heads = TileOrder::choose_section(params.order.num_heads, head_bytes, kCacheBytes);
+  return params;
+}
+
+BackwardPassParams make_backward_pass_params(const Sm90BackwardTile& tile, const BackwardArgs& args) {
+  const Problem& problem = args.problem;
+  const Sm90BackwardWorkspace workspace = workspace_of(tile, problem);
+  BackwardPassParams params{};
+  params.o = static_cast<const uint16_t*>(args.o.data);
+  params.grad_o = static_cast<const uint16_t*>(args.grad_o.data);
+  params.grad_q = static_cast<uint16_t*>(args.grad_q.data);
+  params.lse = args.lse;
+  params.grad_lse = args.grad_lse;
+  params.o_strides = args.o.strides;
+  params.grad_o_strides = args.grad_o.strides;
+  params.grad_q_strides = args.grad_q.strides;
+  params.lse_log2 = workspace_part(args, 0);
+  params.delta = workspace_part(args, workspace.delta_offset_bytes);
+  params.grad_q_accumulator = workspace_part(args, workspace.grad_q_offset_bytes);
+  params.padded_rows = workspace.padded_rows;
+  params.num_rows = problem.batch * problem.heads_q * workspace.padded_rows;
+  params.len_q = static_cast<int>(problem.len_q);
+  params.heads_q = static_cast<int>(problem.heads_q);
+  params.head_dim = static_cast<int>(problem.head_dim);
+  params.head_dim_v = static_cast<int>(problem.head_dim_v);
+  params.visible_len_kv = static_cast<int>(visible_len_kv_of(problem));
+  params.causal_offset = static_cast<int>(problem.causal_offset());
+  params.causal = problem.is_causal();
+  params.scale = problem.scale;
+  return params;
+}
+
+}  // namespace fa::sm90

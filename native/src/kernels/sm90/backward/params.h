@@ -1,0 +1,71 @@
+// What the Hopper backward kernels are launched with.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "attention/tile_order.h"
+#include "plan/problem.h"
+
+namespace fa::sm90 {
+
+/// Floats of a 64 x 64 block of the grad_q accumulator. Block (row / 64, column / 64) of a head's padded_rows x padded_dim accumulator follows the one before,
+/// columns first. Inside a block the order is that of wgmma's accumulator registers: the four values 4j … 4j + 3 of thread t of the warpgroup (rows g and g + 8
+/// of 16-row slice t / 32, columns 8j + 2q and + 1; g = t % 32 / 4, q = t % 4) are float4 number 128 j + t.
+inline constexpr int kGradQBlock = 64 * 64;
+
+struct BackwardParams {
+  // Tensor maps over (head_dim, sequence, head, batch), 128-byte swizzle. Boxes: 64 x tile_q for q and grad_o, 64 x tile_kv for k and v, 64 x 64 for grad_k and
+  // grad_v.
+  CUtensorMap map_q;
+  CUtensorMap map_k;
+  CUtensorMap map_v;
+  CUtensorMap map_grad_o;
+  CUtensorMap map_grad_k;
+  CUtensorMap map_grad_v;
+
+  // Workspace, per (batch, query head) padded_rows rows.
+  float* lse_log2;            ///< log-sum-exp in base 2; +inf for rows that see no key and for padding: exp2(s - inf) = 0
+  float* delta;               ///< rowsum(grad_o * o) - grad_lse; 0 where lse_log2 is +inf
+  float* grad_q_accumulator;  ///< fp32, without the factor scale; order: kGradQBlock
+  int64_t padded_rows;
+
+  int len_q;
+  int len_kv;          ///< of the tensors
+  int visible_len_kv;  ///< keys that some query sees; those behind are read by nobody
+  int heads_q;
+  int heads_kv;
+  int group_size;     ///< query heads per key head
+  int causal_offset;  ///< query i sees key j iff j <= i + causal_offset, if causal
+  bool causal;
+  float scale;
+  float scale_log2;  ///< scale * log2(e)
+  int num_q_tiles;   ///< per head
+  TileOrder order;   ///< key tiles and key heads
+};
+
+/// The passes around the main kernel: delta, log-sum-exp and the cleared accumulator before, grad_q after.
+struct BackwardPassParams {
+  const uint16_t* o;       ///< (batch, len_q, heads_q, head_dim_v), strides in elements
+  const uint16_t* grad_o;  ///< like o
+  uint16_t* grad_q;        ///< (batch, len_q, heads_q, head_dim)
+  const float* lse;        ///< (batch, heads_q, len_q) contiguous
+  const float* grad_lse;   ///< like lse, or null
+  Strides o_strides, grad_o_strides, grad_q_strides;
+  float* lse_log2;
+  float* delta;
+  float* grad_q_accumulator;
+  int64_t padded_rows;
+  int64_t num_rows;  ///< batch * heads_q * padded_rows
+  int len_q;
+  int heads_q;
+  int head_dim;
+  int head_dim_v;
+  int visible_len_kv;
+  int causal_offset;
+  bool causal;
+  float scale;
+};
+
+}  // namespace fa::sm90

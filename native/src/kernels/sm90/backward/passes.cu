@@ -1,0 +1,161 @@
+// The memory-bound passes around the main kernel: prepare (delta, log-sum-exp in base 2, cleared accumulator) and finish (accumulator to grad_q).
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cmath>
+
+#include "kernels/sm90/backward/launch.h"
+#include "plan/error.h"
+#include "ptx/mma_sync.cuh"
+#include "runtime/cuda_check.h"
+
+namespace fa::sm90 {
+
+namespace {
+
+constexpr int kPassThreads = 256;
+
+__device__ __forceinline__ float2 to_float2(__half2 pair) {
+  return __half22float2(pair);
+}
+__device__ __forceinline__ float2 to_float2(__nv_bfloat162 pair) {
+  return __bfloat1622float2(pair);
+}
+template <typename Element>
+struct Pair;
+template <>
+struct Pair<__half> {
+  using Type = __half2;
+};
+template <>
+struct Pair<__nv_bfloat16> {
+  using Type = __nv_bfloat162;
+};
+
+/// sum + the products of eight elements.
+template <typename Element>
+__device__ __forceinline__ float dot8(const uint4& a, const uint4& b, float sum) {
+  using Type = typename Pair<Element>::Type;
+  const auto* pairs_a = reinterpret_cast<const Type*>(&a);
+  const auto* pairs_b = reinterpret_cast<const Type*>(&b);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 x = to_float2(pairs_a[i]), y = to_float2(pairs_b[i]);
+    sum = fmaf(x.x, y.x, fmaf(x.y, y.y, sum));
+  }
+  return sum;
+}
+
+/// kPaddedDim / 8 lanes per row of the padded workspace.
+template <typename Element, int kPaddedDim>
+__global__ void __launch_bounds__(kPassThreads) backward_prepare_kernel(const __grid_constant__ BackwardPassParams p) {
+  constexpr int kLanes = kPaddedDim / 8;
+  const int lane = threadIdx.x % kLanes;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kPassThreads / kLanes) + threadIdx.x / kLanes;
+  const bool in_workspace = row < p.num_rows;
+  const int64_t flat_head = row / p.padded_rows;
+  const int i = static_cast<int>(row - flat_head * p.padded_rows);
+  const int64_t batch = flat_head / p.heads_q, head = flat_head - batch * p.heads_q;
+  const bool sees_keys = p.causal ? i + p.causal_offset >= 0 && p.visible_len_kv > 0 : p.visible_len_kv > 0;
+  const bool counts = in_workspace && i < p.len_q && sees_keys;
+  float sum = 0.0f;
+  if (counts && 8 * lane < p.head_dim_v) {
+    const auto o = *reinterpret_cast<const uint4*>(p.o + batch * p.o_strides.batch + head * p.o_strides.head + i * p.o_strides.seq + 8 * lane);
+    const auto grad_o =
+        *reinterpret_cast<const uint4*>(p.grad_o + batch * p.grad_o_strides.batch + head * p.grad_o_strides.head + i * p.grad_o_strides.seq + 8 * lane);
+    sum = dot8<Element>(o, grad_o, 0.0f);
+  }
+#pragma unroll
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+    sum += __shfl_xor_sync(0xFFFFFFFF, sum, distance);
+  }
+  if (!in_workspace) {
+    return;
+  }
+  if (lane == 0) {
+    const int64_t g_row = flat_head * p.len_q + i;
+    p.lse_log2[row] = counts ? p.lse[g_row] * 1.4426950408889634f : INFINITY;
+    p.delta[row] = counts ? sum - (p.grad_lse != nullptr ? p.grad_lse[g_row] : 0.0f) : 0.0f;
+  }
+  // Which of the accumulator's elements a lane clears does not matter: together the rows of a block of 64 clear it all.
+  auto* g_zero = reinterpret_cast<float4*>(p.grad_q_accumulator + row * kPaddedDim);
+  g_zero[lane] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  g_zero[lane + kLanes] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+}
+
+/// grad_q = scale * accumulator. A thread takes eight columns of two rows, row and row + 8: four neighbouring float4 of the accumulator (kGradQBlock). A warp
+/// takes four such pieces side by side of eight rows each, so that it writes 64 contiguous bytes of a row at a time.
+template <typename Element, int kPaddedDim>
+__global__ void __launch_bounds__(kPassThreads) backward_finish_kernel(const __grid_constant__ BackwardPassParams p) {
+  constexpr int kColumnGroups = kPaddedDim / 32;
+  const int lane = threadIdx.x % 32;
+  const int64_t warp = (static_cast<int64_t>(blockIdx.x) * kPassThreads + threadIdx.x) / 32;
+  const int64_t slice = warp / kColumnGroups;  // of 16 rows
+  const int column = 32 * static_cast<int>(warp % kColumnGroups) + 8 * (lane % 4);
+  if (16 * slice >= p.num_rows || column >= p.head_dim) {
+    return;
+  }
+  const int64_t flat_head = 16 * slice / p.padded_rows;
+  const int64_t slice_in_head = slice - flat_head * (p.padded_rows / 16);
+  const int row = static_cast<int>(16 * slice_in_head) + lane / 4;
+  const int64_t block = slice / 4 * (kPaddedDim / 64) + column / 64;
+  const int thread = static_cast<int>(slice % 4) * 32 + lane / 4 * 4;
+  const auto* g_piece = reinterpret_cast<const float4*>(p.grad_q_accumulator + block * kGradQBlock) + 128 * (column % 64 / 8) + thread;
+  uint4 upper, lower;
+  uint32_t* words[2] = {reinterpret_cast<uint32_t*>(&upper), reinterpret_cast<uint32_t*>(&lower)};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float4 values = g_piece[i];
+    words[0][i] = ptx::pack2<Element>(values.x * p.scale, values.y * p.scale);
+    words[1][i] = ptx::pack2<Element>(values.z * p.scale, values.w * p.scale);
+  }
+  const int64_t batch = flat_head / p.heads_q, head = flat_head - batch * p.heads_q;
+  uint16_t* g_row = p.grad_q + batch * p.grad_q_strides.batch + head * p.grad_q_strides.head + row * p.grad_q_strides.seq + column;
+  if (row < p.len_q) {
+    *reinterpret_cast<uint4*>(g_row) = upper;
+  }
+  if (row + 8 < p.len_q) {
+    *reinterpret_cast<uint4*>(g_row + 8 * p.grad_q_strides.seq) = lower;
+  }
+}
+
+using PassKernel = void (*)(BackwardPassParams);
+
+void launch_pass(PassKernel kernel, const BackwardPassParams& params, int64_t threads, cudaStream_t stream, const char* what) {
+  void* arguments[] = {const_cast<BackwardPassParams*>(&params)};
+  const auto blocks = static_cast<unsigned>((threads + kPassThreads - 1) / kPassThreads);
+  cuda_check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(kPassThreads), arguments, 0, stream), what);
+}
+
+/// The instantiation for a padded head_dim, or an error that names it.
+template <typename Element>
+PassKernel pick(PassKernel d64, PassKernel d128, int padded_dim) {
+  if (padded_dim != 64 && padded_dim != 128) {
+    fail(FA_STATUS_UNSUPPORTED, "sm90 backward passes: expected a padded head_dim of 64 or 128, got %d", padded_dim);
+  }
+  return padded_dim == 64 ? d64 : d128;
+}
+
+template <typename Element>
+PassKernel prepare_kernel(int padded_dim) {
+  return pick<Element>(backward_prepare_kernel<Element, 64>, backward_prepare_kernel<Element, 128>, padded_dim);
+}
+
+template <typename Element>
+PassKernel finish_kernel(int padded_dim) {
+  return pick<Element>(backward_finish_kernel<Element, 64>, backward_finish_kernel<Element, 128>, padded_dim);
+}
+
+}  // namespace
+
+void launch_backward_prepare(const BackwardPassParams& params, DType dtype, int padded_dim, cudaStream_t stream) {
+  const PassKernel kernel = dtype == DType::kFloat16 ? prepare_kernel<__half>(padded_dim) : prepare_kernel<__nv_bfloat16>(padded_dim);
+  launch_pass(kernel, params, params.num_rows * (padded_dim / 8), stream, "launch of the sm90 backward prepare kernel");
+}
+
+void launch_backward_finish(const BackwardPassParams& params, DType dtype, int padded_dim, cudaStream_t stream) {
+  const PassKernel kernel = dtype == DType::kFloat16 ? finish_kernel<__half>(padded_dim) : finish_kernel<__nv_bfloat16>(padded_dim);
+  launch_pass(kernel, params, params.num_rows / 16 * padded_dim, stream, "launch of the sm90 backward finish kernel");
+}
+
+}  // namespace fa::sm90

@@ -1,0 +1,67 @@
+// The tile configurations of the Hopper backward kernel, and its workspace: what the planner chooses from and what the kernel is instantiated for. Resource
+// arithmetic and measurements: src/kernels/sm90/backward/README.md.
+#pragma once
+
+#include <cstdint>
+
+#include "plan/problem.h"
+
+namespace fa {
+
+/// How a tile's part of grad_q reaches the fp32 accumulator in global memory.
+enum class Sm90GradQPath {
+  kFromRegisters,  ///< vector reductions straight from the accumulator registers
+  kBulk,           ///< staged in shared memory, then one bulk reduction per warpgroup
+};
+
+struct Sm90BackwardTile {
+  int head_dim;  ///< columns of all tiles in shared memory; smaller head dims are padded with zeros
+  int tile_q;    ///< query rows per step
+  Sm90GradQPath grad_q_path;
+
+  static constexpr int kWarpgroups = 2;  ///< consumer warpgroups, each with 64 keys
+  static constexpr int kStages = 2;      ///< tiles of q and of grad_o in flight, and of dS
+  constexpr int tile_kv() const { return 64 * kWarpgroups; }
+  constexpr int threads() const { return 128 * (1 + kWarpgroups); }
+  static constexpr int consumer_registers() { return 240; }
+  static constexpr int producer_registers() { return 24; }
+  constexpr int64_t q_tile_bytes() const { return int64_t{2} * tile_q * head_dim; }
+  constexpr int64_t kv_tile_bytes() const { return int64_t{2} * tile_kv() * head_dim; }
+  constexpr int64_t score_tile_bytes() const { return int64_t{2} * tile_q * tile_kv(); }
+  constexpr int64_t grad_q_bytes() const { return grad_q_path == Sm90GradQPath::kBulk ? int64_t{4} * tile_q * head_dim : 0; }
+  /// Per stage a row of log-sum-exp and one of delta, then barriers; sizes are multiples of the 1024 bytes that tiles are aligned to.
+  static constexpr int64_t kTailBytes = 3072;
+  constexpr int64_t shared_memory_bytes() const {
+    return 2 * kv_tile_bytes() + kStages * (2 * q_tile_bytes() + score_tile_bytes()) + grad_q_bytes() + kTailBytes;
+  }
+};
+
+/// Smallest head_dim first; a problem takes the first that holds it.
+inline constexpr Sm90BackwardTile kSm90BackwardTiles[] = {
+    {64, 128, Sm90GradQPath::kBulk},
+    {128, 64, Sm90GradQPath::kFromRegisters},
+};
+inline constexpr int kNumSm90BackwardTiles = sizeof(kSm90BackwardTiles) / sizeof(kSm90BackwardTiles[0]);
+
+/// Layout of the workspace: per (batch, query head) padded_rows floats of log-sum-exp in base 2, as many of delta, then padded_rows * head_dim floats of grad_q
+/// in the order of the kernel's fragments (kernels/sm90/backward/params.h). The size is O(batch * heads_q * len_q * head_dim).
+struct Sm90BackwardWorkspace {
+  int64_t padded_rows;  ///< per head: a whole number of tiles of every configuration
+  uint64_t delta_offset_bytes;
+  uint64_t grad_q_offset_bytes;
+  uint64_t total_bytes;
+};
+
+inline constexpr int64_t kSm90RowPadding = 128;
+
+constexpr Sm90BackwardWorkspace sm90_backward_workspace(int64_t heads, int64_t len_q, int head_dim) {
+  Sm90BackwardWorkspace w{};
+  w.padded_rows = (len_q + kSm90RowPadding - 1) / kSm90RowPadding * kSm90RowPadding;
+  const uint64_t rows = static_cast<uint64_t>(heads) * static_cast<uint64_t>(w.padded_rows);
+  w.delta_offset_bytes = rows * sizeof(float);
+  w.grad_q_offset_bytes = 2 * rows * sizeof(float);
+  w.total_bytes = w.grad_q_offset_bytes + rows * static_cast<uint64_t>(head_dim) * sizeof(float);
+  return w;
+}
+
+}  // namespace fa
