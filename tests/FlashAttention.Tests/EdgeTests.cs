@@ -63,7 +63,8 @@ public sealed class EdgeTests(TestDevice device) : DeviceFixture(device)
         Assert.That(call.O.LoadBits(), Is.EqualTo(with));
     }
 
-    /// <summary>A NaN key in the middle: rows before it are finite under a causal mask, rows from it on are NaN. The value row as well as the key row.</summary>
+    /// <summary>A NaN key in the middle: rows before it are finite under a causal mask, rows from it on are NaN. In the keys as well as in the
+    /// values.</summary>
     [Test]
     public void NanReachesOnlyRowsThatSeeIt([Values("k", "v")] string where, [Values(5, 64, 100)] int position)
     {

@@ -24,7 +24,7 @@ public sealed class MemoryTests(TestDevice device) : DeviceFixture(device)
         ulong forward = call.ForwardWorkspaceBytes();
         ulong backward = call.BackwardWorkspaceBytes();
         double scores = 2.0 * problem.HeadsQ * problem.LenQ * problem.LenKv * problem.Format.Bytes;
-        TestContext.Out.WriteLine($"{Device}, S = {problem.LenQ}: forward workspace {forward} bytes, backward {backward} bytes, unfused scratch {scores} bytes");
+        TestContext.Out.WriteLine($"{Device}, S = {problem.LenQ}: workspace {forward} bytes forward, {backward} bytes backward; unfused {scores} bytes");
         call.Forward();
         AttentionResult actual = call.ReadForward(new AttentionResult(problem));
         call.Backward();

@@ -129,7 +129,9 @@ public sealed class PropertyTests(TestDevice device) : DeviceFixture(device)
     };
 
     private static double[] Slice(double[] rows, int width, int from, int to) =>
-        Enumerable.Range(0, Base.Batch * Base.HeadsKv).SelectMany(head => rows[((head * Base.LenKv + from) * width)..((head * Base.LenKv + to) * width)]).ToArray();
+        Enumerable.Range(0, Base.Batch * Base.HeadsKv)
+            .SelectMany(head => rows[((head * Base.LenKv + from) * width)..((head * Base.LenKv + to) * width)])
+            .ToArray();
 
     /// <summary>Moves key j of every head to 7 j + 3 modulo the number of keys.</summary>
     private static double[] Permute(double[] rows, int width)

@@ -8,8 +8,8 @@ public static class CaseTable
 
     private static readonly (int D, int Dv)[] AllHeadDims =
     [
-        (1, 1), (3, 5), (8, 8), (17, 33), (40, 40), (64, 64), (72, 80), (80, 24), (96, 96), (128, 128), (128, 64), (160, 160), (192, 128), (192, 192), (256, 256),
-        (320, 40), (512, 512),
+        (1, 1), (3, 5), (8, 8), (17, 33), (40, 40), (64, 64), (72, 80), (80, 24), (96, 96), (128, 128), (128, 64), (160, 160), (192, 128), (192, 192),
+        (256, 256), (320, 40), (512, 512),
     ];
 
     private static readonly (int D, int Dv)[] TensorCoreHeadDims =
@@ -48,7 +48,10 @@ public static class CaseTable
     private static List<ProblemCase> Build(ElementFormat[] formats, (int D, int Dv)[] dims, Layout[] layouts, int seed)
     {
         InputKind[] inputs = Enum.GetValues<InputKind>();
-        int[] levels = [Lengths.Length, Lengths.Length, dims.Length, formats.Length, Masks.Length, layouts.Length, inputs.Length, Heads.Length, Scales.Length, 2, 2, 2];
+        int[] levels =
+        [
+            Lengths.Length, Lengths.Length, dims.Length, formats.Length, Masks.Length, layouts.Length, inputs.Length, Heads.Length, Scales.Length, 2, 2, 2,
+        ];
         return PairwiseCover.Build(levels, seed).Select((row, index) => new ProblemCase
         {
             LenQ = Lengths[row[0]],

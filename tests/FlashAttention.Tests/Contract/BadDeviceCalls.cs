@@ -14,7 +14,8 @@ internal static unsafe class BadDeviceCalls
 
     public static BadCall[] All() => [.. Devices(), .. Threads(), .. Allocation(), .. Copies(), .. Streams(), .. Events(), .. Graphs()];
 
-    private static BadCall Bad(string name, int status, Func<CallWorld, fa_status> make, params string[] parts) => new BadCall("device: " + name, status, parts) { Make = make };
+    private static BadCall Bad(string name, int status, Func<CallWorld, fa_status> make, params string[] parts) =>
+        new BadCall("device: " + name, status, parts) { Make = make };
 
     private static BadCall[] Devices() =>
     [

@@ -8,7 +8,8 @@ namespace FlashAttention.Tests;
 public sealed class ContractTests(TestDevice device) : DeviceFixture(device)
 {
     /// <summary>The table of bad calls.</summary>
-    public static IReadOnlyList<BadCall> Calls { get; } = [.. BadForwardCalls.All(), .. BadBackwardCalls.All(), .. BadDescribeCalls.All(), .. BadDeviceCalls.All()];
+    public static IReadOnlyList<BadCall> Calls { get; } =
+        [.. BadForwardCalls.All(), .. BadBackwardCalls.All(), .. BadDescribeCalls.All(), .. BadDeviceCalls.All()];
 
     [TestCaseSource(nameof(Calls))]
     public void BadCallIsRefusedAndWritesNothing(BadCall bad)
@@ -40,9 +41,11 @@ public sealed class ContractTests(TestDevice device) : DeviceFixture(device)
         {
             bad.Make(world);
             string message = NativeCall.LastMessage;
-            Assert.That(messages.TryAdd(message, bad.Name), Is.True, $"'{bad.Name}' and '{messages.GetValueOrDefault(message)}' give the same message: {message}");
+            Assert.That(messages.TryAdd(message, bad.Name), Is.True,
+                $"'{bad.Name}' and '{messages.GetValueOrDefault(message)}' give the same message: {message}");
         }
-        // Addresses are part of what came. Only the four ways to free what is no live block (foreign, freed, inside a block, host memory) differ in nothing else.
+        // Addresses are part of what came. Only the four ways to free what is no live block (foreign, freed, inside a block, host memory) differ in nothing
+        // else.
         int withoutAddresses = messages.Keys.Select(message => Regex.Replace(message, "0x[0-9a-f]{8,}", "<address>")).Distinct().Count();
         TestContext.Out.WriteLine($"{messages.Count} bad calls, {withoutAddresses} messages without their addresses");
         Assert.That(withoutAddresses, Is.GreaterThanOrEqualTo(messages.Count - 3));

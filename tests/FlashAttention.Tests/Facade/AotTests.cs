@@ -36,8 +36,8 @@ public sealed class AotTests
             string output = Path.Combine(folder, "out");
             string[] arguments =
             [
-                "publish", project, "-c", "Release", "-r", RuntimeInformation.RuntimeIdentifier, "-o", output, "--artifacts-path", Path.Combine(folder, "artifacts"),
-                .. properties,
+                "publish", project, "-c", "Release", "-r", RuntimeInformation.RuntimeIdentifier, "-o", output,
+                "--artifacts-path", Path.Combine(folder, "artifacts"), .. properties,
             ];
             ChildProcess.Result publish = ChildProcess.Run("dotnet", arguments, new Dictionary<string, string?>(), TimeSpan.FromMinutes(10));
             if (publish.ExitCode != 0 && publish.Output.Contains("error NU1"))

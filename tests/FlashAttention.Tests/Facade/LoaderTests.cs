@@ -104,7 +104,8 @@ public sealed class LoaderProbe
     [Test]
     public void Load()
     {
-        string result = Environment.GetEnvironmentVariable(ResultVariable) ?? throw new InvalidOperationException($"{ResultVariable}: expected a file, got nothing");
+        string result = Environment.GetEnvironmentVariable(ResultVariable)
+            ?? throw new InvalidOperationException($"{ResultVariable}: expected a file, got nothing");
         try
         {
             File.WriteAllText(result, "loaded, version " + FlashAttentionNative.Version);

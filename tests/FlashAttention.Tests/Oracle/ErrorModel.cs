@@ -5,8 +5,8 @@ namespace FlashAttention.Tests;
 /// <para>Let u = 2^-24 be the unit roundoff of fp32, in which scores, exponentials and sums are computed, and uP that of the input format, to which a tensor
 /// core kernel rounds P and dS before a product. For a query row with n visible keys:</para>
 /// <list type="bullet">
-/// <item>score: a dot product of d terms has error at most d u Σ|q||k| and, roundings being independent, at most about √d u Σ|q||k|; with Σ|q||k| ≤ ‖q‖‖k‖ and some
-/// roundings more for scale, log2(e) and the subtraction of the maximum (whose size is that of the score): δ = (4 + √d) u scale ‖q‖ max‖k‖;</item>
+/// <item>score: a dot product of d terms has error at most d u Σ|q||k| and, roundings being independent, at most about √d u Σ|q||k|; with Σ|q||k| ≤ ‖q‖‖k‖ and
+/// some roundings more for scale, log2(e) and the subtraction of the maximum (whose size is that of the score): δ = (4 + √d) u scale ‖q‖ max‖k‖;</item>
 /// <item>probability: p = exp(s) / Σ exp(s) moves by a factor within e^(±2δ); the exponential itself, the sum and the accumulation of the product add
 /// (8 + 2√n) u, the rounding of P adds uP: ε = e^(2δ) − 1 + (8 + 2√n) u + uP, relative. A P below the format's normal range rounds absolutely, by η, which
 /// is at least 2^-126: vector units may flush an exponential below fp32's normal range to zero;</item>

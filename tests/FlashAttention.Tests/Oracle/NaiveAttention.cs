@@ -3,8 +3,8 @@ using System.Numerics.Tensors;
 namespace FlashAttention.Tests;
 
 /// <summary>Attention as a plain implementation in the case's own dtype computes it: loops with one fp32 accumulator per element, every matrix (scores,
-/// probabilities, their gradients, the outputs) stored in the dtype. Its backward pass has the contract of the product's: it takes O and lse as the forward pass
-/// stored them, recomputes P = exp(S - lse) and D = Σ dO O. Its error against the oracle is the yardstick of bound (b) of <see cref="Tolerance"/>.</summary>
+/// probabilities, their gradients, the outputs) stored in the dtype. Its backward pass has the contract of the product's: it takes O and lse as the forward
+/// pass stored them, recomputes P = exp(S - lse) and D = Σ dO O. Its error against the oracle is the yardstick of bound (b) of <see cref="Tolerance"/>.</summary>
 internal sealed class NaiveAttention
 {
     private readonly ProblemCase problem;

@@ -9,8 +9,8 @@ namespace FlashAttention.Tests;
 /// largest exact element, and one fp32 rounding of each intermediate at the size of its terms (<see cref="OracleResult.OneRounding"/>).</para></summary>
 internal static class Tolerance
 {
-    public static void AssertWithin(string name, Func<AttentionResult, double[]> tensor, AttentionResult results, OracleResult oracle, AttentionResult naiveResults,
-        ElementFormat format)
+    public static void AssertWithin(
+        string name, Func<AttentionResult, double[]> tensor, AttentionResult results, OracleResult oracle, AttentionResult naiveResults, ElementFormat format)
     {
         double[] actual = tensor(results);
         double[] exact = tensor(oracle.Exact);

@@ -132,6 +132,28 @@ internal sealed unsafe class AttentionCall : IDisposable
         NativeCall.Check(NativeMethods.fa_device_synchronize(device.Handle));
     }
 
+    /// <summary>Runs both passes on other tensors of the same shapes (q, k, v, o, grad_o, grad_q, grad_k, grad_v), and waits.</summary>
+    public void RunOn(fa_tensor[] t)
+    {
+        ulong bytes = Math.Max(ForwardWorkspaceBytes(), BackwardWorkspaceBytes());
+        using var workspace = new GuardedBlock(device, checked((long)bytes), ElementFormat.Float32);
+        fa_attention_options options = Options;
+        fa_forward_params forward = ForwardParams();
+        (forward.q, forward.k, forward.v, forward.o) = (t[0], t[1], t[2], t[3]);
+        forward.options = &options;
+        forward.workspace = workspace.Address;
+        forward.workspace_bytes = bytes;
+        NativeCall.Check(NativeMethods.fa_attention_forward(&forward));
+        fa_backward_params backward = BackwardParams();
+        (backward.q, backward.k, backward.v, backward.o) = (t[0], t[1], t[2], t[3]);
+        (backward.grad_o, backward.grad_q, backward.grad_k, backward.grad_v) = (t[4], t[5], t[6], t[7]);
+        backward.options = &options;
+        backward.workspace = workspace.Address;
+        backward.workspace_bytes = bytes;
+        NativeCall.Check(NativeMethods.fa_attention_backward(&backward));
+        NativeCall.Check(NativeMethods.fa_device_synchronize(device.Handle));
+    }
+
     public ulong ForwardWorkspaceBytes()
     {
         fa_attention_options options = Options;
