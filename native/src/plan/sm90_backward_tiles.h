@@ -18,6 +18,8 @@ struct Sm90BackwardTile {
   int head_dim;  ///< columns of all tiles in shared memory; smaller head dims are padded with zeros
   int tile_q;    ///< query rows per step
   Sm90GradQPath grad_q_path;
+  /// True: P^T dO is issued as soon as P is there, and runs beside the forming of dS. False, where the registers do not suffice: behind it.
+  bool early_grad_v;
 
   static constexpr int kWarpgroups = 2;  ///< consumer warpgroups, each with 64 keys
   static constexpr int kStages = 2;      ///< tiles of q and of grad_o in flight, and of dS
@@ -38,8 +40,8 @@ struct Sm90BackwardTile {
 
 /// Smallest head_dim first; a problem takes the first that holds it.
 inline constexpr Sm90BackwardTile kSm90BackwardTiles[] = {
-    {64, 128, Sm90GradQPath::kBulk},
-    {128, 64, Sm90GradQPath::kFromRegisters},
+    {64, 128, Sm90GradQPath::kBulk, false},
+    {128, 64, Sm90GradQPath::kFromRegisters, true},
 };
 inline constexpr int kNumSm90BackwardTiles = sizeof(kSm90BackwardTiles) / sizeof(kSm90BackwardTiles[0]);
 

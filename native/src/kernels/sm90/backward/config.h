@@ -28,6 +28,8 @@ struct BackwardConfig {
   static constexpr int kPanels = kHeadDim / 64;
   static constexpr bool kBulkGradQ = kTile.grad_q_path == Sm90GradQPath::kBulk;
 
+  static constexpr bool kEarlyGradV = kTile.early_grad_v;
+
   /// Accumulator registers of a thread: S^T and dP^T (64 keys x tile_q), grad_k and grad_v (64 keys x head_dim), one 64 x 64 block of grad_q.
   static constexpr int kScores = kTileQ / 2;
   static constexpr int kGradients = kHeadDim / 2;

@@ -97,19 +97,24 @@ class BackwardConsumer {
     wgmma_wait_group<1>();
     pin_registers(p);
     exponentiate<kMasked>(p, stage, step);
-    wgmma_wait_group<0>();
+    if constexpr (Config::kEarlyGradV) {
+      add_grad_v(grad_v, p_operand, p, stage_step);
+      wgmma_wait_group<1>();
+    } else {
+      wgmma_wait_group<0>();
+    }
     pin_registers(ds);
     differentiate<kMasked>(ds, p, stage, step);
-    to_operand(p_operand, p);
     to_operand(ds_operand, ds);
     share_ds(ds_operand, stage);
+    if constexpr (!Config::kEarlyGradV) {
+      add_grad_v(grad_v, p_operand, p, stage_step);
+    }
 
-    // grad_v += P^T dO, then grad_q = dS K and grad_k += dS^T Q
-    wgmma_fence();
-    accumulate(grad_v, p_operand, stage_step + kToGradO);
-    wgmma_commit_group();
+    // grad_q = dS K, then grad_k += dS^T Q
     fence_proxy_async_shared();
     named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);
+    wgmma_fence();
     float grad_q[Config::kGradQ];
     grad_q_.multiply(grad_q, stage);
     wgmma_commit_group();
@@ -137,6 +142,15 @@ class BackwardConsumer {
     for (int k = 0; k < Config::kHeadDim / 16; ++k) {
       ScoreProduct::ss(scores, keys.at(tile::k_major_step(k, Config::kTileKv)), desc_q_.at(query_step + tile::k_major_step(k, Config::kTileQ)), k != 0);
     }
+  }
+
+  /// grad_v += P^T dO, as a group of its own.
+  __device__ __forceinline__ void add_grad_v(float (&grad_v)[Config::kGradients], uint32_t (&p_operand)[Config::kScores / 2],
+                                             const float (&p)[Config::kScores], uint32_t stage_step) {
+    to_operand(p_operand, p);
+    ptx::wgmma_fence();
+    accumulate(grad_v, p_operand, stage_step + kToGradO);
+    ptx::wgmma_commit_group();
   }
 
   /// gradient += P^T or dS^T times a tile of grad_o or q.

@@ -1,0 +1,174 @@
+"""What a backward kernel must get right before it is timed: shapes around every tile edge, strided views, groups, empty rows, gradients of the log-sum-exp.
+
+The reference is float64 from the definition; o and the log-sum-exp that the kernel receives are the reference's, rounded. Inputs lie in larger tensors filled
+with NaN, outputs and workspace are poisoned with NaN and fenced. A gradient's relative error may be at most twice that of the unfused computation in the input's
+own dtype, plus a rounding.
+"""
+import math
+
+import torch
+
+NONE, TOP_LEFT, BOTTOM_RIGHT = 0, 1, 2
+FENCE = 7.0
+
+
+def visible(len_q, len_kv, mask):
+    """(len_q, len_kv) booleans: query i sees key j."""
+    i, j = torch.arange(len_q, device="cuda")[:, None], torch.arange(len_kv, device="cuda")[None, :]
+    if mask == NONE:
+        return torch.ones(len_q, len_kv, dtype=torch.bool, device="cuda")
+    return j <= i + (len_kv - len_q if mask == BOTTOM_RIGHT else 0)
+
+
+def gradients(q, k, v, grad_o, grad_lse, sees, scale, dtype):
+    """o, log-sum-exp and the three gradients, computed unfused in dtype, (batch, heads, len, dim) all; heads of k and v already repeated."""
+    q, k, v, grad_o = (t.to(dtype) for t in (q, k, v, grad_o))
+    scores = (scale * (q @ k.transpose(-1, -2))).masked_fill(~sees, -math.inf)
+    lse = torch.logsumexp(scores, dim=-1)
+    empty = ~sees.any(dim=-1)
+    p = torch.softmax(scores, dim=-1).masked_fill(empty[:, None], 0.0)
+    o = p @ v
+    grad_v = p.transpose(-1, -2) @ grad_o
+    grad_p = grad_o @ v.transpose(-1, -2)
+    delta = (grad_o * o).sum(-1, keepdim=True)
+    if grad_lse is not None:
+        delta = delta - grad_lse.to(dtype)[..., None]
+    ds = p * (grad_p - delta)
+    return o, lse, scale * (ds @ k), scale * (ds.transpose(-1, -2) @ q), grad_v
+
+
+class Problem:
+    def __init__(self, name, b, len_q, len_kv, heads_q, heads_kv, d, dv, mask, layout="bshd", scale=None, dtype=torch.float16, gain=1.0, grad_lse=False):
+        self.name, self.mask, self.scale, self.gain, self.grad_lse = name, mask, scale or d ** -0.5, gain, grad_lse
+        self.b, self.len_q, self.len_kv, self.heads_q, self.heads_kv, self.d, self.dv = b, len_q, len_kv, heads_q, heads_kv, d, dv
+        self.layout, self.dtype = layout, dtype
+
+    def text(self):
+        return (f"{self.name} b{self.b} q{self.len_q} kv{self.len_kv} h{self.heads_q}/{self.heads_kv} d{self.d}/{self.dv} mask{self.mask} {self.layout} "
+                f"{str(self.dtype)[6:]}")
+
+    def input(self, s, h, d, gain=1.0):
+        """Random normal (batch, len, heads, head_dim) view inside a larger tensor of NaN."""
+        wide = (d + 7) // 8 * 8
+        if self.layout == "bhsd":
+            view = torch.full((self.b, h, s + 3, wide), math.nan, device="cuda", dtype=self.dtype).transpose(1, 2)[:, :s, :, :d]
+        else:
+            view = torch.full((self.b, s + 3, h + 1, wide + 8), math.nan, device="cuda", dtype=self.dtype)[:, :s, :h, :d]
+        view.copy_(torch.randn(view.shape, device="cuda") * gain)
+        return view
+
+    def output(self, s, h, d):
+        """A poisoned output and the fenced tensor around it."""
+        count = self.b * s * h * d
+        room = torch.full((count + 8192,), FENCE, device="cuda", dtype=self.dtype)
+        view = room[4096:4096 + count].view(self.b, s, h, d)
+        view.fill_(math.nan)
+        return view, room
+
+
+def check_one(variant, p):
+    """None or what is wrong; and the largest relative error over its bound."""
+    t = {"q": p.input(p.len_q, p.heads_q, p.d, p.gain), "k": p.input(p.len_kv, p.heads_kv, p.d), "v": p.input(p.len_kv, p.heads_kv, p.dv),
+         "grad_o": p.input(p.len_q, p.heads_q, p.dv)}
+    group = p.heads_q // p.heads_kv
+    sees = visible(p.len_q, p.len_kv, p.mask)
+    first = lambda x, repeat: x.transpose(1, 2).repeat_interleave(repeat, dim=1)
+    grad_lse = torch.randn(p.b, p.heads_q, p.len_q, device="cuda") if p.grad_lse else None
+    heads_first = (first(t["q"], 1), first(t["k"], group), first(t["v"], group), first(t["grad_o"], 1))
+    o, lse, *want = gradients(*heads_first, grad_lse, sees, p.scale, torch.float64)
+    naive = gradients(*heads_first, grad_lse, sees, p.scale, p.dtype)[2:]
+    fold = lambda x: x.double().unflatten(1, (p.heads_kv, group)).sum(2)
+    want, naive = ([x[0].double(), fold(x[1]), fold(x[2])] for x in (want, naive))
+    t["o"] = p.input(p.len_q, p.heads_q, p.dv)
+    t["o"].copy_(o.transpose(1, 2))
+    rooms = {}
+    for name, (s, h, d) in {"grad_q": (p.len_q, p.heads_q, p.d), "grad_k": (p.len_kv, p.heads_kv, p.d), "grad_v": (p.len_kv, p.heads_kv, p.dv)}.items():
+        t[name], rooms[name] = p.output(s, h, d)
+    variant.run(t, lse.float().contiguous(), grad_lse, p.mask, p.scale)
+    eps = 2.0 ** -11 if p.dtype == torch.float16 else 2.0 ** -8
+    share = 0.0
+    for name, exact, rough in zip(("grad_q", "grad_k", "grad_v"), want, naive):
+        got = t[name].transpose(1, 2).double()
+        if not bool((rooms[name][:4096] == FENCE).all()) or not bool((rooms[name][rooms[name].numel() - 4096:] == FENCE).all()):
+            return f"a write outside {name}", share
+        if not bool(got.isfinite().all()):
+            return f"{name}: {int((~got.isfinite()).sum())} of {got.numel()} not finite, first {(~got.isfinite()).nonzero()[0].tolist()}", share
+        norm = float(exact.norm())
+        if got.numel() == 0:
+            continue
+        if norm <= 1e-9 * got.numel():
+            # Rows that see one key: dS is the difference of two equal numbers, of which o was rounded. Rows and keys that see nothing: exactly zero.
+            unseen = ~sees.any(dim=1) if name == "grad_q" else ~sees.any(dim=0)
+            if not bool((got[:, :, unseen] == 0).all()) or not float(got.abs().max()) <= 64 * eps:
+                return f"{name} must be zero", share
+            continue
+        error = float((got - exact).norm()) / norm
+        bound = 2 * float((rough - exact).norm()) / norm + eps if bool(rough.isfinite().all()) else 16 * eps
+        share = max(share, error / bound)
+        if not error <= bound:
+            where = ((got - exact).abs() > 4 * bound * exact.abs().mean() + 1e-3).nonzero()
+            return f"{name}: relative error {error:.2e}, allowed {bound:.2e}; {len(where)} far off, first {where[0].tolist() if len(where) else '-'}", share
+        largest = float((got - exact).abs().max()) / float(exact.abs().max())
+        if not largest <= 24 * eps:
+            return f"{name}: largest error {largest:.2e} of the largest element, allowed {24 * eps:.2e}", share
+    return None, share
+
+
+def problems_of(tile_q, tile_kv, d, full):
+    out = [Problem("one tile", 1, tile_q, tile_kv, 1, 1, d, d, NONE), Problem("tiles", 1, 4 * tile_q, 3 * tile_kv, 1, 1, d, d, NONE)]
+    queries = [1, 63, 64, tile_q - 1, tile_q, tile_q + 1, 3 * tile_q + 65]
+    keys = [1, 64, tile_kv - 1, tile_kv, tile_kv + 1, 3 * tile_kv, 4 * tile_kv + 17]
+    for i, len_q in enumerate(queries):
+        for j, len_kv in enumerate(keys):
+            for mask in (NONE, TOP_LEFT, BOTTOM_RIGHT):
+                if full or (i + j + mask) % 4 == 0:
+                    out.append(Problem("edge", 1, len_q, len_kv, 2, 1, d, d, mask))
+    masks = (NONE, TOP_LEFT, BOTTOM_RIGHT)
+    out += [Problem("heads", 3, 333, 777, 6, 2, d, d, mask, layout, grad_lse=True) for mask in masks for layout in ("bshd", "bhsd")]
+    out += [Problem("long", 1, 2048, 2048, 4, 2, d, d, mask) for mask in (NONE, BOTTOM_RIGHT)]
+    out += [Problem("bf16", 2, 300, 900, 4, 4, d, d, mask, dtype=torch.bfloat16) for mask in masks]
+    out += [Problem("padded", 2, 200, 300, 3, 3, max(8, d - 8), max(8, d - 24), mask) for mask in masks]
+    out += [Problem("sharp", 1, 500, 700, 2, 2, d, d, mask, gain=8.0) for mask in masks]
+    out += [Problem("no keys", 1, 300, 0, 2, 2, d, d, NONE), Problem("no queries", 1, 0, 300, 2, 2, d, d, NONE)]
+    out += [Problem("rows without keys", 2, 600, 100, 2, 2, d, d, BOTTOM_RIGHT), Problem("keys without rows", 2, 100, 600, 2, 2, d, d, TOP_LEFT)]
+    return out
+
+
+def check(variant, full):
+    """Prints what fails; True if nothing does."""
+    problems = problems_of(variant.tile_q, 128, variant.head_dim, full)
+    failures, worst = 0, 0.0
+    torch.manual_seed(1)
+    for problem in problems:
+        try:
+            wrong, share = check_one(variant, problem)
+            worst = max(worst, share)
+        except RuntimeError as error:
+            wrong = str(error)
+        if wrong:
+            failures += 1
+            if failures <= 8:
+                print(f"  {variant.name}: {problem.text()}: {wrong}", flush=True)
+            if "CUDA error" in wrong or "unspecified" in wrong:
+                raise SystemExit(f"{variant.name}: the device is in error, stopping")
+    repeats = check_repeats(variant)
+    failures += 0 if repeats else 1
+    print(f"{variant.name}: {len(problems) + 1 - failures} of {len(problems) + 1} checks passed, worst error {worst:.2f} of its bound", flush=True)
+    return failures == 0
+
+
+def check_repeats(variant):
+    """grad_k and grad_v are sums in a fixed order: bitwise equal from run to run. grad_q's order varies: equal up to rounding."""
+    p = Problem("repeat", 2, 700, 900, 4, 4, variant.head_dim, variant.head_dim, BOTTOM_RIGHT)
+    t = {n: p.input(s, 4, p.d) for n, s in (("q", 700), ("k", 900), ("v", 900), ("grad_o", 700), ("o", 700))}
+    lse = torch.randn(2, 4, 700, device="cuda") + 8
+    results = []
+    for _ in range(10):
+        t.update({n: torch.full((2, s, 4, p.d), math.nan, device="cuda", dtype=p.dtype) for n, s in (("grad_q", 700), ("grad_k", 900), ("grad_v", 900))})
+        variant.run(t, lse, None, p.mask, p.scale)
+        results.append([t[n] for n in ("grad_q", "grad_k", "grad_v")])
+    same = all(torch.equal(r[1], results[0][1]) and torch.equal(r[2], results[0][2]) for r in results)
+    close = all(float((r[0].float() - results[0][0].float()).norm()) <= 1e-3 * float(results[0][0].float().norm()) for r in results)
+    if not same or not close:
+        print(f"  {variant.name}: repeats differ (grad_k and grad_v equal: {same}, grad_q close: {close})")
+    return same and close

@@ -1,0 +1,237 @@
+#!/usr/bin/env python3
+"""Laboratory of the Hopper backward kernel: builds several configurations side by side, checks each against a float64 reference, times them with the peers
+that PyTorch brings, and prints one table. Needs nvcc, an sm_90 GPU and PyTorch.
+
+usage: lab_backward.py [--checks none|quick|full] [--peers] [--lengths 512,1024,…] [--masks full,causal] [--seconds N] [--out DIR] CONFIG …
+
+CONFIG is name=head_dim,tile_q,path[,early] with path r (grad_q by vector reductions from registers) or b (bulk reductions) and early 0 or 1 (P^T dO issued
+before dS is formed). A configuration that fails a check is timed all the same; its name then ends in "!". Times are of all passes; the last columns give
+prepare + finish alone.
+"""
+import argparse
+import concurrent.futures
+import ctypes
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+NATIVE = os.path.normpath(os.path.join(HERE, "..", "..", "..", "native"))
+sys.path.insert(0, HERE)
+import cases_backward as cases  # noqa: E402
+import gpu_state  # noqa: E402
+
+TENSORS = ("q", "k", "v", "o", "grad_o", "grad_q", "grad_k", "grad_v")
+
+
+class LabCall(ctypes.Structure):
+    """Mirrors LabCall of sm90_backward_variant.cu."""
+
+    _fields_ = (
+        [(n, ctypes.c_void_p) for n in TENSORS + ("lse", "grad_lse", "workspace")]
+        + [(n, ctypes.c_int64) for n in ("batch", "len_q", "len_kv", "heads_q", "heads_kv", "head_dim", "head_dim_v")]
+        + [(n + "_strides", ctypes.c_int64 * 3) for n in TENSORS]
+        + [("scale", ctypes.c_float), ("mask", ctypes.c_int32), ("is_bfloat16", ctypes.c_int32), ("passes", ctypes.c_int32)]
+    )
+
+
+class Variant:
+    def __init__(self, spec, build_dir):
+        self.name, values = spec.split("=")
+        v = values.split(",")
+        self.head_dim, self.tile_q = int(v[0]), int(v[1])
+        path = {"r": "kFromRegisters", "b": "kBulk"}[v[2]]
+        early = "true" if len(v) > 3 and v[3] == "1" else "false"
+        self.tile = f"{{{self.head_dim}, {self.tile_q}, fa::Sm90GradQPath::{path}, {early}}}"
+        self.dir = os.path.join(build_dir, re.sub(r"\W", "_", self.name))
+        self.notes = ""
+        self.library = None
+
+    def build(self):
+        os.makedirs(self.dir, exist_ok=True)
+        header = os.path.join(self.dir, "tile.h")
+        with open(header, "w") as file:
+            file.write(f"#define LAB_TILE {self.tile}\n")
+        sources = [os.path.join(HERE, "sm90_backward_variant.cu")] + [
+            os.path.join(NATIVE, "src/kernels/sm90", f) for f in ("tensor_map.cu", "backward/make_params.cu", "backward/passes.cu")]
+        nvcc = os.environ.get("NVCC") or shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+        command = [nvcc, "-std=c++17", "-O3", "-gencode=arch=compute_90a,code=sm_90a", "--expt-relaxed-constexpr", "-Xptxas=-v", "-diag-suppress=20012",
+                   "-I" + os.path.join(NATIVE, "include"), "-I" + os.path.join(NATIVE, "src"), "-include", header, "-shared", "-Xcompiler", "-fPIC",
+                   "-o", os.path.join(self.dir, "variant.so")] + os.environ.get("NVCC_FLAGS", "").split() + sources
+        run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        log = run.stdout + run.stderr
+        with open(os.path.join(self.dir, "build.log"), "w") as file:
+            file.write(log)
+        if run.returncode != 0:
+            return f"{self.name}: build failed\n{log[-1500:]}"
+        spilled = max([int(x) for x in re.findall(r"(\d+) bytes spill stores", log)] or [0])
+        # C7519, a fence that ptxas adds, costs nothing; the others of the family mean serialised products or an ignored register split.
+        remarks = sorted({re.sub(r" function '.*", "", line)[:160] for line in log.splitlines() if re.search(r"C75(?!19)\d\d", line)})
+        self.notes = f"spill {spilled} B" + "".join(f" [{remark}]" for remark in remarks)
+        return None
+
+    def load(self):
+        self.library = ctypes.CDLL(os.path.join(self.dir, "variant.so"))
+        self.library.lab_message.restype = ctypes.c_char_p
+        self.library.lab_workspace_bytes.restype = ctypes.c_int64
+
+    def call(self, tensors, lse, grad_lse, mask, scale, passes=7):
+        """tensors: those named in TENSORS, (batch, len, heads, head_dim) views. The workspace is kept alive with the call and starts as NaN."""
+        call = LabCall()
+        for name in TENSORS:
+            t = tensors[name]
+            setattr(call, name, t.data_ptr())
+            setattr(call, name + "_strides", (ctypes.c_int64 * 3)(*[t.stride(i) if t.shape[i] > 1 else 0 for i in range(3)]))
+        q, k, v = tensors["q"], tensors["k"], tensors["v"]
+        call.lse, call.grad_lse = lse.data_ptr(), grad_lse.data_ptr() if grad_lse is not None else None
+        call.batch, call.len_q, call.heads_q, call.head_dim = q.shape
+        call.len_kv, call.heads_kv, call.head_dim_v = k.shape[1], k.shape[2], v.shape[3]
+        call.scale, call.mask, call.is_bfloat16, call.passes = scale, mask, int(q.dtype == torch.bfloat16), passes
+        floats = self.library.lab_workspace_bytes(ctypes.byref(call)) // 4
+        call.keep = torch.full((floats + 4,), float("nan"), device="cuda")
+        call.workspace = call.keep.data_ptr()
+        return call
+
+    def check(self, status):
+        if status != 0:
+            raise RuntimeError(self.library.lab_message().decode())
+
+    def run(self, *args):
+        call = self.call(*args)
+        self.check(self.library.lab_run(ctypes.byref(call)))
+        torch.cuda.synchronize()
+
+    def time(self, repeats, call):
+        out = (ctypes.c_float * repeats)()
+        self.check(self.library.lab_time(ctypes.byref(call), repeats, out))
+        return list(out)
+
+
+def time_calls(function, repeats):
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+    events[0].record()
+    for event in events[1:]:
+        function()
+        event.record()
+    torch.cuda.synchronize()
+    return [a.elapsed_time(b) for a, b in zip(events, events[1:])]
+
+
+def peer_calls(q, k, v, grad_o, causal):
+    """FlashAttention-2 and cuDNN through PyTorch: the backward pass alone, on the same tensors; also FA2's o and log-sum-exp."""
+    q, k, v, g = (t.transpose(1, 2) for t in (q, k, v, grad_o))
+    aten = torch.ops.aten
+    o2, lse2, cq2, ck2, mq2, mk2, seed2, off2, _ = aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False)
+    calls = {"FA2": lambda: aten._scaled_dot_product_flash_attention_backward(g, q, k, v, o2, lse2, cq2, ck2, mq2, mk2, 0.0, causal, seed2, off2)}
+    try:
+        o3, lse3, cq3, ck3, mq3, mk3, seed3, off3, _ = aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, causal, False)
+        calls["cuDNN"] = lambda: aten._scaled_dot_product_cudnn_attention_backward(g, q, k, v, o3, lse3, seed3, off3, None, cq3, ck3, mq3, mk3, 0.0, causal)
+        calls["cuDNN"]()
+    except RuntimeError as error:
+        print("cuDNN:", str(error).splitlines()[0][:120])
+        calls.pop("cuDNN", None)
+    return calls, o2.transpose(1, 2), lse2
+
+
+def measure(variants, lengths, peers, masks, dtype, deadline):
+    rows = []
+    for head_dim in sorted({v.head_dim for v in variants}):
+        mine = [x for x in variants if x.head_dim == head_dim]
+        for causal in masks:
+            for length in lengths:
+                if time.time() > deadline:
+                    print("out of time: cells left out")
+                    return rows
+                batch, heads = max(1, 16384 // length), 2048 // head_dim
+                tensors = {n: torch.randn(batch, length, heads, head_dim, device="cuda", dtype=torch.float32).to(dtype) for n in ("q", "k", "v", "grad_o")}
+                calls, tensors["o"], lse = peer_calls(tensors["q"], tensors["k"], tensors["v"], tensors["grad_o"], causal)
+                tensors.update({n: torch.empty_like(tensors["q"]) for n in ("grad_q", "grad_k", "grad_v")})
+                lse = lse.view(batch, heads, length).contiguous()
+                flops = 10.0 * batch * heads * length * length * head_dim * (0.5 if causal else 1.0)
+                repeats = max(3, min(30, int(0.012 / (flops / 5e14))))
+                mask = 1 if causal else 0
+                ours = {x.name: x.call(tensors, lse, None, mask, head_dim ** -0.5) for x in mine}
+                cells, state = {}, gpu_state.Sampler()
+                want = [t.transpose(1, 2) for t in calls["FA2"]()]
+                # In turns, so that a warming GPU treats all alike.
+                for _ in range(3):
+                    for variant in mine:
+                        variant.time(1, ours[variant.name])
+                        with state:
+                            cells.setdefault(variant.name, []).extend(variant.time(repeats, ours[variant.name]))
+                        got = [tensors[n] for n in ("grad_q", "grad_k", "grad_v")]
+                        worst = max(float((a.float() - b.float()).norm() / b.float().norm()) for a, b in zip(got, want))
+                        if not worst < (0.01 if dtype == torch.float16 else 0.03):
+                            print(f"  {variant.name} d{head_dim} causal={causal} S={length}: differs from FA2 by {worst:.2e}")
+                    for name in peers:
+                        if name in calls:
+                            cells.setdefault(name, []).extend(time_calls(calls[name], repeats))
+                ours[mine[0].name].passes = 5
+                passes_ms = statistics.median(mine[0].time(repeats, ours[mine[0].name]))
+                medians = {name: statistics.median(times) for name, times in cells.items()}
+                share = passes_ms / medians[mine[0].name]
+                rows.append((head_dim, causal, length, {n: flops / (ms * 1e9) for n, ms in medians.items()}, f"{100 * share:4.1f}% {state.text()}"))
+    return rows
+
+
+def print_rows(rows, title):
+    for head_dim in sorted({r[0] for r in rows}):
+        mine = [r for r in rows if r[0] == head_dim]
+        names = list(mine[0][3])
+        print(f"{title} d={head_dim}, TFLOP/s")
+        print("mask    len   " + " ".join(f"{n:>9}" for n in names) + "   pre+post, clock/power")
+        for _, causal, length, cells, state in mine:
+            print(f"{'causal' if causal else 'full':6} {length:6d} " + " ".join(f"{cells.get(n, float('nan')):9.0f}" for n in names) + "   " + state)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("configs", nargs="+")
+    parser.add_argument("--checks", choices=["none", "quick", "full"], default="quick")
+    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--lengths", default="512,1024,2048,4096,8192,16384")
+    parser.add_argument("--masks", default="full,causal")
+    parser.add_argument("--dtype", choices=["float16", "bfloat16"], default="float16")
+    parser.add_argument("--seconds", type=float, default=600, help="begin no further cell after so long")
+    parser.add_argument("--build-only", action="store_true")
+    parser.add_argument("--out", default="lab-build")
+    options = parser.parse_args()
+
+    started = time.time()
+    variants = [Variant(spec, options.out) for spec in options.configs]
+    with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        errors = list(pool.map(lambda v: v.build(), variants))
+    for error in filter(None, errors):
+        print(error)
+    variants = [v for v, e in zip(variants, errors) if e is None]
+    print(f"built {len(variants)} in {time.time() - started:.0f} s: " + "; ".join(f"{v.name} {v.notes}" for v in variants), flush=True)
+    if options.build_only:
+        return 0
+
+    sound = True
+    for variant in variants:
+        variant.load()
+        if options.checks != "none" and not cases.check(variant, full=options.checks == "full"):
+            variant.name += "!"
+            sound = False
+    print(f"checked at {time.time() - started:.0f} s", flush=True)
+    lengths = [int(x) for x in options.lengths.split(",") if x]
+    if lengths and variants:
+        rows = measure(variants, lengths, ["FA2", "cuDNN"] if options.peers else [], [m == "causal" for m in options.masks.split(",")],
+                       getattr(torch, options.dtype), started + options.seconds)
+        a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.float16) for _ in range(2))
+        time_calls(lambda: a @ b, 5)
+        product = 2 * 8192 ** 3 / (statistics.median(time_calls(lambda: a @ b, 30)) * 1e9)
+        print_rows(rows, f"{options.dtype},")
+        print(f"8192^3 matrix product right afterwards: {product:.0f} TFLOP/s; {gpu_state.now()}; {time.time() - started:.0f} s in all")
+    return 0 if sound and len(variants) == len(options.configs) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

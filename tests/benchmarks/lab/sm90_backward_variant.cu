@@ -1,0 +1,128 @@
+// One configuration of the Hopper backward kernel as a shared object for lab_backward.py, which defines LAB_TILE, the initialiser of its Sm90BackwardTile.
+#include <cuda_runtime.h>
+
+#include <cstdio>
+#include <vector>
+
+#include "kernels/sm90/backward/launch_kernel.cuh"
+
+/// A call as lab_backward.py describes it; strides in elements (batch, seq, head). Outside the unnamed namespace, since exported functions take it.
+struct LabCall {
+  void *q, *k, *v, *o, *grad_o, *grad_q, *grad_k, *grad_v;
+  float *lse, *grad_lse;
+  void* workspace;
+  int64_t batch, len_q, len_kv, heads_q, heads_kv, head_dim, head_dim_v;
+  int64_t q_strides[3], k_strides[3], v_strides[3], o_strides[3], grad_o_strides[3], grad_q_strides[3], grad_k_strides[3], grad_v_strides[3];
+  float scale;
+  int32_t mask;  // 0 none, 1 causal top-left, 2 causal bottom-right
+  int32_t is_bfloat16;
+  int32_t passes;  // 1 prepare, 2 main, 4 finish; their sum
+};
+
+namespace {
+
+struct LabTile {
+  static constexpr fa::Sm90BackwardTile kTile = LAB_TILE;
+};
+
+fa::Tensor tensor(void* data, const int64_t (&strides)[3]) {
+  return {data, {strides[0], strides[1], strides[2]}};
+}
+
+fa::BackwardArgs args_of(const LabCall& call) {
+  fa::BackwardArgs args;
+  fa::Problem& problem = args.problem;
+  problem.pass = fa::Pass::kBackward;
+  problem.dtype = call.is_bfloat16 ? fa::DType::kBFloat16 : fa::DType::kFloat16;
+  problem.mask = call.mask == 0 ? fa::Mask::kNone : call.mask == 1 ? fa::Mask::kCausalTopLeft : fa::Mask::kCausalBottomRight;
+  problem.batch = call.batch;
+  problem.len_q = call.len_q;
+  problem.len_kv = call.len_kv;
+  problem.heads_q = call.heads_q;
+  problem.heads_kv = call.heads_kv;
+  problem.head_dim = call.head_dim;
+  problem.head_dim_v = call.head_dim_v;
+  problem.scale = call.scale;
+  args.q = tensor(call.q, call.q_strides);
+  args.k = tensor(call.k, call.k_strides);
+  args.v = tensor(call.v, call.v_strides);
+  args.o = tensor(call.o, call.o_strides);
+  args.grad_o = tensor(call.grad_o, call.grad_o_strides);
+  args.grad_q = tensor(call.grad_q, call.grad_q_strides);
+  args.grad_k = tensor(call.grad_k, call.grad_k_strides);
+  args.grad_v = tensor(call.grad_v, call.grad_v_strides);
+  args.lse = call.lse;
+  args.grad_lse = call.grad_lse;
+  args.workspace = call.workspace;
+  return args;
+}
+
+void launch(const LabCall& call) {
+  const fa::BackwardArgs args = args_of(call);
+  const fa::DType dtype = args.problem.dtype;
+  const bool has_queries = call.len_q > 0;
+  if (has_queries && (call.passes & 1)) {
+    fa::sm90::launch_backward_prepare(fa::sm90::make_backward_pass_params(LabTile::kTile, args), dtype, LabTile::kTile.head_dim, nullptr);
+  }
+  if (call.len_kv > 0 && (call.passes & 2)) {
+    const fa::sm90::BackwardParams params = fa::sm90::make_backward_params(LabTile::kTile, args);
+    if (call.is_bfloat16) {
+      fa::sm90::launch_backward<fa::sm90::BackwardConfig<__nv_bfloat16, LabTile>>(params, nullptr);
+    } else {
+      fa::sm90::launch_backward<fa::sm90::BackwardConfig<__half, LabTile>>(params, nullptr);
+    }
+  }
+  if (has_queries && (call.passes & 4)) {
+    fa::sm90::launch_backward_finish(fa::sm90::make_backward_pass_params(LabTile::kTile, args), dtype, LabTile::kTile.head_dim, nullptr);
+  }
+}
+
+char g_message[2048] = "";
+
+template <typename Body>
+int guarded(const Body& body) {
+  try {
+    body();
+    return 0;
+  } catch (const std::exception& error) {
+    std::snprintf(g_message, sizeof(g_message), "%s", error.what());
+    return 1;
+  }
+}
+
+}  // namespace
+
+extern "C" const char* lab_message() {
+  return g_message;
+}
+
+extern "C" int64_t lab_workspace_bytes(const LabCall* call) {
+  return static_cast<int64_t>(fa::sm90_backward_workspace(call->batch * call->heads_q, call->len_q, LabTile::kTile.head_dim).total_bytes);
+}
+
+/// One call on the default stream. 0, or 1 and lab_message().
+extern "C" int lab_run(const LabCall* call) {
+  return guarded([&] { launch(*call); });
+}
+
+/// Times of `repeats` calls in milliseconds, one after the other on the default stream, by events.
+extern "C" int lab_time(const LabCall* call, int repeats, float* milliseconds) {
+  return guarded([&] {
+    std::vector<cudaEvent_t> events(repeats + 1);
+    for (cudaEvent_t& event : events) {
+      fa::cuda_check(cudaEventCreate(&event), "cudaEventCreate");
+    }
+    fa::cuda_check(cudaEventRecord(events[0], nullptr), "cudaEventRecord");
+    for (int i = 0; i < repeats; ++i) {
+      launch(*call);
+      fa::cuda_check(cudaEventRecord(events[i + 1], nullptr), "cudaEventRecord");
+    }
+    fa::cuda_check(cudaEventSynchronize(events[repeats]), "cudaEventSynchronize");
+    for (int i = 0; i < repeats; ++i) {
+      fa::cuda_check(cudaEventElapsedTime(&milliseconds[i], events[i], events[i + 1]), "cudaEventElapsedTime");
+    }
+    for (cudaEvent_t event : events) {
+      cudaEventDestroy(event);
+    }
+  });
+}
