@@ -37,11 +37,11 @@ FA_INLINE int round_up(int value, int multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-/// e^x within about 1 ulp for x <= 88; 0 below the smallest normal number's logarithm (-87.7); NaN for NaN (any payload); at most 2.7e38, never infinity.
+/// e^x within about 1 ulp for x <= 88; 0 below the smallest normal number's logarithm (-87.7); NaN for NaN (any payload); at most 1.7e38, never infinity.
 /// x = n ln2 + f with |f| <= ln2/2; e^f by a polynomial of degree 6 (relative error 1e-8); 2^n built in the exponent field.
 FA_INLINE Vec exp_vec(Vec x) {
   const Vec magic = set1(12582912.0f + 127.0f);  // 1.5 * 2^23 + bias: the low bits of x + magic are round(x) + 127
-  x = min_keep_nan(x, set1(88.5f));
+  x = min_keep_nan(x, set1(88.0f));
   x = max_keep_nan(x, set1(-88.0f));  // n = -127 below: its power of two is built as 0
   const Vec shifted = fma(x, set1(1.44269504089f), magic);
   const Vec n = sub(shifted, magic);
