@@ -14,8 +14,17 @@ public sealed class DeterminismTests(TestDevice device) : DeviceFixture(device)
         from headDim in TestSettings.Smoke ? new[] { 64 } : [64, 128, 192]
         select new ProblemCase
         {
-            Format = headDim == 64 ? ElementFormat.BFloat16 : ElementFormat.Float16, Batch = 2, HeadsQ = 4, HeadsKv = 2, LenQ = 193, LenKv = 259,
-            HeadDim = headDim, HeadDimV = headDim, Mask = mask, Deterministic = true, Seed = 31 + headDim,
+            Format = headDim == 64 ? ElementFormat.BFloat16 : ElementFormat.Float16,
+            Batch = 2,
+            HeadsQ = 4,
+            HeadsKv = 2,
+            LenQ = 193,
+            LenKv = 259,
+            HeadDim = headDim,
+            HeadDimV = headDim,
+            Mask = mask,
+            Deterministic = true,
+            Seed = 31 + headDim,
         };
 
     [TestCaseSource(nameof(Cases))]

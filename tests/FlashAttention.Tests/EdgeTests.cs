@@ -6,7 +6,16 @@ public sealed class EdgeTests(TestDevice device) : DeviceFixture(device)
 {
     private static readonly ProblemCase Base = new()
     {
-        Format = ElementFormat.Float16, Batch = 2, HeadsQ = 4, HeadsKv = 2, LenQ = 33, LenKv = 70, HeadDim = 64, HeadDimV = 64, GradLse = true, Seed = 71,
+        Format = ElementFormat.Float16,
+        Batch = 2,
+        HeadsQ = 4,
+        HeadsKv = 2,
+        LenQ = 33,
+        LenKv = 70,
+        HeadDim = 64,
+        HeadDimV = 64,
+        GradLse = true,
+        Seed = 71,
     };
 
     /// <summary>Zero batches, queries or keys, under every mask: legal, O = 0, lse = -infinity, zero gradients.</summary>

@@ -11,8 +11,16 @@ public sealed class MemoryTests(TestDevice device) : DeviceFixture(device)
 
     private static ProblemCase Long(int length) => new()
     {
-        Format = ElementFormat.Float16, HeadsQ = 2, HeadsKv = 1, LenQ = length, LenKv = length, HeadDim = 64, HeadDimV = 64, Mask = MaskKind.BottomRight,
-        Deterministic = true, Seed = 16,
+        Format = ElementFormat.Float16,
+        HeadsQ = 2,
+        HeadsKv = 1,
+        LenQ = length,
+        LenKv = length,
+        HeadDim = 64,
+        HeadDimV = 64,
+        Mask = MaskKind.BottomRight,
+        Deterministic = true,
+        Seed = 16,
     };
 
     [Test]

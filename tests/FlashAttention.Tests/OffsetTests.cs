@@ -18,8 +18,17 @@ public sealed unsafe class OffsetTests(TestDevice device) : DeviceFixture(device
     {
         var problem = new ProblemCase
         {
-            Format = ElementFormat.Float16, Batch = 2, HeadsQ = 2, HeadsKv = 1, LenQ = 70, LenKv = 90, HeadDim = 64, HeadDimV = 64, Mask = MaskKind.BottomRight,
-            Deterministic = true, Seed = 231,
+            Format = ElementFormat.Float16,
+            Batch = 2,
+            HeadsQ = 2,
+            HeadsKv = 1,
+            LenQ = 70,
+            LenKv = 90,
+            HeadDim = 64,
+            HeadDimV = 64,
+            Mask = MaskKind.BottomRight,
+            Deterministic = true,
+            Seed = 231,
         };
         using var near = new AttentionCall(Device, problem, AttentionInputs.Create(problem));
         near.Forward();

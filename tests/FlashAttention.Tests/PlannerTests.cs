@@ -11,7 +11,14 @@ public sealed class PlannerTests
 
     private static readonly ProblemCase Base = new()
     {
-        Format = ElementFormat.Float16, Batch = 2, HeadsQ = 8, HeadsKv = 2, LenQ = 300, LenKv = 500, HeadDim = 128, HeadDimV = 128,
+        Format = ElementFormat.Float16,
+        Batch = 2,
+        HeadsQ = 8,
+        HeadsKv = 2,
+        LenQ = 300,
+        LenKv = 500,
+        HeadDim = 128,
+        HeadDimV = 128,
     };
 
     /// <summary>Lengths in every order of size, so that each mask has rows with no, some and all keys.</summary>

@@ -6,7 +6,15 @@ public sealed class PropertyTests(TestDevice device) : DeviceFixture(device)
 {
     private static readonly ProblemCase Base = new()
     {
-        Format = ElementFormat.Float16, Batch = 2, HeadsQ = 4, HeadsKv = 2, LenQ = 70, LenKv = 150, HeadDim = 64, HeadDimV = 64, Seed = 41,
+        Format = ElementFormat.Float16,
+        Batch = 2,
+        HeadsQ = 4,
+        HeadsKv = 2,
+        LenQ = 70,
+        LenKv = 150,
+        HeadDim = 64,
+        HeadDimV = 64,
+        Seed = 41,
     };
 
     /// <summary>Attention over a split set of keys, merged by lse, is attention over the whole set (ring attention, split KV).</summary>
@@ -70,7 +78,11 @@ public sealed class PropertyTests(TestDevice device) : DeviceFixture(device)
         (AttentionResult expected, AttentionResult allowed) = RunWithAllowed(Base, inputs);
         var permuted = new AttentionInputs
         {
-            Q = inputs.Q, K = Permute(inputs.K, Base.HeadDim), V = Permute(inputs.V, Base.HeadDimV), GradO = inputs.GradO, GradLse = [],
+            Q = inputs.Q,
+            K = Permute(inputs.K, Base.HeadDim),
+            V = Permute(inputs.V, Base.HeadDimV),
+            GradO = inputs.GradO,
+            GradLse = [],
         };
         AttentionResult actual = Run(Base, permuted);
         AssertNear("o", actual.O, expected.O, allowed.O);
@@ -89,7 +101,11 @@ public sealed class PropertyTests(TestDevice device) : DeviceFixture(device)
         ProblemCase one = three with { Batch = 1 };
         var last = new AttentionInputs
         {
-            Q = Last(inputs.Q, 3), K = Last(inputs.K, 3), V = Last(inputs.V, 3), GradO = Last(inputs.GradO, 3), GradLse = [],
+            Q = Last(inputs.Q, 3),
+            K = Last(inputs.K, 3),
+            V = Last(inputs.V, 3),
+            GradO = Last(inputs.GradO, 3),
+            GradLse = [],
         };
         AttentionResult alone = Run(one, last);
         AssertNear("o", alone.O, Last(together.O, 3), Last(allowed.O, 3));
@@ -125,7 +141,11 @@ public sealed class PropertyTests(TestDevice device) : DeviceFixture(device)
     /// <summary>Keys and values [from, to) of every head.</summary>
     private static AttentionInputs Part(AttentionInputs inputs, int from, int to) => new()
     {
-        Q = inputs.Q, K = Slice(inputs.K, Base.HeadDim, from, to), V = Slice(inputs.V, Base.HeadDimV, from, to), GradO = inputs.GradO, GradLse = [],
+        Q = inputs.Q,
+        K = Slice(inputs.K, Base.HeadDim, from, to),
+        V = Slice(inputs.V, Base.HeadDimV, from, to),
+        GradO = inputs.GradO,
+        GradLse = [],
     };
 
     private static double[] Slice(double[] rows, int width, int from, int to) =>

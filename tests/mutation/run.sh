@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Mutation check, by hand: does a test fail for each of the small defects in mutations.txt? Each one is put into a copy of the native sources, the CPU library is
-# built from it, and the smoke subset of the suite must fail. The unchanged copy must pass.
+# Mutation check, by hand: does a test fail for each of the small defects in mutations.txt? Each one is put into a copy of the native sources, the CPU library
+# is built from it, and the smoke subset of the suite must fail. The unchanged copy must pass.
 #
 #   tests/mutation/run.sh [text]      only the mutations whose name contains the text
 #
-# Needs the suite built once: dotnet build tests/FlashAttention.Tests -c Release. Environment: FLASH_ATTENTION_TESTS, the built test program, if it is not in
-# artifacts/; MUTATION_JOBS, parallel compile jobs (default: all processors). Exit code 0: every mutation was noticed.
+# Needs python3, cmake, ninja and the suite built once: dotnet build tests/FlashAttention.Tests -c Release. Environment: FLASH_ATTENTION_TESTS, the built test
+# program, if it is not in artifacts/; MUTATION_JOBS, parallel compile jobs (default: all processors); MUTATION_CMAKE_ARGS, more arguments of the configure
+# step, for example -DFA_CPU_TARGETS=avx2 to compile less. Exit code 0: every mutation was noticed.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -41,7 +42,9 @@ open(path, "w", encoding="utf-8").write(source.replace(text, replacement))
 PYTHON
 }
 
-cmake -S "$work/native" -B "$work/build" -G Ninja -DFA_CUDA=OFF ${MUTATION_CMAKE_ARGS:-} > "$work/configure.log" 2>&1 || { cat "$work/configure.log" >&2; exit 2; }
+# shellcheck disable=SC2086  # several arguments
+cmake -S "$work/native" -B "$work/build" -G Ninja -DFA_CUDA=OFF ${MUTATION_CMAKE_ARGS:-} > "$work/configure.log" 2>&1 ||
+  { cat "$work/configure.log" >&2; exit 2; }
 build || { cat "$work/build.log" >&2; exit 2; }
 suite || { cat "$work/suite.log" >&2; echo "the unchanged sources must pass" >&2; exit 2; }
 printf '%-46s %s\n' mutation result

@@ -30,7 +30,16 @@ internal sealed unsafe class CallWorld : IDisposable
 {
     private static readonly ProblemCase Problem = new()
     {
-        Format = ElementFormat.Float16, Batch = 2, HeadsQ = 4, HeadsKv = 2, LenQ = 5, LenKv = 7, HeadDim = 16, HeadDimV = 8, GradLse = true, Seed = 17,
+        Format = ElementFormat.Float16,
+        Batch = 2,
+        HeadsQ = 4,
+        HeadsKv = 2,
+        LenQ = 5,
+        LenKv = 7,
+        HeadDim = 16,
+        HeadDimV = 8,
+        GradLse = true,
+        Seed = 17,
     };
 
     private readonly List<string> written = [];

@@ -12,7 +12,14 @@ public sealed class TensorSpanTests<T>
     private static ProblemCase Case => new()
     {
         Format = typeof(T) == typeof(float) ? ElementFormat.Float32 : typeof(T) == typeof(Half) ? ElementFormat.Float16 : ElementFormat.BFloat16,
-        Batch = 2, HeadsQ = 4, HeadsKv = 2, LenQ = 37, LenKv = 53, HeadDim = 40, HeadDimV = 24, Seed = 51,
+        Batch = 2,
+        HeadsQ = 4,
+        HeadsKv = 2,
+        LenQ = 37,
+        LenKv = 53,
+        HeadDim = 40,
+        HeadDimV = 24,
+        Seed = 51,
     };
 
     [Test]

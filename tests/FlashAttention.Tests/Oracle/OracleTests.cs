@@ -76,8 +76,17 @@ public sealed class OracleTests
     {
         var problem = new ProblemCase
         {
-            Format = ElementFormat.Float32, Batch = 2, HeadsQ = 2 * group, HeadsKv = 2, LenQ = 4, LenKv = 5, HeadDim = 3, HeadDimV = 2, Mask = mask,
-            GradLse = gradLse, Seed = 5,
+            Format = ElementFormat.Float32,
+            Batch = 2,
+            HeadsQ = 2 * group,
+            HeadsKv = 2,
+            LenQ = 4,
+            LenKv = 5,
+            HeadDim = 3,
+            HeadDimV = 2,
+            Mask = mask,
+            GradLse = gradLse,
+            Seed = 5,
         };
         AttentionInputs inputs = AttentionInputs.Create(problem);
         AttentionResult exact = AttentionOracle.Compute(problem, inputs).Exact;
