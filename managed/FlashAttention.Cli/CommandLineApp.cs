@@ -15,7 +15,8 @@ internal static class CommandLineApp
 
     private static readonly Type[] Verbs =
     [
-        typeof(RunOptions), typeof(DemoOptions), typeof(VerifyOptions), typeof(ExplainOptions), typeof(BenchOptions), typeof(InfoOptions), typeof(DoctorOptions),
+        typeof(RunOptions), typeof(DemoOptions), typeof(VerifyOptions), typeof(ExplainOptions), typeof(BenchOptions), typeof(InfoOptions),
+            typeof(DoctorOptions),
     ];
 
     public static ExitCode Run(string[] arguments, CliConsole console, CancellationToken cancellation)
@@ -91,7 +92,8 @@ internal static class CommandLineApp
             {
                 continue;
             }
-            int at = Array.FindIndex(arguments, argument => argument == $"--{option.LongName}" || (option.ShortName.Length > 0 && argument == $"-{option.ShortName}"));
+            int at = Array.FindIndex(arguments, argument => argument == $"--{option.LongName}" || (option.ShortName.Length > 0
+                && argument == $"-{option.ShortName}"));
             if (at >= 0 && (at + 1 == arguments.Length || arguments[at + 1].StartsWith("--", StringComparison.Ordinal)))
             {
                 throw CliException.Usage($"option --{(option.ShortName.Length > 0 ? option.ShortName : option.LongName)} needs a value");

@@ -80,7 +80,8 @@ internal static class HelpPage
             nameof(BenchOptions) => BenchOptions.Examples,
             nameof(InfoOptions) => InfoOptions.Examples,
             nameof(DoctorOptions) => DoctorOptions.Examples,
-            _ => ["flashattn demo", "flashattn run --q q.npy --k k.npy --v v.npy --causal --out o.npy", "flashattn explain --len-q 4096 --dim 128", "flashattn run --help"],
+            _ => ["flashattn demo", "flashattn run --q q.npy --k k.npy --v v.npy --causal --out o.npy", "flashattn explain --len-q 4096 --dim 128",
+                "flashattn run --help"],
         };
         return $"""
             Examples:

@@ -94,7 +94,8 @@ internal sealed class CommandTests
     [Test]
     public void VerifyPassesAndRepeats()
     {
-        JsonElement first = CliRunner.Run("verify", "--quick", "--seed", "3", "--json").Json(), second = CliRunner.Run("verify", "--quick", "--seed", "3", "--json").Json();
+        JsonElement first = CliRunner.Run("verify", "--quick", "--seed", "3", "--json").Json(), second = CliRunner.Run("verify", "--quick", "--seed", "3",
+            "--json").Json();
         Assert.Multiple(() =>
         {
             Assert.That(first.GetProperty("failed").GetInt32(), Is.Zero);
@@ -139,7 +140,8 @@ internal sealed class CommandTests
     public void BenchTimesAndDraws()
     {
         using TemporaryFolder folder = new();
-        CliResult result = CliRunner.Run("bench", "--len", "64,128", "--dim", "32", "--heads", "2", "--kv-heads", "1", "--seconds", "0.01", "--mask", "none,causal", "--dtype",
+        CliResult result = CliRunner.Run("bench", "--len", "64,128", "--dim", "32", "--heads", "2", "--kv-heads", "1", "--seconds", "0.01", "--mask",
+            "none,causal", "--dtype",
             "float16,float32", "--json", "--svg", folder["b.svg"]);
         JsonElement[] cells = [.. result.Json().GetProperty("cells").EnumerateArray()];
         Assert.That(cells, Has.Length.EqualTo(16));

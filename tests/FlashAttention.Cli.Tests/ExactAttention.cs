@@ -22,7 +22,8 @@ internal sealed class ExactAttention
     /// <param name="sizes">b, sq, sk, hq, hk, d, dv.</param>
     /// <param name="offset">Query i sees keys 0 to i + offset; null for all.</param>
     /// <param name="scale">Factor on scores; null for 1/sqrt(d).</param>
-    public static ExactAttention Compute(double[] q, double[] k, double[] v, double[]? gradO, (int B, int Sq, int Sk, int Hq, int Hk, int D, int Dv) sizes, int? offset,
+    public static ExactAttention Compute(double[] q, double[] k, double[] v, double[]? gradO, (int B, int Sq, int Sk, int Hq, int Hk, int D, int Dv) sizes,
+        int? offset,
         double? scale = null)
     {
         (int b, int sq, int sk, int hq, int hk, int d, int dv) = sizes;

@@ -31,7 +31,8 @@ internal sealed class ExplainTests
     public void BackwardByHand()
     {
         CostStep[] steps = CostModel.Backward(Small, tileKv: 4);
-        StepCost naive = steps.Aggregate(StepCost.Zero, (sum, step) => sum + step.Naive), fused = steps.Aggregate(StepCost.Zero, (sum, step) => sum + step.Fused);
+        StepCost naive = steps.Aggregate(StepCost.Zero, (sum, step) => sum + step.Naive), fused = steps.Aggregate(StepCost.Zero, (sum,
+            step) => sum + step.Fused);
         Assert.Multiple(() =>
         {
             // dV and dP: 2 * 120 * 6 each; dQ and dK: 2 * 120 * 8 each; the fused form computes S again.
@@ -62,7 +63,8 @@ internal sealed class ExplainTests
     }
 
     [Test]
-    public void TotalsAreThoseOfTheLibrary([Values("--device cpu", "--assume-cc 80", "--assume-cc 90 --assume-sms 132")] string device, [Values("none", "causal")] string mask)
+    public void TotalsAreThoseOfTheLibrary([Values("--device cpu", "--assume-cc 80", "--assume-cc 90 --assume-sms 132")] string device, [Values("none",
+        "causal")] string mask)
     {
         bool gpu = device.Contains("cc");
         JsonElement json = CliRunner.RunLine($"explain --batch 2 --heads 8 --kv-heads 2 --len-q 1000 --len-kv 1500 --dim 64 --mask {mask} {device} --json").Json();

@@ -44,23 +44,28 @@ internal sealed class NumPyTests
         }
         using TemporaryFolder folder = new();
         Run(Make, folder.Path, type, order);
-        CliResult result = CliRunner.Run("run", "--q", folder["q.npy"], "--k", folder["k.npy"], "--v", folder["v.npy"], "--causal", "--out", folder["o.npy"], "--lse", folder["lse.npy"]);
+        CliResult result = CliRunner.Run("run", "--q", folder["q.npy"], "--k", folder["k.npy"], "--v", folder["v.npy"], "--causal", "--out", folder["o.npy"],
+            "--lse", folder["lse.npy"]);
         Assert.That(result.Code, Is.EqualTo(ExitCode.Ok), result.Error);
-        double[] errors = [.. Run(Compare, folder.Path).Split(' ', StringSplitOptions.TrimEntries).Select(text => double.Parse(text, CultureInfo.InvariantCulture))];
+        double[] errors = [.. Run(Compare, folder.Path).Split(' ', StringSplitOptions.TrimEntries).Select(text => double.Parse(text,
+            CultureInfo.InvariantCulture))];
         TestContext.Out.WriteLine($"O off by {errors[0]:e1}, LSE by {errors[1]:e1}");
         Assert.That(errors[0], Is.LessThan(bound));
         Assert.That(errors[1], Is.LessThan(1e-5));
     }
 
-    private static string Run(string script, params string[] arguments) => RunPython(Python!, script, arguments) ?? throw new AssertionException("python failed");
+    private static string Run(string script, params string[] arguments) => RunPython(Python!, script,
+        arguments) ?? throw new AssertionException("python failed");
 
-    private static string? FindPython() => new[] { "python3", "/usr/bin/python3", "python" }.FirstOrDefault(name => RunPython(name, "import numpy", []) is not null);
+    private static string? FindPython() => new[] { "python3", "/usr/bin/python3", "python" }.FirstOrDefault(name => RunPython(name, "import numpy",
+        []) is not null);
 
     private static string? RunPython(string python, string script, string[] arguments)
     {
         try
         {
-            using Process process = Process.Start(new ProcessStartInfo(python, ["-c", script, .. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true })!;
+            using Process process = Process.Start(new ProcessStartInfo(python, ["-c", script, .. arguments]) { RedirectStandardOutput = true,
+                RedirectStandardError = true })!;
             Task<string> error = process.StandardError.ReadToEndAsync();
             string output = process.StandardOutput.ReadToEnd();
             process.WaitForExit();

@@ -50,7 +50,8 @@ internal sealed class RunTests
         CliResult result = RunIn("--q q.npy --k k.npy --v v.npy --out o.npy --layout bhsd");
         Assert.That(result.Code, Is.EqualTo(ExitCode.Ok), result.Error);
         // Each head by itself is a rank 2 problem.
-        double[] expected = [.. Enumerable.Range(0, 3).SelectMany(h => ExactAttention.Compute(Part(q, h), Part(k, h), Part(v, h), null, (1, 20, 20, 1, 1, 8, 8), null).O)];
+        double[] expected = [.. Enumerable.Range(0, 3).SelectMany(h => ExactAttention.Compute(Part(q, h), Part(k, h), Part(v, h), null, (1, 20, 20, 1, 1, 8,
+            8), null).O)];
         Check("o.npy", expected, 1e-5, "(3, 20, 8)", "<f4");
 
         static double[] Part(double[] all, int head) => all[(head * 160)..((head + 1) * 160)];
@@ -100,7 +101,8 @@ internal sealed class RunTests
         Save("v.npy", "<f4", 3, 9, 2, 8);
         Save("g.npy", "<f4", 4, 9, 2, 8);
         double[] gradLse = Save("gl.npy", "<f4", 5, 2, 9);
-        CliResult plain = RunIn("--q q.npy --k k.npy --v v.npy --grad-o g.npy --grad-q a.npy"), with = RunIn("--q q.npy --k k.npy --v v.npy --grad-o g.npy --grad-lse gl.npy --grad-q b.npy");
+        CliResult plain = RunIn("--q q.npy --k k.npy --v v.npy --grad-o g.npy --grad-q a.npy"),
+            with = RunIn("--q q.npy --k k.npy --v v.npy --grad-o g.npy --grad-lse gl.npy --grad-q b.npy");
         Assert.That((plain.Code, with.Code), Is.EqualTo((ExitCode.Ok, ExitCode.Ok)), plain.Error + with.Error);
         double[] a = TestTensors.ReadNpy(_folder["a.npy"]).Values, b = TestTensors.ReadNpy(_folder["b.npy"]).Values;
         // d lse / d q = scale * sum_j p_j k_j, which is scale * (O with K in the place of V).
@@ -141,7 +143,8 @@ internal sealed class RunTests
         Save("q.npy", "<f4", 1, 5, 1, 4);
         using StringWriter output = new(), error = new();
         string q = _folder["q.npy"];
-        ExitCode code = CommandLineApp.Run(["run", "--q", q, "--k", q, "--v", q, "--out", _folder["o.npy"]], Output.CliConsole.To(output, error), new CancellationToken(true));
+        ExitCode code = CommandLineApp.Run(["run", "--q", q, "--k", q, "--v", q, "--out", _folder["o.npy"]], Output.CliConsole.To(output, error),
+            new CancellationToken(true));
         Assert.That((code, _folder.Files), Is.EqualTo((ExitCode.Cancelled, new[] { "q.npy" })));
     }
 
@@ -155,7 +158,8 @@ internal sealed class RunTests
 
     /// <summary>Runs "run" with file names in the test's folder.</summary>
     private CliResult RunIn(string line) => CliRunner.Run(
-        ["run", .. line.Split(' ', StringSplitOptions.RemoveEmptyEntries).Select(word => word.EndsWith(".npy") || word.EndsWith(".safetensors") ? _folder[word] : word)]);
+        ["run", .. line.Split(' ', StringSplitOptions.RemoveEmptyEntries).Select(word =>
+            word.EndsWith(".npy") || word.EndsWith(".safetensors") ? _folder[word] : word)]);
 
     private void Check(string name, double[] expected, double tolerance, string shape, string descr)
     {

@@ -111,8 +111,10 @@ internal sealed unsafe class TensorFileTests
         yield return Case("fortran_order 1", TestTensors.Npy("{'descr': '<f4', 'fortran_order': 1, 'shape': (2, 3)}", data), "True or False");
         yield return Case("shape as list", TestTensors.Npy("{'descr': '<f4', 'fortran_order': False, 'shape': [2, 3]}", data), "tuple");
         yield return Case("negative size", TestTensors.Npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-2, 3)}", data), "non-negative");
-        yield return Case("size beyond 63 bits", TestTensors.Npy("{'descr': '<f4', 'fortran_order': False, 'shape': (9223372036854775808, 1)}", data), "below 2^63");
-        yield return Case("count overflow", TestTensors.Npy("{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904, 4)}", data), "more elements");
+        yield return Case("size beyond 63 bits", TestTensors.Npy("{'descr': '<f4', 'fortran_order': False, 'shape': (9223372036854775808, 1)}", data),
+            "below 2^63");
+        yield return Case("count overflow", TestTensors.Npy("{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904, 4)}", data),
+            "more elements");
         yield return Case("structured type", TestTensors.Npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (2, 3)}", data), "structured");
         yield return Case("big-endian", TestTensors.Npy(">f4", [2, 3], new double[6]), "big-endian");
         yield return Case("integers", TestTensors.Npy("<i4", [2, 3], new double[6]), "'<i4'");

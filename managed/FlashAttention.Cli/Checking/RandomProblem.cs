@@ -4,7 +4,8 @@ using FlashAttention.Cli.Tensors;
 namespace FlashAttention.Cli.Checking;
 
 /// <summary>A problem drawn at random; the same seed and index give the same problem and the same numbers.</summary>
-internal sealed record RandomProblem(TensorShape Q, TensorShape K, TensorShape V, DType Type, TensorLayout Layout, AttentionOptions Options, double Gain, int Seed)
+internal sealed record RandomProblem(TensorShape Q, TensorShape K, TensorShape V, DType Type, TensorLayout Layout, AttentionOptions Options, double Gain,
+    int Seed)
 {
     private static readonly int[] Dims = [1, 3, 8, 16, 24, 32, 40, 64, 64, 72, 80, 96, 128, 128, 160, 192, 256];
 
@@ -28,7 +29,8 @@ internal sealed record RandomProblem(TensorShape Q, TensorShape K, TensorShape V
             Deterministic = random.Next(2) == 0,
         };
         return new RandomProblem(new TensorShape(batch, lengthQ, headsKv * group, dim), new TensorShape(batch, lengthKv, headsKv, dim),
-            new TensorShape(batch, lengthKv, headsKv, dimV), type, Pick<TensorLayout>(random, [TensorLayout.BatchSequenceHeads, TensorLayout.BatchHeadsSequence]), options,
+            new TensorShape(batch, lengthKv, headsKv, dimV), type, Pick<TensorLayout>(random, [TensorLayout.BatchSequenceHeads,
+                TensorLayout.BatchHeadsSequence]), options,
             random.Next(6) == 0 ? 4 : 1, ownSeed);
     }
 

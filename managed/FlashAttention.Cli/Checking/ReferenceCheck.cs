@@ -40,7 +40,8 @@ internal static class ReferenceCheck
         ReferenceOutput exact = ReferenceAttention.Forward(q, k, v, call.Options);
         ReferenceOutput naive = ReferenceAttention.Naive(q, k, v, call.Options);
         results.Add(Verdict(sizes, "O", call.O, exact.O, naive.O, sizes.Epsilon, sizes.MaxV, _ => ErrorBounds.UnitO(sizes)));
-        results.Add(Verdict(sizes, "LSE", call.Lse, exact.Lse, naive.Lse, ErrorBounds.Epsilon(DType.Float32), LseRoundings, largest => ErrorBounds.UnitLse(sizes, largest)));
+        results.Add(Verdict(sizes, "LSE", call.Lse, exact.Lse, naive.Lse, ErrorBounds.Epsilon(DType.Float32), LseRoundings,
+            largest => ErrorBounds.UnitLse(sizes, largest)));
         if (backward)
         {
             ReadOnlyTensorSpan<T> gradO = call.GradO.Span<T>();
@@ -65,7 +66,8 @@ internal static class ReferenceCheck
     /// <param name="epsilon">Unit of the output's type.</param>
     /// <param name="pair">What one (query, key) pair can add to a component.</param>
     /// <param name="unitBound">From the largest component of the reference to the unit bound.</param>
-    private static VerifyTensor Verdict(ProblemMagnitudes sizes, string name, HostTensor actual, double[] exact, double[] naive, double epsilon, double pair, Func<double, double> unitBound)
+    private static VerifyTensor Verdict(ProblemMagnitudes sizes, string name, HostTensor actual, double[] exact, double[] naive, double epsilon, double pair,
+        Func<double, double> unitBound)
     {
         float[] values = actual.ToFloats();
         double largest = 0, error = 0, naiveError = 0;

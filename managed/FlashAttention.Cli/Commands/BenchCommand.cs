@@ -74,7 +74,8 @@ internal static class BenchCommand
         _ = OptionParsing.ParseKernel(o.Kernel);
         (bool forward, bool backward) = OptionParsing.ParsePass(o.Pass);
         bool[] passes = forward && backward ? [false, true] : [backward];
-        return [.. from pass in passes from type in types from dim in dims from mask in masks from length in lengths select new Cell(type, mask, dim, length, pass)];
+        return [.. from pass in passes from type in types from dim in dims from mask in masks from length in lengths select new Cell(type, mask, dim, length,
+            pass)];
 
         static int[] Values(string option, IEnumerable<int> given, int[] otherwise, int minimum, int maximum)
         {
@@ -184,7 +185,8 @@ internal static class BenchCommand
     {
         string threads = report.Device == "cpu" ? $", {report.CpuThreads} threads" : string.Empty;
         console.WriteLine($"{report.Device}: {report.DeviceName}{threads}; library {report.LibraryVersion}, {report.LibraryBuild}");
-        console.WriteTable(["pass", "type", "mask", ">dim", ">length", ">median", ">best", ">runs", ">TFLOP/s", ">scratch", "kernel"], report.Cells.Select(cell => new[]
+        console.WriteTable(["pass", "type", "mask", ">dim", ">length", ">median", ">best", ">runs", ">TFLOP/s", ">scratch", "kernel"],
+            report.Cells.Select(cell => new[]
         {
             cell.Pass, cell.DType, cell.Mask, Format.Integer(cell.Dim), Format.Integer(cell.Length),
             cell.MedianSeconds is { } median ? Format.Time(median) : "-",

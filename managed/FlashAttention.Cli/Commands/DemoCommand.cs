@@ -118,7 +118,8 @@ internal static class DemoCommand
         }
         float[] o = new float[q.Length];
         int threads = Math.Min(FlashAttentionNative.CpuThreadCount, Environment.ProcessorCount);
-        double naiveSeconds = Best(row.NaiveScratchBytes > 1L << 27 ? 1 : 2, () => NaiveAttention.Forward(q, k, v, o, length, heads, HeadDim, threads, cancellation));
+        double naiveSeconds = Best(row.NaiveScratchBytes > 1L << 27 ? 1 : 2, () => NaiveAttention.Forward(q, k, v, o, length, heads, HeadDim, threads,
+            cancellation));
         return row with { NaiveSeconds = naiveSeconds, NaiveMaxError = SampledError(q, k, v, o, length, heads) };
     }
 

@@ -34,7 +34,8 @@ internal static class DoctorCommand
         {
             report = report with { Checks = [new DoctorCheck("native library", false, "not loaded")] };
         }
-        report = report with { Loading = [.. FlashAttentionNative.Trace().Select(step => new DoctorStep(step.Origin.ToString(), step.Path, step.Outcome.ToString(), step.Detail))] };
+        report = report with { Loading = [.. FlashAttentionNative.Trace().Select(step => new DoctorStep(step.Origin.ToString(), step.Path,
+            step.Outcome.ToString(), step.Detail))] };
         if (options.Json)
         {
             console.WriteJson(report, CliJson.Default.DoctorReport);
@@ -55,7 +56,8 @@ internal static class DoctorCommand
         int gpus = Device.Count(DeviceType.Cuda);
         if (gpus == 0)
         {
-            checks.Add(new DoctorCheck("cuda", true, "no CUDA device here (no driver, no GPU, or a library built without CUDA); the CPU backend does not need one"));
+            checks.Add(new DoctorCheck("cuda", true,
+                "no CUDA device here (no driver, no GPU, or a library built without CUDA); the CPU backend does not need one"));
         }
         for (int i = 0; i < gpus; i++)
         {
@@ -87,7 +89,8 @@ internal static class DoctorCommand
     private static void Write(DoctorReport report, CliConsole console)
     {
         console.WriteLine($"flashattn {report.CliVersion}, looking for {report.LibraryFileName} with ABI {report.ExpectedAbiVersion}");
-        console.WriteTable(["tried", "because of", "outcome", "detail"], report.Loading.Select(step => new[] { step.Path, step.Origin, step.Outcome, step.Detail }));
+        console.WriteTable(["tried", "because of", "outcome", "detail"], report.Loading.Select(step => new[] { step.Path, step.Origin, step.Outcome,
+            step.Detail }));
         if (report.LibraryVersion is not null)
         {
             console.WriteLine($"library {report.LibraryVersion}, ABI {report.AbiVersion}, {report.LibraryBuild}");

@@ -47,7 +47,8 @@ internal static class ExplainCommand
             LengthKv = OptionParsing.CheckRange("--len-kv", o.LenKv ?? o.LenQ, 0, MaxSize),
             HeadDim = OptionParsing.CheckRange("--dim", o.Dim, 1, MaxSize),
             HeadDimV = OptionParsing.CheckRange("--dim-v", o.DimV ?? o.Dim, 1, MaxSize),
-            Options = new AttentionOptions { Mask = OptionParsing.ParseMask(o.Mask), Deterministic = o.Deterministic, Kernel = OptionParsing.ParseKernel(o.Kernel) },
+            Options = new AttentionOptions { Mask = OptionParsing.ParseMask(o.Mask), Deterministic = o.Deterministic,
+                Kernel = OptionParsing.ParseKernel(o.Kernel) },
             AssumedComputeCapability = Assumed(o),
             AssumedMultiprocessorCount = o.AssumeMultiprocessors ?? 0,
         };
@@ -71,7 +72,8 @@ internal static class ExplainCommand
         if (o.AssumeComputeCapability is { } capability)
         {
             string count = o.AssumeMultiprocessors is { } sms ? $", {sms} multiprocessors" : string.Empty;
-            return ($"assumed GPU of compute capability {capability / 10}.{capability % 10}{count}", Roofline.OfComputeCapability(capability, o.AssumeMultiprocessors));
+            return ($"assumed GPU of compute capability {capability / 10}.{capability % 10}{count}", Roofline.OfComputeCapability(capability,
+                o.AssumeMultiprocessors));
         }
         OptionParsing.RequireDevice(device);
         string name = device.GetInfo().Name;
@@ -86,7 +88,8 @@ internal static class ExplainCommand
         {
             return new ExplainPass { Pass = name, Supported = false, WhyNot = reason };
         }
-        CostInput input = new(problem.Batch, problem.HeadsQ, problem.HeadsKv!.Value, problem.LengthQ, problem.LengthKv, problem.HeadDim, problem.HeadDimV!.Value,
+        CostInput input = new(problem.Batch, problem.HeadsQ, problem.HeadsKv!.Value, problem.LengthQ, problem.LengthKv, problem.HeadDim,
+            problem.HeadDimV!.Value,
             problem.DType.GetSizeBytes(), plan.Exponentials);
         CostStep[] steps = backward ? CostModel.Backward(input, plan.TileKv) : CostModel.Forward(input, plan.TileQ);
         StepCost naive = steps.Aggregate(StepCost.Zero, (sum, step) => sum + step.Naive);

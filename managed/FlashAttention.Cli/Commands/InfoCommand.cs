@@ -75,7 +75,8 @@ internal static class InfoCommand
             {
                 yield return new InfoKernel(device.ToString(), OptionParsing.Name(type), dim, Kernel(AttentionPass.Forward), Kernel(AttentionPass.Backward));
 
-                string? Kernel(AttentionPass pass) => Attention.TryPlan(Problem(device, type, dim, pass), out AttentionPlan? plan, out _) ? plan.KernelName : null;
+                string? Kernel(AttentionPass pass) => Attention.TryPlan(Problem(device, type, dim, pass), out AttentionPlan? plan,
+                    out _) ? plan.KernelName : null;
             }
         }
     }

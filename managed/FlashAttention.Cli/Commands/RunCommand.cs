@@ -47,7 +47,8 @@ internal static unsafe class RunCommand
     private static List<(string Option, string Path)> CheckFiles(RunOptions o)
     {
         List<(string Option, string Path)> outputs = [];
-        foreach ((string option, string? path) in new[] { ("--out", o.Out), ("--lse", o.Lse), ("--grad-q", o.GradQ), ("--grad-k", o.GradK), ("--grad-v", o.GradV) })
+        foreach ((string option, string? path) in new[] { ("--out", o.Out), ("--lse", o.Lse), ("--grad-q", o.GradQ), ("--grad-k", o.GradK), ("--grad-v",
+            o.GradV) })
         {
             if (path is not null)
             {
@@ -210,7 +211,8 @@ internal static unsafe class RunCommand
         }
     }
 
-    private static void Report(RunOptions options, CliConsole console, AttentionCall call, AttentionPlan plan, AttentionPlan? backwardPlan, double forwardSeconds,
+    private static void Report(RunOptions options, CliConsole console, AttentionCall call, AttentionPlan plan, AttentionPlan? backwardPlan,
+        double forwardSeconds,
         double? backwardSeconds, List<(string Option, string Path)> outputs)
     {
         if (options.Json)

@@ -3,7 +3,8 @@ using System.Runtime.InteropServices;
 
 namespace FlashAttention.Cli.Demo;
 
-/// <summary>Causal attention as the formula reads, in plain vectorised C#: a matrix of scores per head, a softmax over its rows, a product with V. One sequence; all
+/// <summary>Causal attention as the formula reads, in plain vectorised C#: a matrix of scores per head, a softmax over its rows, a product with V. One
+/// sequence; all
 /// tensors (position, head, component) in C order, fp32. All processors share the rows; masked scores are not computed.</summary>
 internal static unsafe class NaiveAttention
 {

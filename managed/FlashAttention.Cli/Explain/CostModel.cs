@@ -39,7 +39,8 @@ internal sealed record CostStep(string Name, string Note, StepCost Naive, StepCo
 
 /// <summary>What naive attention and fused attention compute and move, step by step.</summary>
 /// <remarks>Naive: every step is a kernel of its own that reads and writes whole matrices and computes masked pairs too; its backward pass reads the P that the
-/// forward pass kept. Fused: scores stay on chip, masked tiles are skipped, and the tensor that a tile does not hold is streamed once per tile. FLOPs are those of
+/// forward pass kept. Fused: scores stay on chip, masked tiles are skipped, and the tensor that a tile does not hold is streamed once per tile. FLOPs are
+/// those of
 /// the matrix products (2 per multiply-add). In the naive form, inputs and outputs count once per pass.</remarks>
 internal static class CostModel
 {
@@ -110,6 +111,7 @@ internal static class CostModel
         ];
     }
 
-    /// <summary>Memory that naive attention needs beside inputs and outputs: the score-sized matrices that live at once (S and P; backward P, dP and dS).</summary>
+    /// <summary>Memory that naive attention needs beside inputs and outputs: the score-sized matrices that live at once (S and P; backward P, dP and
+    /// dS).</summary>
     public static double NaiveScratchBytes(CostInput c, bool backward) => (backward ? 3 : 2) * c.AllPairs * c.ElementBytes;
 }

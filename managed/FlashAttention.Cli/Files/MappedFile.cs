@@ -27,7 +27,8 @@ internal sealed unsafe class MappedFile : IDisposable
         catch (Exception e) when (e is IOException or UnauthorizedAccessException or NotSupportedException or ArgumentException)
         {
             Dispose();
-            throw CliException.Usage(e is FileNotFoundException or DirectoryNotFoundException ? $"{path}: no such file" : $"{path}: cannot be read: {e.Message}", e);
+            throw CliException.Usage(e is FileNotFoundException or DirectoryNotFoundException ? $"{path}: no such file"
+                : $"{path}: cannot be read: {e.Message}", e);
         }
     }
 

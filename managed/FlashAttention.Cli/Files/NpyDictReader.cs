@@ -2,7 +2,8 @@ using System.Globalization;
 
 namespace FlashAttention.Cli.Files;
 
-/// <summary>Reads the dict literal of a .npy header: exactly the keys descr (a string), fortran_order (True or False) and shape (a tuple), in any order.</summary>
+/// <summary>Reads the dict literal of a .npy header: exactly the keys descr (a string), fortran_order (True or False) and shape (a tuple), in any
+/// order.</summary>
 internal ref struct NpyDictReader(string text)
 {
     private readonly ReadOnlySpan<char> _text = text;

@@ -4,7 +4,8 @@ using System.Text;
 
 namespace FlashAttention.Cli.Files;
 
-/// <summary>Header of a NumPy .npy file, format versions 1, 2 and 3: magic, version, length, and a Python dict literal that names type, order and shape.</summary>
+/// <summary>Header of a NumPy .npy file, format versions 1, 2 and 3: magic, version, length, and a Python dict literal that names type, order and
+/// shape.</summary>
 /// <param name="Descr">NumPy's type string, e.g. "&lt;f2".</param>
 /// <param name="FortranOrder">True if the first index varies fastest.</param>
 /// <param name="Shape">Sizes, outermost first.</param>

@@ -57,7 +57,8 @@ internal sealed class SafetensorsHeader
         return header;
     }
 
-    /// <summary>Length field and JSON for tensors stored one after the other in the order given, padded so that the data starts at a multiple of 64 bytes.</summary>
+    /// <summary>Length field and JSON for tensors stored one after the other in the order given, padded so that the data starts at a multiple of 64
+    /// bytes.</summary>
     public static byte[] Write(IEnumerable<(string Name, string DType, long[] Shape, long Bytes)> tensors)
     {
         using MemoryStream stream = new();

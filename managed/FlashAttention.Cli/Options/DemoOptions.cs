@@ -12,10 +12,12 @@ internal sealed class DemoOptions : DeviceOptions
         "flashattn demo --device cuda --len 1024,4096,16384",
     ];
 
-    [Option("text", MetaValue = "FILE", HelpText = "The text to attend over, taken as bytes (default: a built-in chapter of Alice's Adventures in Wonderland, 1865).")]
+    [Option("text", MetaValue = "FILE",
+        HelpText = "The text to attend over, taken as bytes (default: a built-in chapter of Alice's Adventures in Wonderland, 1865).")]
     public string? Text { get; set; }
 
-    [Option("len", Separator = ',', MetaValue = "N,N...", HelpText = "Sequence lengths in characters (default 512,1024,2048,4096); a text that is shorter is repeated.")]
+    [Option("len", Separator = ',', MetaValue = "N,N...",
+        HelpText = "Sequence lengths in characters (default 512,1024,2048,4096); a text that is shorter is repeated.")]
     public IEnumerable<int> Lengths { get; set; } = [];
 
     [Option("heads", Default = 4, MetaValue = "N", HelpText = "Heads, 1 to 64.")]

@@ -109,7 +109,8 @@ internal static class OptionParsing
     };
 
     public static float? CheckScale(float? scale) =>
-        scale is null || (float.IsFinite(scale.Value) && scale > 0) ? scale : throw CliException.Usage($"--scale: expected a finite number > 0, got {scale.Value.ToString(CultureInfo.InvariantCulture)}");
+        scale is null || (float.IsFinite(scale.Value) && scale > 0) ? scale
+            : throw CliException.Usage($"--scale: expected a finite number > 0, got {scale.Value.ToString(CultureInfo.InvariantCulture)}");
 
     public static long CheckRange(string option, long value, long minimum, long maximum) =>
         value >= minimum && value <= maximum ? value : throw CliException.Usage($"{option}: expected {minimum} to {maximum}, got {value}");

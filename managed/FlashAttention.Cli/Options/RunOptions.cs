@@ -15,7 +15,8 @@ internal sealed class RunOptions : DeviceOptions
     [Option('q', "query", Required = true, MetaValue = "FILE", HelpText = "Queries (also --q): (batch, seq, heads, dim), (seq, heads, dim) or (seq, dim).")]
     public string Q { get; set; } = string.Empty;
 
-    [Option('k', "key", Required = true, MetaValue = "FILE", HelpText = "Keys (also --k); heads may be a divisor of the queries' heads (grouped-query attention).")]
+    [Option('k', "key", Required = true, MetaValue = "FILE",
+        HelpText = "Keys (also --k); heads may be a divisor of the queries' heads (grouped-query attention).")]
     public string K { get; set; } = string.Empty;
 
     [Option('v', "value", Required = true, MetaValue = "FILE", HelpText = "Values (also --v); their dim may differ from that of queries and keys.")]
@@ -24,7 +25,8 @@ internal sealed class RunOptions : DeviceOptions
     [Option("out", MetaValue = "FILE", HelpText = "Receives O, shaped like the queries, of their element type.")]
     public string? Out { get; set; }
 
-    [Option("lse", MetaValue = "FILE", HelpText = "Receives the log-sum-exp of every row: natural logarithm, float32, (batch, heads, seq) whatever the layout.")]
+    [Option("lse", MetaValue = "FILE",
+        HelpText = "Receives the log-sum-exp of every row: natural logarithm, float32, (batch, heads, seq) whatever the layout.")]
     public string? Lse { get; set; }
 
     [Option("grad-o", MetaValue = "FILE", HelpText = "Gradient of O; with it the backward pass runs too.")]
@@ -57,10 +59,12 @@ internal sealed class RunOptions : DeviceOptions
     [Option("grad-lse-name", Default = "grad_lse", MetaValue = "NAME", HelpText = "Name of the gradient of the log-sum-exp in a .safetensors file.")]
     public string GradLseName { get; set; } = "grad_lse";
 
-    [Option("layout", Default = "bshd", MetaValue = "ORDER", HelpText = "Order of the dimensions in all files: bshd (batch, seq, heads, dim) or bhsd (batch, heads, seq, dim).")]
+    [Option("layout", Default = "bshd", MetaValue = "ORDER",
+        HelpText = "Order of the dimensions in all files: bshd (batch, seq, heads, dim) or bhsd (batch, heads, seq, dim).")]
     public string Layout { get; set; } = "bshd";
 
-    [Option("dtype", MetaValue = "TYPE", HelpText = "Convert inputs to float32, float16 or bfloat16 first (needed for float64 files and for files of different types).")]
+    [Option("dtype", MetaValue = "TYPE",
+        HelpText = "Convert inputs to float32, float16 or bfloat16 first (needed for float64 files and for files of different types).")]
     public string? DType { get; set; }
 
     [Option("bf16", HelpText = "Read '<u2' and '<V2' elements of .npy files as bfloat16, which NumPy has no type for.")]
@@ -69,7 +73,8 @@ internal sealed class RunOptions : DeviceOptions
     [Option("causal", HelpText = "A query sees only keys up to its own position; see --causal-alignment.")]
     public bool Causal { get; set; }
 
-    [Option("causal-alignment", MetaValue = "CORNER", HelpText = "Implies --causal. bottom-right (default): the last query sees every key; top-left: query i sees keys 0 to i.")]
+    [Option("causal-alignment", MetaValue = "CORNER",
+        HelpText = "Implies --causal. bottom-right (default): the last query sees every key; top-left: query i sees keys 0 to i.")]
     public string? CausalAlignment { get; set; }
 
     [Option("scale", MetaValue = "X", HelpText = "Factor on the scores (default 1/sqrt(dim)).")]

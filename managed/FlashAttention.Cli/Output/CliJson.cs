@@ -215,7 +215,8 @@ internal sealed record DoctorStep(string Origin, string Path, string Outcome, st
 /// <summary>One check; a device that is absent is no failure.</summary>
 internal sealed record DoctorCheck(string Name, bool Passed, string Detail);
 
-[JsonSourceGenerationOptions(WriteIndented = true, PropertyNamingPolicy = JsonKnownNamingPolicy.SnakeCaseLower, NumberHandling = JsonNumberHandling.AllowNamedFloatingPointLiterals)]
+[JsonSourceGenerationOptions(WriteIndented = true, PropertyNamingPolicy = JsonKnownNamingPolicy.SnakeCaseLower,
+    NumberHandling = JsonNumberHandling.AllowNamedFloatingPointLiterals)]
 [JsonSerializable(typeof(RunReport))]
 [JsonSerializable(typeof(DemoReport))]
 [JsonSerializable(typeof(VerifyReport))]

@@ -30,14 +30,17 @@ internal static class SvgPlot
         {
             string colour = Colours[i % Colours.Length];
             string dash = i / Colours.Length % 2 == 1 ? " stroke-dasharray=\"6 4\"" : string.Empty;
-            string points = string.Join(' ', series[i].Points.Select(cell => string.Create(CultureInfo.InvariantCulture, $"{X(cell.Length, lengths):0.0},{Y(cell.Tflops!.Value, top):0.0}")));
+            string points = string.Join(' ', series[i].Points.Select(cell => string.Create(CultureInfo.InvariantCulture,
+                $"{X(cell.Length, lengths):0.0},{Y(cell.Tflops!.Value, top):0.0}")));
             svg.Append(CultureInfo.InvariantCulture, $"<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"{dash}/>\n");
             foreach (BenchCell cell in series[i].Points)
             {
-                svg.Append(CultureInfo.InvariantCulture, $"<circle cx=\"{X(cell.Length, lengths):0.0}\" cy=\"{Y(cell.Tflops!.Value, top):0.0}\" r=\"3\" fill=\"{colour}\"/>\n");
+                svg.Append(CultureInfo.InvariantCulture,
+                    $"<circle cx=\"{X(cell.Length, lengths):0.0}\" cy=\"{Y(cell.Tflops!.Value, top):0.0}\" r=\"3\" fill=\"{colour}\"/>\n");
             }
             double y = Top + 10 + i * 20;
-            svg.Append(CultureInfo.InvariantCulture, $"<line x1=\"{Width - Right + 20}\" y1=\"{y}\" x2=\"{Width - Right + 48}\" y2=\"{y}\" stroke=\"{colour}\" stroke-width=\"3\"{dash}/>\n");
+            svg.Append(CultureInfo.InvariantCulture,
+                $"<line x1=\"{Width - Right + 20}\" y1=\"{y}\" x2=\"{Width - Right + 48}\" y2=\"{y}\" stroke=\"{colour}\" stroke-width=\"3\"{dash}/>\n");
             Text(svg, Width - Right + 56, y + 4, "start", series[i].Name);
         }
         return svg.Append("</svg>\n").ToString();
@@ -59,7 +62,8 @@ internal static class SvgPlot
     }
 
     private static void Text(StringBuilder svg, double x, double y, string anchor, string text, string attributes = "") =>
-        svg.Append(CultureInfo.InvariantCulture, $"<text x=\"{x:0.0}\" y=\"{y:0.0}\" text-anchor=\"{anchor}\" {attributes}>{WebUtility.HtmlEncode(text)}</text>\n");
+        svg.Append(CultureInfo.InvariantCulture,
+            $"<text x=\"{x:0.0}\" y=\"{y:0.0}\" text-anchor=\"{anchor}\" {attributes}>{WebUtility.HtmlEncode(text)}</text>\n");
 
     /// <summary>Lengths are spread by their logarithm.</summary>
     private static double X(int length, int[] lengths) => lengths.Length < 2

@@ -42,6 +42,7 @@ internal sealed unsafe class DeviceBuffer : IDisposable
         }
         DeviceTensor<T> tensor = DeviceTensor.Allocate<T>(device, host.Shape, host.Layout);
         int count = (int)tensor.Length;
-        return new DeviceBuffer(tensor.AsView(), tensor, () => tensor.CopyFrom(new ReadOnlySpan<T>(host.Data, count)), () => tensor.CopyTo(new Span<T>(host.Data, count)));
+        return new DeviceBuffer(tensor.AsView(), tensor, () => tensor.CopyFrom(new ReadOnlySpan<T>(host.Data, count)),
+            () => tensor.CopyTo(new Span<T>(host.Data, count)));
     }
 }

@@ -4,7 +4,8 @@ using FlashAttention.Cli.Files;
 
 namespace FlashAttention.Cli.Tensors;
 
-/// <summary>A dense tensor in host memory: its elements fill one range of bytes without gaps, in the order of <see cref="Layout"/>. Either memory of its own or a
+/// <summary>A dense tensor in host memory: its elements fill one range of bytes without gaps, in the order of <see cref="Layout"/>. Either memory of its own
+/// or a
 /// view of a mapped file (read-only).</summary>
 internal sealed unsafe class HostTensor : IDisposable
 {
@@ -47,13 +48,16 @@ internal sealed unsafe class HostTensor : IDisposable
     public long[] FileShape => FileShapes.FromLogical(Shape, Layout, Rank);
 
     /// <summary>Allocates a tensor; its elements are undefined.</summary>
-    public static HostTensor Allocate(DType type, TensorShape shape, TensorLayout layout = TensorLayout.BatchSequenceHeads, int rank = 4, string? bfloat16Descr = null)
+    public static HostTensor Allocate(DType type, TensorShape shape, TensorLayout layout = TensorLayout.BatchSequenceHeads, int rank = 4,
+        string? bfloat16Descr = null)
     {
         long bytes = shape.ElementCount * type.GetSizeBytes();
-        return new HostTensor(type, shape, layout, rank, NativeMemory.AlignedAlloc((nuint)Math.Max(bytes, 1), Alignment), null) { BFloat16Descr = bfloat16Descr };
+        return new HostTensor(type, shape, layout, rank, NativeMemory.AlignedAlloc((nuint)Math.Max(bytes, 1), Alignment),
+            null) { BFloat16Descr = bfloat16Descr };
     }
 
-    /// <summary>Takes a tensor of a file: as it lies in the mapped file where that is possible, otherwise as a converted copy. Owns the source from here on.</summary>
+    /// <summary>Takes a tensor of a file: as it lies in the mapped file where that is possible, otherwise as a converted copy. Owns the source from here
+    /// on.</summary>
     /// <param name="source">The tensor in the file.</param>
     /// <param name="layout">Order of the dimensions in the file.</param>
     /// <param name="convertTo">Element type wanted; null for the file's own.</param>
