@@ -1,0 +1,251 @@
+// A small self-checking program for compute-sanitizer: every CUDA kernel family of the library against its CPU backend, through the C ABI alone.
+//
+//   smoke [--repeat N]      prints a line per problem; exit code 1 if one differs
+//
+// Each problem runs forward and backward (default and deterministic) on cuda:0 and on the CPU from the same random inputs. The backends share no kernel code.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "flash_attention/flash_attention.h"
+
+namespace {
+
+constexpr fa_device kCpu{FA_DEVICE_CPU, 0}, kCuda{FA_DEVICE_CUDA, 0};
+
+void check(fa_status status) {
+  if (status != FA_STATUS_OK) {
+    std::fprintf(stderr, "%s: %s\n", fa_status_name(status), fa_last_error_message());
+    std::exit(2);
+  }
+}
+
+struct Shape {
+  int64_t batch, len_q, len_kv, heads_q, heads_kv, dim, dim_v;
+  fa_mask mask;
+};
+
+/// bfloat16 bits of a float and back: conversions that need no library.
+uint16_t to_bfloat16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+float from_bfloat16(uint16_t value) {
+  const uint32_t bits = static_cast<uint32_t>(value) << 16;
+  float result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+
+/// Memory on one device, freed at the end of its scope.
+class Buffer {
+ public:
+  Buffer(fa_device device, uint64_t bytes) : device_(device), bytes_(bytes) {
+    check(fa_memory_allocate(device, bytes, &data_));
+    check(fa_memory_set(device, data_, 0xFF, bytes, nullptr));  // NaN in every format
+  }
+  ~Buffer() { fa_memory_free(device_, data_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  void* data() const { return data_; }
+  void write(const void* source) { check(fa_memory_copy(device_, data_, kCpu, source, bytes_, nullptr)); }
+  void read(void* destination) const {
+    check(fa_memory_copy(kCpu, destination, device_, data_, bytes_, nullptr));
+    check(fa_device_synchronize(device_));
+  }
+
+ private:
+  fa_device device_;
+  uint64_t bytes_;
+  void* data_ = nullptr;
+};
+
+fa_tensor tensor(const Buffer& buffer, int64_t batch, int64_t length, int64_t heads, int64_t dim) {
+  fa_tensor t{};
+  t.data = buffer.data();
+  t.dtype = FA_DTYPE_BFLOAT16;
+  const int64_t sizes[] = {batch, length, heads, dim}, strides[] = {length * heads * dim, heads * dim, dim, 1};
+  std::memcpy(t.sizes, sizes, sizeof(sizes));
+  std::memcpy(t.strides, strides, sizeof(strides));
+  return t;
+}
+
+/// o, grad_q, grad_k, grad_v as floats, and lse.
+struct Results {
+  std::vector<float> values[4];
+  std::vector<float> lse;
+};
+
+Results run(fa_device device, const Shape& s, fa_kernel kernel, bool deterministic, const std::vector<uint16_t> (&inputs)[4]) {
+  const uint64_t q_count = static_cast<uint64_t>(s.batch * s.len_q * s.heads_q * s.dim),
+                 k_count = static_cast<uint64_t>(s.batch * s.len_kv * s.heads_kv * s.dim);
+  const uint64_t v_count = static_cast<uint64_t>(s.batch * s.len_kv * s.heads_kv * s.dim_v),
+                 o_count = static_cast<uint64_t>(s.batch * s.len_q * s.heads_q * s.dim_v);
+  const uint64_t rows = static_cast<uint64_t>(s.batch * s.heads_q * s.len_q);
+  Buffer q(device, 2 * q_count), k(device, 2 * k_count), v(device, 2 * v_count), grad_o(device, 2 * o_count), o(device, 2 * o_count), lse(device, 4 * rows);
+  Buffer grad_q(device, 2 * q_count), grad_k(device, 2 * k_count), grad_v(device, 2 * v_count);
+  Buffer* const sources[] = {&q, &k, &v, &grad_o};
+  for (int i = 0; i < 4; ++i) {
+    sources[i]->write(inputs[i].data());
+  }
+  fa_attention_options options{};
+  options.struct_size = sizeof(options);
+  options.mask = s.mask;
+  options.deterministic = deterministic;
+  options.kernel = kernel;
+
+  fa_forward_params forward{};
+  forward.struct_size = sizeof(forward);
+  forward.device = device;
+  forward.q = tensor(q, s.batch, s.len_q, s.heads_q, s.dim);
+  forward.k = tensor(k, s.batch, s.len_kv, s.heads_kv, s.dim);
+  forward.v = tensor(v, s.batch, s.len_kv, s.heads_kv, s.dim_v);
+  forward.o = tensor(o, s.batch, s.len_q, s.heads_q, s.dim_v);
+  forward.lse = static_cast<float*>(lse.data());
+  forward.options = &options;
+  uint64_t bytes = 0;
+  check(fa_attention_forward_workspace_size(&forward, &bytes));
+  Buffer forward_workspace(device, bytes + 16);
+  forward.workspace = forward_workspace.data();
+  forward.workspace_bytes = bytes;
+  check(fa_attention_forward(&forward));
+
+  fa_backward_params backward{};
+  backward.struct_size = sizeof(backward);
+  backward.device = device;
+  backward.q = forward.q;
+  backward.k = forward.k;
+  backward.v = forward.v;
+  backward.o = forward.o;
+  backward.grad_o = tensor(grad_o, s.batch, s.len_q, s.heads_q, s.dim_v);
+  backward.grad_q = tensor(grad_q, s.batch, s.len_q, s.heads_q, s.dim);
+  backward.grad_k = tensor(grad_k, s.batch, s.len_kv, s.heads_kv, s.dim);
+  backward.grad_v = tensor(grad_v, s.batch, s.len_kv, s.heads_kv, s.dim_v);
+  backward.lse = forward.lse;
+  backward.options = &options;
+  check(fa_attention_backward_workspace_size(&backward, &bytes));
+  Buffer backward_workspace(device, bytes + 16);
+  backward.workspace = backward_workspace.data();
+  backward.workspace_bytes = bytes;
+  check(fa_attention_backward(&backward));
+
+  Results results;
+  const Buffer* const outputs[] = {&o, &grad_q, &grad_k, &grad_v};
+  const uint64_t counts[] = {o_count, q_count, k_count, v_count};
+  for (int i = 0; i < 4; ++i) {
+    std::vector<uint16_t> bits(counts[i]);
+    outputs[i]->read(bits.data());
+    for (const uint16_t value : bits) {
+      results.values[i].push_back(from_bfloat16(value));
+    }
+  }
+  results.lse.resize(rows);
+  lse.read(results.lse.data());
+  return results;
+}
+
+/// Largest difference over the largest expected value; NaN counts as infinite.
+double difference(const std::vector<float>& actual, const std::vector<float>& expected) {
+  double worst = 0, scale = 1e-3;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    if (std::isinf(expected[i]) && actual[i] == expected[i]) {
+      continue;
+    }
+    const double error = std::fabs(static_cast<double>(actual[i]) - expected[i]);
+    worst = !(error <= worst) ? (std::isnan(error) ? INFINITY : error) : worst;
+    scale = std::fmax(scale, std::fabs(expected[i]));
+  }
+  return worst / scale;
+}
+
+/// True if the family computes the pass of this shape on cuda:0.
+bool computes(const Shape& s, fa_kernel kernel, fa_pass pass) {
+  fa_describe_params params{};
+  params.struct_size = sizeof(params);
+  params.pass = pass;
+  params.device = kCuda;
+  fa_attention_options options{};
+  options.struct_size = sizeof(options);
+  options.mask = s.mask;
+  options.kernel = kernel;
+  params.options = &options;
+  const int64_t sizes[3][4] = {{s.batch, s.len_q, s.heads_q, s.dim}, {s.batch, s.len_kv, s.heads_kv, s.dim}, {s.batch, s.len_kv, s.heads_kv, s.dim_v}};
+  fa_tensor* const tensors[] = {&params.q, &params.k, &params.v};
+  for (int i = 0; i < 3; ++i) {
+    const int64_t* n = sizes[i];
+    const int64_t strides[] = {n[1] * n[2] * n[3], n[2] * n[3], n[3], 1};
+    std::memcpy(tensors[i]->sizes, n, sizeof(sizes[i]));
+    std::memcpy(tensors[i]->strides, strides, sizeof(strides));
+    tensors[i]->dtype = FA_DTYPE_BFLOAT16;
+  }
+  fa_plan_description description{};
+  description.struct_size = sizeof(description);
+  return fa_attention_describe(&params, &description) == FA_STATUS_OK;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int repeat = argc == 3 && std::string(argv[1]) == "--repeat" ? std::atoi(argv[2]) : 1;
+  constexpr double kTolerance = 0.03;  // bfloat16 steps are 2^-8; P and dS are rounded once more on tensor cores
+  const Shape shapes[] = {
+      {1, 130, 200, 2, 2, 64, 64, FA_MASK_NONE},
+      {2, 200, 130, 4, 2, 64, 64, FA_MASK_CAUSAL_BOTTOM_RIGHT},
+      {1, 257, 257, 2, 1, 128, 128, FA_MASK_CAUSAL_TOP_LEFT},
+      {1, 129, 300, 2, 2, 128, 128, FA_MASK_NONE},
+      {1, 96, 160, 2, 2, 96, 96, FA_MASK_CAUSAL_BOTTOM_RIGHT},
+      {1, 140, 140, 1, 1, 192, 128, FA_MASK_NONE},
+      {1, 150, 170, 2, 1, 256, 256, FA_MASK_CAUSAL_BOTTOM_RIGHT},
+      {1, 70, 65, 3, 3, 40, 72, FA_MASK_NONE},
+      {1, 64, 0, 1, 1, 64, 64, FA_MASK_NONE},
+  };
+  int failures = 0, problems = 0;
+  for (const Shape& s : shapes) {
+    std::mt19937 random(7);
+    std::normal_distribution<float> normal;
+    std::vector<uint16_t> inputs[4];
+    const int64_t counts[] = {s.batch * s.len_q * s.heads_q * s.dim, s.batch * s.len_kv * s.heads_kv * s.dim, s.batch * s.len_kv * s.heads_kv * s.dim_v,
+                              s.batch * s.len_q * s.heads_q * s.dim_v};
+    for (int i = 0; i < 4; ++i) {
+      for (int64_t j = 0; j < counts[i]; ++j) {
+        inputs[i].push_back(to_bfloat16(normal(random)));
+      }
+    }
+    const Results expected = run(kCpu, s, FA_KERNEL_AUTO, false, inputs);
+    for (const fa_kernel kernel : {FA_KERNEL_SM80, FA_KERNEL_SM90}) {
+      if (!computes(s, kernel, FA_PASS_FORWARD) || !computes(s, kernel, FA_PASS_BACKWARD)) {
+        // A family without one of the passes is reached through the planner's own choice.
+        if (kernel == FA_KERNEL_SM80) {
+          std::printf("sm80 refuses d=%lld/%lld: %s\n", static_cast<long long>(s.dim), static_cast<long long>(s.dim_v), fa_last_error_message());
+          ++failures;
+          continue;
+        }
+      }
+      const bool whole = computes(s, kernel, FA_PASS_BACKWARD) && computes(s, kernel, FA_PASS_FORWARD);
+      for (int i = 0; i < 2 * repeat; ++i) {
+        const bool deterministic = i % 2 == 1;
+        const Results actual = run(kCuda, s, whole ? kernel : FA_KERNEL_AUTO, deterministic, inputs);
+        double worst = difference(actual.lse, expected.lse);
+        for (int j = 0; j < 4; ++j) {
+          worst = std::fmax(worst, difference(actual.values[j], expected.values[j]));
+        }
+        const bool passed = worst <= kTolerance;
+        ++problems;
+        failures += !passed;
+        std::printf("%s b%lld q%lld kv%lld h%lld/%lld d%lld/%lld mask %d %s%s: %.4f\n", passed ? "ok  " : "FAIL", static_cast<long long>(s.batch),
+                    static_cast<long long>(s.len_q), static_cast<long long>(s.len_kv), static_cast<long long>(s.heads_q), static_cast<long long>(s.heads_kv),
+                    static_cast<long long>(s.dim), static_cast<long long>(s.dim_v), s.mask, whole ? (kernel == FA_KERNEL_SM80 ? "sm80" : "sm90") : "auto",
+                    deterministic ? " deterministic" : "", worst);
+      }
+    }
+  }
+  std::printf("%d passed, %d failed\n", problems - failures, failures);
+  return failures == 0 ? 0 : 1;
+}
