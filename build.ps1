@@ -93,7 +93,7 @@ function Invoke-Step {
     catch { $problem = $_.Exception.Message }
     $word = 'ok'
     if ($problem) { $word = 'FAILED' }
-    Write-Host ('  {0,-28} {1}  {2:0.0} s' -f $Name, $word, $watch.Elapsed.TotalSeconds)
+    Write-Host ('  {0,-38} {1}  {2:0.0} s' -f $Name, $word, $watch.Elapsed.TotalSeconds)
     if (-not $problem) { return $true }
     if (-not $ShowOutput -and (Test-Path $log)) { Get-Content $log -Tail 40 | Out-Host }
     if ($GoOn) { Write-Host "    $problem; whole log: $log"; return $false }
@@ -252,7 +252,7 @@ function Add-Results {
         }
     }
     if (-not $Succeeded -and $bad -eq 0) { $bad = 1 }
-    Write-Host ('  {0,-28} {1} passed, {2} failed, {3} skipped' -f '', $ok, $bad, $left)
+    Write-Host ('  {0,-38} {1} passed, {2} failed, {3} skipped' -f '', $ok, $bad, $left)
     $script:Passed += $ok; $script:Failed += $bad; $script:Skipped += $left
 }
 

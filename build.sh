@@ -88,14 +88,14 @@ finish_step() {  # name
   local name="$1" pid="${step_pid[$1]}" elapsed waited=0
   while ((!verbose)) && kill -0 "$pid" 2>/dev/null; do
     sleep 0.1; waited=$((waited + 1))
-    if [[ -t 1 ]] && ((waited % 5 == 0)); then printf '\r\033[K  %-28s %.100s' "$name" "$(tail -n 1 "${step_log[$name]}" | tr -d '\r')"
-    elif [[ ! -t 1 ]] && ((waited % 1200 == 0)); then printf '  %-28s ... %.100s\n' "$name" "$(tail -n 1 "${step_log[$name]}")"; fi
+    if [[ -t 1 ]] && ((waited % 5 == 0)); then printf '\r\033[K  %-38s %.100s' "$name" "$(tail -n 1 "${step_log[$name]}" | tr -d '\r')"
+    elif [[ ! -t 1 ]] && ((waited % 1200 == 0)); then printf '  %-38s ... %.100s\n' "$name" "$(tail -n 1 "${step_log[$name]}")"; fi
   done
   step_status=0; wait "$pid" || step_status=$?
   unset "step_pid[$name]"
   elapsed=$(( (${EPOCHREALTIME/./} - step_start[$name]) / 100000 ))
   [[ -t 1 ]] && printf '\r\033[K'
-  printf '  %-28s %s  %d.%d s\n' "$name" "$( ((step_status == 0)) && echo ok || echo FAILED )" $((elapsed / 10)) $((elapsed % 10))
+  printf '  %-38s %s  %d.%d s\n' "$name" "$( ((step_status == 0)) && echo ok || echo FAILED )" $((elapsed / 10)) $((elapsed % 10))
 }
 
 fail_step() {  # name: shows the end of its log and stops
@@ -312,7 +312,7 @@ test_step() {  # title results-name folder (empty: an NUnit program)
   finish_step "$1"
   local passed failed skipped
   read -r passed failed skipped < <(count_results "$results/$2".*)
-  printf '  %-28s %s passed, %s failed, %s skipped\n' "" "$passed" "$failed" "$skipped"
+  printf '  %-38s %s passed, %s failed, %s skipped\n' "" "$passed" "$failed" "$skipped"
   if ((step_status != 0)); then
     ((failed > 0)) || broken_runs=$((broken_runs + 1))
     ((verbose)) || { grep -E '^failed |\*\*\*Failed|\*\*\*Exception|error|Error' "${step_log[$1]}" | head -n 20 | sed 's/^/    /' || true; }
