@@ -12,10 +12,6 @@ namespace {
 constexpr int64_t kMaxLength = int64_t{1} << 30;
 constexpr int64_t kMaxTiles = int64_t{1} << 30;
 
-/// With a causal mask, up to this many query tiles per head run in persistent blocks: what a block saves by loading its next tile early then outweighs the
-/// coarser balance.
-constexpr int64_t kMaxPersistentCausalTiles = 8;
-
 bool supported(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
   const auto integer = [](int64_t value) { return static_cast<long long>(value); };
   const int64_t largest_dim = std::max(problem.head_dim, problem.head_dim_v);
@@ -46,8 +42,11 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
   if (!supported(problem, caps, why_not)) {
     return false;
   }
+  const auto holds = [&](const Sm90ForwardTile& tile) {
+    return tile.head_dim >= std::max(problem.head_dim, problem.head_dim_v) && (tile.max_len_kv == 0 || problem.len_kv <= tile.max_len_kv);
+  };
   int variant = 0;
-  while (kSm90ForwardTiles[variant].head_dim < std::max(problem.head_dim, problem.head_dim_v)) {
+  while (!holds(kSm90ForwardTiles[variant])) {
     ++variant;
   }
   const Sm90ForwardTile& tile = kSm90ForwardTiles[variant];
@@ -64,7 +63,7 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
   }
 
   const int64_t num_tiles = q_tiles * problem.batch * problem.heads_q;
-  const bool persistent = !problem.is_causal() || q_tiles <= kMaxPersistentCausalTiles;
+  const bool persistent = sm90_persistent(problem, q_tiles, caps.multiprocessors);
   plan->variant = variant;
   plan->tile_q = tile.tile_q();
   plan->tile_kv = tile.tile_kv;

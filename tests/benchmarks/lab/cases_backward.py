@@ -114,6 +114,56 @@ def check_one(variant, p):
     return None, share
 
 
+def exact_with_mask(q, k, v, grad_o, sees, scale):
+    """One head, float64: log-sum-exp, o and the gradients, in which a masked pair takes part in no sum, not even as zero times NaN."""
+    only = lambda terms: torch.where(sees[..., None], terms, torch.zeros_like(terms))
+    scores = scale * (q[:, None, :] * k[None, :, :]).sum(-1)
+    lse = torch.logsumexp(scores.masked_fill(~sees, -math.inf), dim=-1)
+    p = torch.exp(scores - lse[:, None])
+    o = only(p[..., None] * v[None]).sum(1)
+    ds = p * ((grad_o[:, None, :] * v[None]).sum(-1) - (grad_o * o).sum(-1)[:, None])
+    return lse, o, scale * only(ds[..., None] * k[None]).sum(1), scale * only(ds[..., None] * q[:, None]).sum(0), only(p[..., None] * grad_o[:, None]).sum(0)
+
+
+def check_nonfinite(variant, dtype, tensor, value, element, mask):
+    """A NaN or infinity in one row (or element) of an input must reach exactly the gradients that see it."""
+    d, len_q, len_kv = variant.head_dim, 2 * variant.tile_q + 70, 300
+    t = {n: torch.randn(1, s, 1, d, device="cuda").to(dtype) for n, s in (("q", len_q), ("k", len_kv), ("v", len_kv), ("grad_o", len_q))}
+    row = t[tensor][0, 150, 0]
+    row[5 if element else slice(None)] = value
+    sees = visible(len_q, len_kv, mask)
+    lse, o, *want = exact_with_mask(*(t[n][0, :, 0].double() for n in ("q", "k", "v", "grad_o")), sees, d ** -0.5)
+    t["o"] = o[None, :, None].to(dtype)
+    t.update({n: torch.full((1, s, 1, d), 7.0, device="cuda", dtype=dtype) for n, s in (("grad_q", len_q), ("grad_k", len_kv), ("grad_v", len_kv))})
+    variant.run(t, lse[None, None].float().contiguous(), None, mask, d ** -0.5)
+    for name, exact in zip(("grad_q", "grad_k", "grad_v"), want):
+        got = t[name][0, :, 0].double()
+        differ = (got.isfinite() != exact.isfinite()).nonzero()
+        if len(differ):
+            return f"{name}: finite where it must not be or the reverse, {len(differ)} elements, first {differ[0].tolist()}"
+        finite = exact.isfinite()
+        error = float((got - exact)[finite].norm()) / max(float(exact[finite].norm()), 1e-3)
+        if not error <= (0.01 if dtype == torch.float16 else 0.05):
+            return f"{name}: relative error {error:.2e} of the finite elements"
+    return None
+
+
+def check_all_nonfinite(variant):
+    """Number of failures and of checks."""
+    failures, count = 0, 0
+    for mask in (NONE, TOP_LEFT, BOTTOM_RIGHT):
+        for tensor in ("q", "k", "v", "grad_o"):
+            for value in (math.nan, math.inf, -math.inf):
+                for element in (False, True):
+                    count += 1
+                    wrong = check_nonfinite(variant, torch.bfloat16 if count % 5 == 0 else torch.float16, tensor, value, element, mask)
+                    if wrong:
+                        failures += 1
+                        if failures <= 6:
+                            print(f"  {variant.name}: {value} in {tensor} {'element' if element else 'row'}, mask {mask}: {wrong}", flush=True)
+    return failures, count
+
+
 def problems_of(tile_q, tile_kv, d, full):
     out = [Problem("one tile", 1, tile_q, tile_kv, 1, 1, d, d, NONE), Problem("tiles", 1, 4 * tile_q, 3 * tile_kv, 1, 1, d, d, NONE)]
     queries = [1, 63, 64, tile_q - 1, tile_q, tile_q + 1, 3 * tile_q + 65]
@@ -151,9 +201,10 @@ def check(variant, full):
                 print(f"  {variant.name}: {problem.text()}: {wrong}", flush=True)
             if "CUDA error" in wrong or "unspecified" in wrong:
                 raise SystemExit(f"{variant.name}: the device is in error, stopping")
-    repeats = check_repeats(variant)
-    failures += 0 if repeats else 1
-    print(f"{variant.name}: {len(problems) + 1 - failures} of {len(problems) + 1} checks passed, worst error {worst:.2f} of its bound", flush=True)
+    failures += 0 if check_repeats(variant) else 1
+    bad_nonfinite, num_nonfinite = check_all_nonfinite(variant)
+    failures, count = failures + bad_nonfinite, len(problems) + 1 + num_nonfinite
+    print(f"{variant.name}: {count - failures} of {count} checks passed, worst error {worst:.2f} of its bound", flush=True)
     return failures == 0
 
 

@@ -4,8 +4,9 @@ that PyTorch brings, and prints one table. Needs nvcc, an sm_90 GPU and PyTorch.
 
 usage: lab.py [--checks none|quick|full] [--peers] [--lengths 512,1024,…] [--out DIR] CONFIG …
 
-CONFIG is name=head_dim,warpgroups,tile_kv,stages,separate_o,softmax,ping_pong[,schedule] with 0/1 for flags, softmax o (optimistic) or l (lazy) and schedule a
-(the planner's choice), p (persistent blocks) or g (one block per tile). A configuration that fails a check is timed all the same; its name then ends in "!".
+CONFIG is name=head_dim,warpgroups,tile_kv,stages,overlap_tiles,softmax,ping_pong[,schedule[,section[,root]]] with 0/1 for flags, softmax o (optimistic) or l
+(lazy), schedule a (the planner's choice), p (persistent blocks) or g (one block per tile), section the number of heads worked on together (0: the planner's
+choice), and root a folder with another version of native/, to compare with. A configuration that fails a check is timed all the same; its name then ends in "!".
 """
 import argparse
 import concurrent.futures
@@ -34,7 +35,8 @@ class LabCall(ctypes.Structure):
         [(n, ctypes.c_void_p) for n in ("q", "k", "v", "o", "lse")]
         + [(n, ctypes.c_int64) for n in ("batch", "len_q", "len_kv", "heads_q", "heads_kv", "head_dim", "head_dim_v")]
         + [(n, ctypes.c_int64 * 3) for n in ("q_strides", "k_strides", "v_strides", "o_strides")]
-        + [("scale", ctypes.c_float), ("mask", ctypes.c_int32), ("is_bfloat16", ctypes.c_int32), ("blocks", ctypes.c_int64)]
+        + [("scale", ctypes.c_float), ("mask", ctypes.c_int32), ("is_bfloat16", ctypes.c_int32), ("blocks", ctypes.c_int64),
+           ("section_heads", ctypes.c_int64)]
     )
 
 
@@ -46,6 +48,8 @@ class Variant:
         flag = {"0": "false", "1": "true"}
         softmax = {"o": "kOptimisticMaximum", "l": "kLazyRescale"}[v[5]]
         self.schedule = v[7] if len(v) > 7 else "a"
+        self.section = int(v[8]) if len(v) > 8 else 0
+        self.native = v[9] if len(v) > 9 else NATIVE
         self.tile = (f"{{{self.head_dim}, {self.warpgroups}, {self.tile_kv}, {self.stages}, {flag[v[4]]}, "
                      f"fa::Sm90Softmax::{softmax}, {flag[v[6]]}}}")
         self.dir = os.path.join(build_dir, re.sub(r"\W", "_", self.name))
@@ -58,10 +62,10 @@ class Variant:
         with open(header, "w") as file:
             file.write(f"#define LAB_TILE {self.tile}\n")
         sources = [os.path.join(HERE, "sm90_forward_variant.cu")] + [
-            os.path.join(NATIVE, "src/kernels/sm90", f) for f in ("tensor_map.cu", "forward/make_params.cu")]
+            os.path.join(self.native, "src/kernels/sm90", f) for f in ("tensor_map.cu", "forward/make_params.cu")]
         nvcc = os.environ.get("NVCC") or shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
         command = [nvcc, "-std=c++17", "-O3", "-gencode=arch=compute_90a,code=sm_90a", "--expt-relaxed-constexpr", "-Xptxas=-v", "-diag-suppress=20012",
-                   "-I" + os.path.join(NATIVE, "include"), "-I" + os.path.join(NATIVE, "src"), "-include", header, "-shared", "-Xcompiler", "-fPIC",
+                   "-I" + os.path.join(self.native, "include"), "-I" + os.path.join(self.native, "src"), "-include", header, "-shared", "-Xcompiler", "-fPIC",
                    "-o", os.path.join(self.dir, "variant.so")] + os.environ.get("NVCC_FLAGS", "").split() + sources
         run = subprocess.run(command, capture_output=True, text=True, timeout=300)
         log = run.stdout + run.stderr
@@ -79,17 +83,16 @@ class Variant:
         self.library = ctypes.CDLL(os.path.join(self.dir, "variant.so"))
         self.library.lab_message.restype = ctypes.c_char_p
 
-    def blocks(self, causal, len_q):
-        tiles = -(-len_q // (64 * self.warpgroups))
-        persistent = {"a": not causal or tiles <= 8, "p": True, "g": False}[self.schedule]
-        return torch.cuda.get_device_properties(0).multi_processor_count if persistent else 0
+    def blocks(self):
+        multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
+        return {"a": -multiprocessors, "p": multiprocessors, "g": 0}[self.schedule]
 
     def call(self, q, k, v, o, lse, mask, scale):
         """Tensors are (batch, len, heads, head_dim) views."""
         strides = lambda t: (ctypes.c_int64 * 3)(*[t.stride(i) if t.shape[i] > 1 else 0 for i in range(3)])
         return LabCall(q.data_ptr(), k.data_ptr(), v.data_ptr(), o.data_ptr(), lse.data_ptr() if lse is not None else None, q.shape[0], q.shape[1], k.shape[1],
                        q.shape[2], k.shape[2], q.shape[3], v.shape[3], strides(q), strides(k), strides(v), strides(o), scale, mask,
-                       int(q.dtype == torch.bfloat16), self.blocks(mask != 0, q.shape[1]))
+                       int(q.dtype == torch.bfloat16), self.blocks(), self.section)
 
     def check(self, status):
         if status != 0:
@@ -125,7 +128,7 @@ def peer_times(name, q, k, v, causal, repeats):
         return time_calls(call, repeats)
 
 
-def measure(variants, lengths, peers, masks, dtype, group):
+def measure(variants, lengths, peers, masks, dtype, group, growth):
     rows = []
     for head_dim in sorted({v.head_dim for v in variants}):
         for causal in masks:
@@ -133,6 +136,11 @@ def measure(variants, lengths, peers, masks, dtype, group):
                 batch, heads = max(1, 16384 // length), 2048 // head_dim
                 make = lambda h: torch.randn(batch, length, h, head_dim, device="cuda", dtype=torch.float32).to(dtype)
                 q, k, v = make(heads), make(heads // group), make(heads // group)
+                if growth:
+                    # Logits that grow by this much from one key tile to the next, in the order in which the kernel takes them: every tile takes the slow path.
+                    tiles = torch.arange(length - 1, -1, -1, device="cuda") // 128
+                    q[..., 0] = 16.0
+                    k[..., 0] = (growth * head_dim ** 0.5 / 16.0 * tiles).to(dtype)[None, :, None]
                 o = torch.empty_like(q)
                 lse = torch.empty(batch, heads, length, device="cuda")
                 flops = 4.0 * batch * heads * length * length * head_dim * (0.5 if causal else 1.0)
@@ -171,6 +179,7 @@ def main():
     parser.add_argument("--masks", default="full,causal")
     parser.add_argument("--dtype", choices=["float16", "bfloat16"], default="float16")
     parser.add_argument("--group", type=int, default=1, help="query heads per key head")
+    parser.add_argument("--growth", type=float, default=0.0, help="growth of the logits from key tile to key tile")
     parser.add_argument("--out", default="lab-build")
     options = parser.parse_args()
 
@@ -195,10 +204,10 @@ def main():
     lengths = [int(x) for x in options.lengths.split(",") if x]
     if lengths:
         rows = measure(variants, lengths, ["FA2", "cuDNN"] if options.peers else [], [m == "causal" for m in options.masks.split(",")],
-                       getattr(torch, options.dtype), options.group)
+                       getattr(torch, options.dtype), options.group, options.growth)
         time_calls(lambda: a @ b, 5)
         product = 2 * 8192 ** 3 / (statistics.median(time_calls(lambda: a @ b, 30)) * 1e9)
-        print_rows(rows, f"{options.dtype}, {options.group} query heads per key head,")
+        print_rows(rows, f"{options.dtype}, {options.group} query heads per key head, logits growing by {options.growth:g},")
         print(f"8192^3 matrix product right afterwards: {product:.0f} TFLOP/s; {gpu_state.now()}; {time.time() - started:.0f} s in all")
     return 0 if sound and len(variants) == len(options.configs) else 1
 

@@ -4,8 +4,8 @@ that PyTorch brings, and prints one table. Needs nvcc, an sm_90 GPU and PyTorch.
 
 usage: lab_backward.py [--checks none|quick|full] [--peers] [--lengths 512,1024,…] [--masks full,causal] [--seconds N] [--out DIR] CONFIG …
 
-CONFIG is name=head_dim,tile_q,path[,early] with path r (grad_q by vector reductions from registers) or b (bulk reductions) and early 0 or 1 (P^T dO issued
-before dS is formed). A configuration that fails a check is timed all the same; its name then ends in "!". Times are of all passes; the last columns give
+CONFIG is name=head_dim,tile_q,path[,early[,rotate]] with path r (grad_q by vector reductions from registers) or b (bulk reductions), early 0 or 1 (P^T dO
+issued before dS is formed) and rotate 0 or 1 (without a mask each block starts at another query tile). A configuration that fails a check is timed all the same; its name then ends in "!". Times are of all passes; the last columns give
 prepare + finish alone.
 """
 import argparse
@@ -47,8 +47,8 @@ class Variant:
         v = values.split(",")
         self.head_dim, self.tile_q = int(v[0]), int(v[1])
         path = {"r": "kFromRegisters", "b": "kBulk"}[v[2]]
-        early = "true" if len(v) > 3 and v[3] == "1" else "false"
-        self.tile = f"{{{self.head_dim}, {self.tile_q}, fa::Sm90GradQPath::{path}, {early}}}"
+        early, rotate = ("true" if len(v) > i and v[i] == "1" else "false" for i in (3, 4))
+        self.tile = f"{{{self.head_dim}, {self.tile_q}, fa::Sm90GradQPath::{path}, {early}, {rotate}}}"
         self.dir = os.path.join(build_dir, re.sub(r"\W", "_", self.name))
         self.notes = ""
         self.library = None
@@ -59,7 +59,7 @@ class Variant:
         with open(header, "w") as file:
             file.write(f"#define LAB_TILE {self.tile}\n")
         sources = [os.path.join(HERE, "sm90_backward_variant.cu")] + [
-            os.path.join(NATIVE, "src/kernels/sm90", f) for f in ("tensor_map.cu", "backward/make_params.cu", "backward/passes.cu")]
+            os.path.join(NATIVE, "src/kernels/sm90", f) for f in ("tensor_map.cu", "backward/make_params.cu", "backward/passes.cu", "backward/repair.cu", "backward/run_backward.cu")]
         nvcc = os.environ.get("NVCC") or shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
         command = [nvcc, "-std=c++17", "-O3", "-gencode=arch=compute_90a,code=sm_90a", "--expt-relaxed-constexpr", "-Xptxas=-v", "-diag-suppress=20012",
                    "-I" + os.path.join(NATIVE, "include"), "-I" + os.path.join(NATIVE, "src"), "-include", header, "-shared", "-Xcompiler", "-fPIC",

@@ -58,23 +58,9 @@ fa::BackwardArgs args_of(const LabCall& call) {
 }
 
 void launch(const LabCall& call) {
-  const fa::BackwardArgs args = args_of(call);
-  const fa::DType dtype = args.problem.dtype;
-  const bool has_queries = call.len_q > 0;
-  if (has_queries && (call.passes & 1)) {
-    fa::sm90::launch_backward_prepare(fa::sm90::make_backward_pass_params(LabTile::kTile, args), dtype, LabTile::kTile.head_dim, nullptr);
-  }
-  if (call.len_kv > 0 && (call.passes & 2)) {
-    const fa::sm90::BackwardParams params = fa::sm90::make_backward_params(LabTile::kTile, args);
-    if (call.is_bfloat16) {
-      fa::sm90::launch_backward<fa::sm90::BackwardConfig<__nv_bfloat16, LabTile>>(params, nullptr);
-    } else {
-      fa::sm90::launch_backward<fa::sm90::BackwardConfig<__half, LabTile>>(params, nullptr);
-    }
-  }
-  if (has_queries && (call.passes & 4)) {
-    fa::sm90::launch_backward_finish(fa::sm90::make_backward_pass_params(LabTile::kTile, args), dtype, LabTile::kTile.head_dim, nullptr);
-  }
+  const auto launch_main = call.is_bfloat16 ? fa::sm90::launch_backward<fa::sm90::BackwardConfig<__nv_bfloat16, LabTile>>
+                                            : fa::sm90::launch_backward<fa::sm90::BackwardConfig<__half, LabTile>>;
+  fa::sm90::run_backward(LabTile::kTile, args_of(call), launch_main, call.passes);
 }
 
 char g_message[2048] = "";
@@ -97,7 +83,7 @@ extern "C" const char* lab_message() {
 }
 
 extern "C" int64_t lab_workspace_bytes(const LabCall* call) {
-  return static_cast<int64_t>(fa::sm90_backward_workspace(call->batch * call->heads_q, call->len_q, LabTile::kTile.head_dim).total_bytes);
+  return static_cast<int64_t>(fa::sm90_backward_workspace(LabTile::kTile, args_of(*call).problem).total_bytes);
 }
 
 /// One call on the default stream. 0, or 1 and lab_message().

@@ -15,7 +15,8 @@ struct LabCall {
   float scale;
   int32_t mask;  // 0 none, 1 causal top-left, 2 causal bottom-right
   int32_t is_bfloat16;
-  int64_t blocks;  // 0: one per query tile
+  int64_t blocks;         // 0: one per query tile; negative: what the planner would take on so many multiprocessors
+  int64_t section_heads;  // 0: the planner's choice
 };
 
 namespace {
@@ -28,7 +29,7 @@ fa::Tensor tensor(void* data, const int64_t (&strides)[3]) {
   return {data, {strides[0], strides[1], strides[2]}};
 }
 
-fa::sm90::ForwardParams params_of(const LabCall& call) {
+fa::sm90::ForwardParams params_of(const LabCall& call, int64_t* blocks) {
   fa::ForwardArgs args;
   fa::Problem& problem = args.problem;
   problem.dtype = call.is_bfloat16 ? fa::DType::kBFloat16 : fa::DType::kFloat16;
@@ -46,12 +47,20 @@ fa::sm90::ForwardParams params_of(const LabCall& call) {
   args.v = tensor(call.v, call.v_strides);
   args.o = tensor(call.o, call.o_strides);
   args.lse = call.lse;
-  return fa::sm90::make_forward_params(LabTile::kTile, args);
+  const int64_t q_tiles = (call.len_q + LabTile::kTile.tile_q() - 1) / LabTile::kTile.tile_q();
+  const int64_t num_tiles = q_tiles * call.batch * call.heads_q;
+  const int64_t wanted = call.blocks >= 0 ? call.blocks : fa::sm90_persistent(problem, q_tiles, -call.blocks) ? -call.blocks : 0;
+  *blocks = wanted > 0 && wanted < num_tiles ? wanted : num_tiles;
+  fa::sm90::ForwardParams params = fa::sm90::make_forward_params(LabTile::kTile, args, *blocks);
+  if (call.section_heads > 0 && call.section_heads < params.num_heads) {
+    params.section_heads = static_cast<int>(call.section_heads);
+  }
+  return params;
 }
 
 void launch(const LabCall& call) {
-  const fa::sm90::ForwardParams params = params_of(call);
-  const int64_t blocks = call.blocks > 0 && call.blocks < params.num_tiles ? call.blocks : params.num_tiles;
+  int64_t blocks = 0;
+  const fa::sm90::ForwardParams params = params_of(call, &blocks);
   if (call.is_bfloat16) {
     fa::sm90::launch_forward<fa::sm90::ForwardConfig<__nv_bfloat16, LabTile>>(params, blocks, nullptr);
   } else {

@@ -8,6 +8,7 @@
 #include "ptx/mma_sync.cuh"
 #include "ptx/named_barrier.cuh"
 #include "ptx/stmatrix.cuh"
+#include "ptx/thread_index.cuh"
 #include "ptx/tma.cuh"
 #include "tile/wgmma_descriptor.cuh"
 
@@ -24,7 +25,7 @@ __device__ __forceinline__ void finish_rows(const ForwardParams& params, const W
     const int query = row + 8 * r;
     const bool sees_keys = visible_keys(params, query) > 0;
     inverse_sum[r] = sees_keys ? (sum == 0.0f ? NAN : 1.0f / sum) : 0.0f;
-    if (params.lse != nullptr && threadIdx.x % 4 == 0 && query < params.len_q) {
+    if (params.lse != nullptr && ptx::fresh_thread_index() % 4 == 0 && query < params.len_q) {
       const int64_t flat_head = static_cast<int64_t>(tile.batch) * params.heads_q + tile.head;
       params.lse[flat_head * params.len_q + query] = sum == 0.0f ? kMinusInfinity : rows.reference[r] * params.scale + logf(sum);
     }
@@ -43,7 +44,7 @@ template <typename Config>
 __device__ __forceinline__ void store_output_by_tma(const ForwardParams& params, typename Config::SharedStorage& smem, const WorkTile& tile, int warpgroup,
                                                     const float (&o)[Config::kOutputs], const float (&inverse_sum)[2]) {
   using namespace ptx;
-  const int thread = threadIdx.x % 128, lane = threadIdx.x % 32;
+  const int thread = ptx::fresh_thread_index() % 128, lane = ptx::fresh_thread_index() % 32;
   const int barrier = Config::kBarrierConsumer + warpgroup;
   if (thread == 0) {
     tma_store_wait_read();  // the previous tile's store has read these rows
@@ -78,7 +79,7 @@ __device__ __forceinline__ void store_output_by_tma(const ForwardParams& params,
 template <typename Config>
 __device__ __forceinline__ void store_output_from_registers(const ForwardParams& params, const WorkTile& tile, int row, const float (&o)[Config::kOutputs],
                                                             const float (&inverse_sum)[2]) {
-  const int quad_lane = threadIdx.x % 4;
+  const int quad_lane = ptx::fresh_thread_index() % 4;
   const bool odd = quad_lane & 1, upper = quad_lane & 2;
   auto* g_o = static_cast<uint16_t*>(params.o.data) + tile.batch * params.o.batch_stride + tile.head * params.o.head_stride;
 #pragma unroll
@@ -113,7 +114,7 @@ __device__ __forceinline__ void store_output_from_registers(const ForwardParams&
 /// A warpgroup's rows of a query tile that sees no key at all: O = 0, log-sum-exp = -infinity.
 template <typename Config>
 __device__ __forceinline__ void store_rows_without_keys(const ForwardParams& params, const WorkTile& tile, int warpgroup) {
-  const int thread = threadIdx.x % 128;
+  const int thread = ptx::fresh_thread_index() % 128;
   const int first_row = tile.q_tile * Config::kTileQ + 64 * warpgroup;
   const int rows = min(64, params.len_q - first_row);
   auto* g_o = static_cast<uint16_t*>(params.o.data) + tile.batch * params.o.batch_stride + tile.head * params.o.head_stride;

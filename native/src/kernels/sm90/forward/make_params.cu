@@ -18,7 +18,7 @@ GlobalView view(const Tensor& tensor) {
 
 }  // namespace
 
-ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args) {
+ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args, int64_t blocks) {
   const Problem& problem = args.problem;
   const int64_t len_kv = visible_len_kv(problem);
   // Without keys nothing is loaded, but a map must describe something: q's memory stands in.
@@ -52,7 +52,7 @@ ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs
   params.num_heads = static_cast<int>(problem.batch * problem.heads_q);
   params.num_tiles = params.num_q_tiles * params.num_heads;
   params.causal = problem.is_causal();
-  params.section_heads = sm90_section_heads(problem);
+  params.section_heads = static_cast<int>(sm90_section_heads(problem, params.num_q_tiles, blocks));
   return params;
 }
 

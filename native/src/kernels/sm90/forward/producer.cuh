@@ -11,11 +11,11 @@ namespace fa::sm90 {
 template <typename Config>
 __device__ __forceinline__ void load_kv_tile(const CUtensorMap* map, typename Config::Element (&s_ring)[Config::kStages][Config::kPanels][Config::kTileKv][64],
                                              uint64_t* full, uint64_t* empty, RingCursor<Config::kStages>& cursor, int first_key, int kv_head, int batch) {
-  ptx::mbarrier_wait(&empty[cursor.stage], cursor.phase ^ 1);
-  ptx::mbarrier_arrive_expect_tx(&full[cursor.stage], sizeof(s_ring[0]));
+  ptx::mbarrier_wait(&empty[cursor.stage()], cursor.phase() ^ 1);
+  ptx::mbarrier_arrive_expect_tx(&full[cursor.stage()], sizeof(s_ring[0]));
 #pragma unroll
   for (int panel = 0; panel < Config::kPanels; ++panel) {
-    ptx::tma_load_4d(map, &full[cursor.stage], s_ring[cursor.stage][panel], 64 * panel, first_key, kv_head, batch, ptx::L2Hint::kEvictLast);
+    ptx::tma_load_4d(map, &full[cursor.stage()], s_ring[cursor.stage()][panel], 64 * panel, first_key, kv_head, batch, ptx::L2Hint::kEvictLast);
   }
   cursor.advance();
 }
@@ -36,12 +36,12 @@ __device__ __forceinline__ void produce(const ForwardParams& params, typename Co
     }
     load_kv_tile<Config>(&params.map_k, smem.k, smem.k_full, smem.k_empty, k_cursor, n * Config::kTileKv, kv_head, tile.batch);
 
-    uint64_t* q_full = &smem.q_full[q_cursor.stage];
-    mbarrier_wait(&smem.q_empty[q_cursor.stage], q_cursor.phase ^ 1);
+    uint64_t* q_full = &smem.q_full[q_cursor.stage()];
+    mbarrier_wait(&smem.q_empty[q_cursor.stage()], q_cursor.phase() ^ 1);
     mbarrier_arrive_expect_tx(q_full, sizeof(smem.q(0)));
 #pragma unroll
     for (int panel = 0; panel < Config::kPanels; ++panel) {
-      tma_load_4d(&params.map_q, q_full, smem.q(q_cursor.stage)[panel], 64 * panel, first_row, tile.head, tile.batch, L2Hint::kEvictFirst);
+      tma_load_4d(&params.map_q, q_full, smem.q(q_cursor.stage())[panel], 64 * panel, first_row, tile.head, tile.batch, L2Hint::kEvictFirst);
     }
     q_cursor.advance();
 

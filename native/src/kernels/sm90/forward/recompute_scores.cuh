@@ -4,6 +4,7 @@
 
 #include "ptx/ldmatrix.cuh"
 #include "ptx/mma_sync.cuh"
+#include "ptx/thread_index.cuh"
 #include "tile/wgmma_descriptor.cuh"
 
 namespace fa::sm90 {
@@ -11,7 +12,7 @@ namespace fa::sm90 {
 /// s: the fragment as wgmma would have left it. q_tile, k_tile: panels of kTileQ and kTileKv rows; first_row: the warp's first row in the q tile.
 template <typename Config>
 __device__ __forceinline__ void recompute_scores(float (&s)[Config::kScores], const void* s_q, const void* s_k, int first_row) {
-  const int lane = threadIdx.x % 32;
+  const int lane = ptx::fresh_thread_index() % 32;
   // ldmatrix.x4 of A takes rows 0-15 at two chunks; of B, keys 0-7 at two chunks and then keys 8-15.
   const int row = first_row + lane % 16, row_chunk = lane / 16;
   const int key = lane % 8 + lane / 16 * 8, key_chunk = lane / 8 % 2;

@@ -71,18 +71,19 @@ __device__ __forceinline__ KeyTiles key_tiles(const ForwardParams& params, int f
   return {visible_keys(params, first_row) / kTileKv, (visible_keys(params, last_row) + kTileKv - 1) / kTileKv};
 }
 
-/// Position in a ring of kStages buffers, and the parity of the barrier phase that its current round completes.
+/// Position in a ring of kStages buffers, in one register: the number of buffers gone by.
 template <int kStages>
-struct RingCursor {
-  int stage = 0;
-  uint32_t phase = 0;
+class RingCursor {
+  static_assert(kStages == 1 || kStages == 2 || kStages == 4, "a power of two");
 
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      phase ^= 1;
-    }
-  }
+ public:
+  __device__ __forceinline__ int stage() const { return static_cast<int>(count_ % kStages); }
+  /// Parity of the barrier phase that the ring's current round completes.
+  __device__ __forceinline__ uint32_t phase() const { return count_ / kStages % 2; }
+  __device__ __forceinline__ void advance() { ++count_; }
+
+ private:
+  uint32_t count_ = 0;
 };
 
 }  // namespace fa::sm90
