@@ -4,9 +4,13 @@
 
 #include <cstdint>
 
+#include "plan/plan.h"
 #include "plan/problem.h"
 
 namespace fa {
+
+/// The backward half of plan_sm90.
+bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not);
 
 /// How a tile's part of grad_q reaches the fp32 accumulator in global memory.
 enum class Sm90GradQPath {
@@ -20,6 +24,8 @@ struct Sm90BackwardTile {
   Sm90GradQPath grad_q_path;
   /// True: P^T dO is issued as soon as P is there, and runs beside the forming of dS. False, where the registers do not suffice: behind it.
   bool early_grad_v;
+  /// True: without a mask each block starts at another query tile and goes round, so that not all blocks of a head add to the same tile of grad_q at once.
+  bool rotate_queries;
 
   static constexpr int kWarpgroups = 2;  ///< consumer warpgroups, each with 64 keys
   static constexpr int kStages = 2;      ///< tiles of q and of grad_o in flight, and of dS
@@ -40,29 +46,34 @@ struct Sm90BackwardTile {
 
 /// Smallest head_dim first; a problem takes the first that holds it.
 inline constexpr Sm90BackwardTile kSm90BackwardTiles[] = {
-    {64, 128, Sm90GradQPath::kBulk, false},
-    {128, 64, Sm90GradQPath::kFromRegisters, true},
+    {64, 128, Sm90GradQPath::kFromRegisters, false, false},
+    {128, 64, Sm90GradQPath::kFromRegisters, false, false},
 };
 inline constexpr int kNumSm90BackwardTiles = sizeof(kSm90BackwardTiles) / sizeof(kSm90BackwardTiles[0]);
 
 /// Layout of the workspace: per (batch, query head) padded_rows floats of log-sum-exp in base 2, as many of delta, then padded_rows * head_dim floats of grad_q
-/// in the order of the kernel's fragments (kernels/sm90/backward/params.h). The size is O(batch * heads_q * len_q * head_dim).
+/// in the order of the kernel's fragments (kernels/sm90/backward/params.h), then a flag per 16 keys of every (batch, key head). The size is
+/// O(batch * heads_q * len_q * head_dim + batch * heads_kv * len_kv).
 struct Sm90BackwardWorkspace {
   int64_t padded_rows;  ///< per head: a whole number of tiles of every configuration
   uint64_t delta_offset_bytes;
   uint64_t grad_q_offset_bytes;
+  uint64_t flags_offset_bytes;
   uint64_t total_bytes;
 };
 
 inline constexpr int64_t kSm90RowPadding = 128;
 
-constexpr Sm90BackwardWorkspace sm90_backward_workspace(int64_t heads, int64_t len_q, int head_dim) {
+inline Sm90BackwardWorkspace sm90_backward_workspace(const Sm90BackwardTile& tile, const Problem& problem) {
   Sm90BackwardWorkspace w{};
-  w.padded_rows = (len_q + kSm90RowPadding - 1) / kSm90RowPadding * kSm90RowPadding;
-  const uint64_t rows = static_cast<uint64_t>(heads) * static_cast<uint64_t>(w.padded_rows);
+  w.padded_rows = (problem.len_q + kSm90RowPadding - 1) / kSm90RowPadding * kSm90RowPadding;
+  const uint64_t rows = static_cast<uint64_t>(problem.batch * problem.heads_q) * static_cast<uint64_t>(w.padded_rows);
+  const uint64_t key_tiles =
+      static_cast<uint64_t>(problem.batch * problem.heads_kv) * static_cast<uint64_t>((problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv());
   w.delta_offset_bytes = rows * sizeof(float);
   w.grad_q_offset_bytes = 2 * rows * sizeof(float);
-  w.total_bytes = w.grad_q_offset_bytes + rows * static_cast<uint64_t>(head_dim) * sizeof(float);
+  w.flags_offset_bytes = w.grad_q_offset_bytes + rows * static_cast<uint64_t>(tile.head_dim) * sizeof(float);
+  w.total_bytes = w.flags_offset_bytes + key_tiles * static_cast<uint64_t>(tile.tile_kv() / 16) * sizeof(int);
   return w;
 }
 

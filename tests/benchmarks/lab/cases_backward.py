@@ -1,7 +1,7 @@
 """What a backward kernel must get right before it is timed: shapes around every tile edge, strided views, groups, empty rows, gradients of the log-sum-exp.
 
-The reference is float64 from the definition; o and the log-sum-exp that the kernel receives are the reference's, rounded. Inputs lie in larger tensors filled
-with NaN, outputs and workspace are poisoned with NaN and fenced. A gradient's relative error may be at most twice that of the unfused computation in the input's
+The reference is float64 from the definition; o and the log-sum-exp that the kernel receives are the reference's, rounded. Inputs lie in larger tensors
+filled with NaN, outputs and workspace are poisoned with NaN and fenced. A gradient's relative error may be at most twice that of the unfused computation in the input's
 own dtype, plus a rounding.
 """
 import math

@@ -5,8 +5,8 @@ that PyTorch brings, and prints one table. Needs nvcc, an sm_90 GPU and PyTorch.
 usage: lab_backward.py [--checks none|quick|full] [--peers] [--lengths 512,1024,…] [--masks full,causal] [--seconds N] [--out DIR] CONFIG …
 
 CONFIG is name=head_dim,tile_q,path[,early[,rotate]] with path r (grad_q by vector reductions from registers) or b (bulk reductions), early 0 or 1 (P^T dO
-issued before dS is formed) and rotate 0 or 1 (without a mask each block starts at another query tile). A configuration that fails a check is timed all the same; its name then ends in "!". Times are of all passes; the last columns give
-prepare + finish alone.
+issued before dS is formed) and rotate 0 or 1 (without a mask each block starts at another query tile). A configuration that fails a check is timed all the
+same; its name then ends in "!". Times are of all passes; a column gives the share of those around the main kernel.
 """
 import argparse
 import concurrent.futures
@@ -58,8 +58,8 @@ class Variant:
         header = os.path.join(self.dir, "tile.h")
         with open(header, "w") as file:
             file.write(f"#define LAB_TILE {self.tile}\n")
-        sources = [os.path.join(HERE, "sm90_backward_variant.cu")] + [
-            os.path.join(NATIVE, "src/kernels/sm90", f) for f in ("tensor_map.cu", "backward/make_params.cu", "backward/passes.cu", "backward/repair.cu", "backward/run_backward.cu")]
+        parts = ["tensor_map.cu"] + [f"backward/{name}.cu" for name in ("make_params", "passes", "repair", "run_backward")]
+        sources = [os.path.join(HERE, "sm90_backward_variant.cu")] + [os.path.join(NATIVE, "src/kernels/sm90", part) for part in parts]
         nvcc = os.environ.get("NVCC") or shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
         command = [nvcc, "-std=c++17", "-O3", "-gencode=arch=compute_90a,code=sm_90a", "--expt-relaxed-constexpr", "-Xptxas=-v", "-diag-suppress=20012",
                    "-I" + os.path.join(NATIVE, "include"), "-I" + os.path.join(NATIVE, "src"), "-include", header, "-shared", "-Xcompiler", "-fPIC",

@@ -29,6 +29,7 @@ struct BackwardConfig {
   static constexpr bool kBulkGradQ = kTile.grad_q_path == Sm90GradQPath::kBulk;
 
   static constexpr bool kEarlyGradV = kTile.early_grad_v;
+  static constexpr bool kRotateQueries = kTile.rotate_queries;
 
   /// Accumulator registers of a thread: S^T and dP^T (64 keys x tile_q), grad_k and grad_v (64 keys x head_dim), one 64 x 64 block of grad_q.
   static constexpr int kScores = kTileQ / 2;
@@ -46,7 +47,7 @@ struct BackwardConfig {
     using QTile = Element[kPanels][kTileQ][64];
     alignas(1024) QTile q[kStages];
     alignas(1024) QTile grad_o[kStages];
-    alignas(1024) Element ds[kStages][kWarpgroups][kTileQ][64];  ///< dS: rows are queries, panel w holds the keys of warpgroup w
+    alignas(1024) Element ds[kStages][kWarpgroups][kTileQ][64];             ///< dS: rows are queries, panel w holds the keys of warpgroup w
     alignas(1024) float grad_q[kWarpgroups][kBulkGradQ ? kGradQBlock : 4];  ///< staging; unused unless kBulkGradQ
     alignas(16) float lse_log2[kStages][kTileQ];
     float delta[kStages][kTileQ];

@@ -3,6 +3,7 @@
 
 #include "kernels/sm90/backward/config.h"
 #include "kernels/sm90/backward/grad_q.cuh"
+#include "kernels/sm90/backward/pairs.cuh"
 #include "kernels/sm90/backward/steps.cuh"
 #include "ptx/exp2.cuh"
 #include "ptx/fence_proxy.cuh"
@@ -63,12 +64,15 @@ class BackwardConsumer {
       int step = tile_.first_step;
 #pragma unroll 1
       for (; step < tile_.end_masked; ++step) {
-        process<true>(grad_k, grad_v, step, g_accumulator);
+        process<true>(grad_k, grad_v, query_tile(params_, tile_, step), g_accumulator);
       }
 #pragma unroll 1
       for (; step < params_.num_q_tiles; ++step) {
-        process<false>(grad_k, grad_v, step, g_accumulator);
+        process<false>(grad_k, grad_v, query_tile(params_, tile_, step), g_accumulator);
       }
+    }
+    if (params_.causal) {
+      report_nonfinite(grad_k, grad_v);
     }
     store_gradients(grad_k, grad_v);
   }
@@ -78,7 +82,7 @@ class BackwardConsumer {
 
   /// One tile of queries. Every product is waited for before the end: a group in flight across the loop's back edge makes ptxas serialise all of them (C7514).
   template <bool kMasked>
-  __device__ __forceinline__ void process(float (&grad_k)[Config::kGradients], float (&grad_v)[Config::kGradients], int step, float* g_accumulator) {
+  __device__ __forceinline__ void process(float (&grad_k)[Config::kGradients], float (&grad_v)[Config::kGradients], int query_tile, float* g_accumulator) {
     using namespace ptx;
     const int stage = cursor_.stage;
     const uint32_t phase = cursor_.phase, stage_step = stage * kQStageStep;
@@ -96,7 +100,7 @@ class BackwardConsumer {
 
     wgmma_wait_group<1>();
     pin_registers(p);
-    exponentiate<kMasked>(p, stage, step);
+    exponentiate<kMasked>(p, stage, query_tile);
     if constexpr (Config::kEarlyGradV) {
       add_grad_v(grad_v, p_operand, p, stage_step);
       wgmma_wait_group<1>();
@@ -104,7 +108,7 @@ class BackwardConsumer {
       wgmma_wait_group<0>();
     }
     pin_registers(ds);
-    differentiate<kMasked>(ds, p, stage, step);
+    differentiate<kMasked>(ds, p, stage, query_tile);
     to_operand(ds_operand, ds);
     share_ds(ds_operand, stage);
     if constexpr (!Config::kEarlyGradV) {
@@ -126,7 +130,7 @@ class BackwardConsumer {
     if (threadIdx.x % 32 == 0) {
       mbarrier_arrive(&smem_.grad_o_empty[stage]);
     }
-    grad_q_.add(grad_q, g_accumulator + static_cast<int64_t>(step) * (Config::kTileQ * Config::kHeadDim));
+    grad_q_.add(grad_q, g_accumulator + static_cast<int64_t>(query_tile) * (Config::kTileQ * Config::kHeadDim));
     wgmma_wait_group<0>();
     pin_registers(grad_v);
     pin_registers(grad_k);
@@ -145,8 +149,8 @@ class BackwardConsumer {
   }
 
   /// grad_v += P^T dO, as a group of its own.
-  __device__ __forceinline__ void add_grad_v(float (&grad_v)[Config::kGradients], uint32_t (&p_operand)[Config::kScores / 2],
-                                             const float (&p)[Config::kScores], uint32_t stage_step) {
+  __device__ __forceinline__ void add_grad_v(float (&grad_v)[Config::kGradients], uint32_t (&p_operand)[Config::kScores / 2], const float (&p)[Config::kScores],
+                                             uint32_t stage_step) {
     to_operand(p_operand, p);
     ptx::wgmma_fence();
     accumulate(grad_v, p_operand, stage_step + kToGradO);
@@ -164,7 +168,7 @@ class BackwardConsumer {
 
   /// S -> P = exp(scale S - lse), 0 where masked. Element 4j + 2r + e: key r, query 8j + e from the thread's first column.
   template <bool kMasked>
-  __device__ __forceinline__ void exponentiate(float (&s)[Config::kScores], int stage, int step) {
+  __device__ __forceinline__ void exponentiate(float (&s)[Config::kScores], int stage, int query_tile) {
     const float* s_lse = &smem_.lse_log2[stage][threadIdx.x % 4 * 2];
 #pragma unroll
     for (int j = 0; j < Config::kScores / 4; ++j) {
@@ -175,13 +179,13 @@ class BackwardConsumer {
       }
     }
     if constexpr (kMasked) {
-      hide(s, step);
+      hide(s, query_tile);
     }
   }
 
   /// dP -> dS = P (dP - delta), without the factor scale; 0 where masked, whatever dP was.
   template <bool kMasked>
-  __device__ __forceinline__ void differentiate(float (&dp)[Config::kScores], const float (&p)[Config::kScores], int stage, int step) {
+  __device__ __forceinline__ void differentiate(float (&dp)[Config::kScores], const float (&p)[Config::kScores], int stage, int query_tile) {
     const float* s_delta = &smem_.delta[stage][threadIdx.x % 4 * 2];
 #pragma unroll
     for (int j = 0; j < Config::kScores / 4; ++j) {
@@ -192,15 +196,15 @@ class BackwardConsumer {
       }
     }
     if constexpr (kMasked) {
-      hide(dp, step);
+      hide(dp, query_tile);
     }
   }
 
   /// Zero where the query does not see the key.
-  __device__ __forceinline__ void hide(float (&s)[Config::kScores], int step) {
+  __device__ __forceinline__ void hide(float (&s)[Config::kScores], int query_tile) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int first_column = first_row_[r] - step * Config::kTileQ;
+      const int first_column = first_row_[r] - query_tile * Config::kTileQ;
 #pragma unroll
       for (int j = 0; j < Config::kScores / 4; ++j) {
 #pragma unroll
@@ -226,6 +230,32 @@ class BackwardConsumer {
 #pragma unroll
     for (int k = 0; k < Config::kTileQ / 16; ++k) {
       ptx::stmatrix_x4_trans(s_ds + k * 16 * tile::kPanelRowBytes, operand[4 * k], operand[4 * k + 1], operand[4 * k + 2], operand[4 * k + 3]);
+    }
+  }
+
+  /// Tells the repair pass of NaN and infinity that may have come from masked pairs: the tensor core multiplies them with zero, and 0 * NaN is NaN.
+  __device__ __forceinline__ void report_nonfinite(const float (&grad_k)[Config::kGradients], const float (&grad_v)[Config::kGradients]) {
+    float probe = 0.0f;
+#pragma unroll
+    for (int i = 0; i < Config::kGradients; ++i) {
+      probe = fmaf(grad_k[i], 0.0f, fmaf(grad_v[i], 0.0f, probe));
+    }
+    using Pair = typename PairOf<Element>::Type;
+    const int thread = threadIdx.x % 128, lane = thread % 32, slice = 4 * warpgroup_ + thread / 32;
+    Pair key_probe = pair_of<Element>(0.0f);
+#pragma unroll
+    for (int panel = 0; panel < Config::kPanels; ++panel) {
+      const auto* s_pairs = reinterpret_cast<const Pair*>(smem_.k[panel][kRepairKeys * slice]);
+#pragma unroll 4
+      for (int i = lane; i < kRepairKeys * 32; i += 32) {
+        key_probe = __hfma2(s_pairs[i], pair_of<Element>(0.0f), key_probe);
+      }
+    }
+    const float2 keys = to_float2(key_probe);
+    const bool bad_gradients = __any_sync(0xFFFFFFFF, !(probe == 0.0f));
+    const bool bad_keys = __any_sync(0xFFFFFFFF, !(keys.x + keys.y == 0.0f));
+    if (lane == 0) {
+      params_.repair_flags[kRepairSlices * static_cast<int64_t>(blockIdx.x) + slice] = (bad_gradients ? kRepairGradKv : 0) | (bad_keys ? kRepairGradQ : 0);
     }
   }
 

@@ -1,8 +1,6 @@
-// Launches what the plan chose: prepare, main, finish.
-#include "kernels/sm90/backward/launch.h"
-
 #include "dispatch/dispatch.h"
 #include "kernels/sm90/backward/config.h"
+#include "kernels/sm90/backward/launch.h"
 
 namespace fa {
 
@@ -27,19 +25,7 @@ static_assert(sizeof(kBackwardLaunchers) / sizeof(kBackwardLaunchers[0]) == kNum
 }  // namespace sm90
 
 void sm90_backward(const Plan& plan, const BackwardArgs& args) {
-  const Problem& problem = args.problem;
-  const Sm90BackwardTile& tile = kSm90BackwardTiles[plan.variant];
-  const auto stream = static_cast<cudaStream_t>(args.stream);
-  const bool has_queries = problem.batch > 0 && problem.len_q > 0;
-  if (has_queries) {
-    sm90::launch_backward_prepare(sm90::make_backward_pass_params(tile, args), problem.dtype, tile.head_dim, stream);
-  }
-  if (problem.batch > 0 && problem.len_kv > 0) {
-    sm90::kBackwardLaunchers[plan.variant][problem.dtype == DType::kFloat16 ? 0 : 1](sm90::make_backward_params(tile, args), stream);
-  }
-  if (has_queries) {
-    sm90::launch_backward_finish(sm90::make_backward_pass_params(tile, args), problem.dtype, tile.head_dim, stream);
-  }
+  sm90::run_backward(kSm90BackwardTiles[plan.variant], args, sm90::kBackwardLaunchers[plan.variant][args.problem.dtype == DType::kFloat16 ? 0 : 1]);
 }
 
 }  // namespace fa

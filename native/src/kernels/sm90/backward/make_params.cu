@@ -15,7 +15,7 @@ int64_t visible_len_kv_of(const Problem& problem) {
 }
 
 Sm90BackwardWorkspace workspace_of(const Sm90BackwardTile& tile, const Problem& problem) {
-  return sm90_backward_workspace(problem.batch * problem.heads_q, problem.len_q, tile.head_dim);
+  return sm90_backward_workspace(tile, problem);
 }
 
 float* workspace_part(const BackwardArgs& args, uint64_t offset_bytes) {
@@ -48,6 +48,7 @@ BackwardParams make_backward_params(const Sm90BackwardTile& tile, const Backward
   params.lse_log2 = workspace_part(args, 0);
   params.delta = workspace_part(args, workspace.delta_offset_bytes);
   params.grad_q_accumulator = workspace_part(args, workspace.grad_q_offset_bytes);
+  params.repair_flags = reinterpret_cast<int*>(workspace_part(args, workspace.flags_offset_bytes));
   params.padded_rows = workspace.padded_rows;
   params.len_q = static_cast<int>(problem.len_q);
   params.len_kv = static_cast<int>(problem.len_kv);
@@ -93,6 +94,30 @@ BackwardPassParams make_backward_pass_params(const Sm90BackwardTile& tile, const
   params.causal_offset = static_cast<int>(problem.causal_offset());
   params.causal = problem.is_causal();
   params.scale = problem.scale;
+  return params;
+}
+
+BackwardRepairParams make_backward_repair_params(const Sm90BackwardTile& tile, const BackwardArgs& args, const BackwardParams& main) {
+  BackwardRepairParams params{};
+  params.q = static_cast<const uint16_t*>(args.q.data);
+  params.k = static_cast<const uint16_t*>(args.k.data);
+  params.v = static_cast<const uint16_t*>(args.v.data);
+  params.grad_o = static_cast<const uint16_t*>(args.grad_o.data);
+  params.grad_q = static_cast<uint16_t*>(args.grad_q.data);
+  params.grad_k = static_cast<uint16_t*>(args.grad_k.data);
+  params.grad_v = static_cast<uint16_t*>(args.grad_v.data);
+  params.q_strides = args.q.strides;
+  params.k_strides = args.k.strides;
+  params.v_strides = args.v.strides;
+  params.grad_o_strides = args.grad_o.strides;
+  params.grad_q_strides = args.grad_q.strides;
+  params.grad_k_strides = args.grad_k.strides;
+  params.grad_v_strides = args.grad_v.strides;
+  params.head_dim = static_cast<int>(args.problem.head_dim);
+  params.head_dim_v = static_cast<int>(args.problem.head_dim_v);
+  params.tile_q = tile.tile_q;
+  params.tile_kv = tile.tile_kv();
+  params.main = main;
   return params;
 }
 

@@ -15,6 +15,13 @@ namespace fa::sm90 {
 /// of 16-row slice t / 32, columns 8j + 2q and + 1; g = t % 32 / 4, q = t % 4) are float4 number 128 j + t.
 inline constexpr int kGradQBlock = 64 * 64;
 
+/// Keys of a block whose results are checked, and where necessary repaired, together: a warp's rows of grad_k and grad_v.
+inline constexpr int kRepairKeys = 16;
+inline constexpr int kRepairSlices = 8;
+/// Flags of a slice: its grad_k or grad_v is not finite; its keys are not finite, which may have reached grad_q of rows that do not see them.
+inline constexpr int kRepairGradKv = 1;
+inline constexpr int kRepairGradQ = 2;
+
 struct BackwardParams {
   // Tensor maps over (head_dim, sequence, head, batch), 128-byte swizzle. Boxes: 64 x tile_q for q and grad_o, 64 x tile_kv for k and v, 64 x 64 for grad_k and
   // grad_v.
@@ -29,6 +36,7 @@ struct BackwardParams {
   float* lse_log2;            ///< log-sum-exp in base 2; +inf for rows that see no key and for padding: exp2(s - inf) = 0
   float* delta;               ///< rowsum(grad_o * o) - grad_lse; 0 where lse_log2 is +inf
   float* grad_q_accumulator;  ///< fp32, without the factor scale; order: kGradQBlock
+  int* repair_flags;          ///< kRepairSlices per block, for the repair pass; written if causal
   int64_t padded_rows;
 
   int len_q;
@@ -66,6 +74,23 @@ struct BackwardPassParams {
   int causal_offset;
   bool causal;
   float scale;
+};
+
+/// The pass that repairs gradients after NaN or infinity in masked pairs (repair.cu).
+struct BackwardRepairParams {
+  const uint16_t* q;       ///< (batch, len_q, heads_q, head_dim), strides in elements
+  const uint16_t* k;       ///< (batch, len_kv, heads_kv, head_dim)
+  const uint16_t* v;       ///< (batch, len_kv, heads_kv, head_dim_v)
+  const uint16_t* grad_o;  ///< (batch, len_q, heads_q, head_dim_v)
+  uint16_t* grad_q;        ///< like q
+  uint16_t* grad_k;        ///< like k
+  uint16_t* grad_v;        ///< like v
+  Strides q_strides, k_strides, v_strides, grad_o_strides, grad_q_strides, grad_k_strides, grad_v_strides;
+  int head_dim;
+  int head_dim_v;
+  int tile_q;  ///< of the main kernel
+  int tile_kv;
+  BackwardParams main;  ///< the main kernel's
 };
 
 }  // namespace fa::sm90

@@ -1,10 +1,8 @@
 // The memory-bound passes around the main kernel: prepare (delta, log-sum-exp in base 2, cleared accumulator) and finish (accumulator to grad_q).
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cmath>
 
 #include "kernels/sm90/backward/launch.h"
+#include "kernels/sm90/backward/pairs.cuh"
 #include "plan/error.h"
 #include "ptx/mma_sync.cuh"
 #include "runtime/cuda_check.h"
@@ -15,27 +13,10 @@ namespace {
 
 constexpr int kPassThreads = 256;
 
-__device__ __forceinline__ float2 to_float2(__half2 pair) {
-  return __half22float2(pair);
-}
-__device__ __forceinline__ float2 to_float2(__nv_bfloat162 pair) {
-  return __bfloat1622float2(pair);
-}
-template <typename Element>
-struct Pair;
-template <>
-struct Pair<__half> {
-  using Type = __half2;
-};
-template <>
-struct Pair<__nv_bfloat16> {
-  using Type = __nv_bfloat162;
-};
-
 /// sum + the products of eight elements.
 template <typename Element>
 __device__ __forceinline__ float dot8(const uint4& a, const uint4& b, float sum) {
-  using Type = typename Pair<Element>::Type;
+  using Type = typename PairOf<Element>::Type;
   const auto* pairs_a = reinterpret_cast<const Type*>(&a);
   const auto* pairs_b = reinterpret_cast<const Type*>(&b);
 #pragma unroll

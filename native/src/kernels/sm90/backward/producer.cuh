@@ -45,7 +45,7 @@ __device__ __forceinline__ void produce_backward(const BackwardParams& params, t
     const int head = tile.kv_head * params.group_size + group_head;
 #pragma unroll 1
     for (int step = tile.first_step; step < params.num_q_tiles; ++step) {
-      const int stage = cursor.stage, first_row = step * Config::kTileQ;
+      const int stage = cursor.stage, first_row = query_tile(params, tile, step) * Config::kTileQ;
       const int64_t row = workspace_row(params, tile, group_head, first_row);
       load_query_tile<Config>(&params.map_q, smem.q[stage], smem.lse_log2[stage], params.lse_log2 + row, &smem.q_full[stage], &smem.q_empty[stage],
                               cursor.phase, first_row, head, tile.batch);

@@ -1,5 +1,5 @@
 // Which key tile a block works on, and which query tiles that needs. Producer and consumers walk the same sequence: for every query head of the group, the
-// query tiles from the first that sees a key of the block's tile.
+// query tiles from the first that sees a key of the block's tile, or without a mask, if the tile says so, from one that differs from block to block.
 #pragma once
 
 #include "kernels/sm90/backward/params.h"
@@ -10,8 +10,9 @@ struct KeyTile {
   int batch;
   int kv_head;
   int first_key;
-  int first_step;   ///< first query tile that sees the first key; may lie behind the last
-  int end_masked;   ///< query tiles before this one need the mask
+  int first_step;  ///< first query tile that sees the first key; may lie behind the last
+  int end_masked;  ///< query tiles before this one need the mask
+  int rotation;    ///< step s takes query tile s + rotation, modulo the number of query tiles
 };
 
 template <typename Config>
@@ -23,15 +24,25 @@ __device__ __forceinline__ KeyTile key_tile(const BackwardParams& params) {
   tile.first_key = work.tile * Config::kTileKv;
   tile.first_step = 0;
   tile.end_masked = 0;
+  tile.rotation = 0;
   if (params.causal) {
     tile.first_step = min(max(0, tile.first_key - params.causal_offset) / Config::kTileQ, params.num_q_tiles);
     const int first_full_row = max(0, tile.first_key + Config::kTileKv - 1 - params.causal_offset);
     tile.end_masked = min((first_full_row + Config::kTileQ - 1) / Config::kTileQ, params.num_q_tiles);
   }
+  if (Config::kRotateQueries && !params.causal && params.num_q_tiles > 0) {
+    tile.rotation = tile.first_key / Config::kTileQ % params.num_q_tiles;
+  }
   if (tile.first_key + Config::kTileKv > params.visible_len_kv) {
     tile.end_masked = params.num_q_tiles;
   }
   return tile;
+}
+
+/// The query tile that a step takes.
+__device__ __forceinline__ int query_tile(const BackwardParams& params, const KeyTile& tile, int step) {
+  const int index = step + tile.rotation;
+  return index < params.num_q_tiles ? index : index - params.num_q_tiles;
 }
 
 /// A row's index in the workspace.

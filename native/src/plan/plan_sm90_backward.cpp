@@ -1,0 +1,84 @@
+// Plans of the Hopper backward kernel.
+#include <algorithm>
+#include <cstdio>
+
+#include "plan/plan.h"
+#include "plan/sm90_backward_tiles.h"
+
+namespace fa {
+
+namespace {
+
+/// Positions are 32-bit inside the kernels, with room for sums and differences of two of them.
+constexpr int64_t kMaxLength = int64_t{1} << 29;
+constexpr double kMaxBlocks = 2147483647.0;
+/// The passes around the main kernel have up to 32 threads per padded row and 256 threads per block.
+constexpr double kMaxRows = 8.0 * kMaxBlocks;
+
+bool supported(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
+  const auto integer = [](int64_t value) { return static_cast<long long>(value); };
+  const int64_t largest_dim = std::max(problem.head_dim, problem.head_dim_v);
+  const int largest_tile_dim = kSm90BackwardTiles[kNumSm90BackwardTiles - 1].head_dim;
+  if (caps.compute_capability != 90) {
+    why_not->set("it needs compute capability 9.0 (wgmma), the device has %d.%d", caps.compute_capability / 10, caps.compute_capability % 10);
+  } else if (problem.dtype == DType::kFloat32) {
+    why_not->set("it computes float16 and bfloat16, not %s", dtype_name(problem.dtype));
+  } else if (problem.deterministic) {
+    why_not->set("its backward pass adds the parts of grad_q in any order: it has no deterministic mode");
+  } else if (largest_dim > largest_tile_dim) {
+    why_not->set("its backward pass takes head_dim and head_dim_v of at most %d, got %lld and %lld", largest_tile_dim, integer(problem.head_dim),
+                 integer(problem.head_dim_v));
+  } else if (problem.head_dim % 8 != 0 || problem.head_dim_v % 8 != 0) {
+    why_not->set("head_dim and head_dim_v must be multiples of 8 (16-byte rows), got %lld and %lld", integer(problem.head_dim), integer(problem.head_dim_v));
+  } else if (!problem.aligned_16_bytes) {
+    why_not->set("addresses and strides of all tensors must be multiples of 16 bytes (TMA)");
+  } else if (problem.len_q > kMaxLength || problem.len_kv > kMaxLength) {
+    why_not->set("sequences must be at most %lld long, got %lld and %lld", integer(kMaxLength), integer(problem.len_q), integer(problem.len_kv));
+  } else {
+    return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not) {
+  if (!supported(problem, caps, why_not)) {
+    return false;
+  }
+  int variant = 0;
+  while (kSm90BackwardTiles[variant].head_dim < std::max(problem.head_dim, problem.head_dim_v)) {
+    ++variant;
+  }
+  const Sm90BackwardTile& tile = kSm90BackwardTiles[variant];
+  if (caps.shared_memory_per_block_bytes < tile.shared_memory_bytes()) {
+    why_not->set("it needs %lld bytes of shared memory per block, the device has %lld", static_cast<long long>(tile.shared_memory_bytes()),
+                 static_cast<long long>(caps.shared_memory_per_block_bytes));
+    return false;
+  }
+  const int64_t kv_tiles = (problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv();
+  const double blocks = static_cast<double>(kv_tiles) * static_cast<double>(problem.batch) * static_cast<double>(problem.heads_kv);
+  const double rows = static_cast<double>(problem.len_q + kSm90RowPadding) * static_cast<double>(problem.batch) * static_cast<double>(problem.heads_q);
+  if (blocks > kMaxBlocks || rows > kMaxRows) {
+    why_not->set("batch * heads_kv * ceil(len_kv / %d) and batch * heads_q * len_q / 8 must be at most 2^31", tile.tile_kv());
+    return false;
+  }
+
+  plan->variant = variant;
+  plan->tile_q = tile.tile_q;
+  plan->tile_kv = tile.tile_kv();
+  plan->stages = tile.kStages;
+  plan->threads = tile.threads();
+  plan->registers_per_thread = tile.consumer_registers();
+  plan->launches = problem.is_causal() ? 4 : 3;
+  plan->blocks = kv_tiles * problem.batch * problem.heads_kv;
+  plan->shared_memory_bytes = tile.shared_memory_bytes();
+  plan->workspace_bytes = sm90_backward_workspace(tile, problem).total_bytes;
+  std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "sm90_backward_d%d_%dx%d", tile.head_dim, tile.tile_q, tile.tile_kv());
+  plan->reason.set(
+      "Hopper: wgmma and TMA, 2 consumer warpgroups of 64 keys, head_dim padded to %d; P and dS stay in registers, grad_q by fp32 additions in any order",
+      tile.head_dim);
+  return true;
+}
+
+}  // namespace fa
