@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks the CUDA kernels of a built library against PyTorch in float64 (attention written out from its definition).
 
-usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 check_portable.py [--kernel sm80] [--quick] [--large] [--seed N]
+usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 check_portable.py [--kernel sm80] [--quick | --sanitized] [--large] [--seed N]
 
 Every case: random inputs that differ per head, outputs poisoned with NaN, NaN in guard bands around every tensor; forward and backward. An element passes if its
 error is at most twice the worst error of the unfused computation in the same dtype plus one rounding of the format at the tensor's scale; NaN never passes.
@@ -213,21 +213,49 @@ def run(checker, quick):
             checker.case(1, 300, 300, 2, 1, dim, dim, b16, "bottom_right", poison=kind, deterministic=True)
 
 
+def run_sanitized(checker):
+    """Few, small cases that reach every kernel and path: for compute-sanitizer."""
+    for dim in (64, 128, 192, 256):
+        checker.case(1, 70, 150, 2, 1, dim, dim, torch.float16, "bottom_right", grad_lse=True)
+        checker.case(1, 130, 66, 1, 1, dim, dim - 8, torch.bfloat16, "none", deterministic=True)
+    checker.case(1, 65, 65, 2, 2, 128, 128, torch.float16, "top_left", "packed", 5)
+    checker.case(1, 140, 140, 1, 1, 64, 64, torch.float16, "bottom_right", poison="v:nan@130")
+    checker.case(1, 140, 140, 1, 1, 128, 128, torch.float16, "bottom_right", poison="k:nan@130")
+    checker.case(1, 140, 140, 1, 1, 128, 128, torch.float16, "bottom_right", poison="q:nan@3")
+
+
 def large(library, kernel):
-    """More than 2^31 elements in one tensor, and a sequence of 131072; compared on samples of rows."""
+    """A tensor of more than 2^31 elements, and a sequence of 131072 forward and backward; compared on samples of rows."""
     failures = []
-    q = torch.randn(1, 4096, 1, 128, device="cuda", dtype=torch.float16)
-    big = torch.randn(2, 131072 + 128, 68, 128, device="cuda", dtype=torch.float16)  # 2.29e9 elements
+    q = torch.randn(1, 256, 1, 128, device="cuda", dtype=torch.float16).expand(2, -1, -1, -1)
+    big = torch.randn(2, 131072 + 128, 68, 128, device="cuda", dtype=torch.float16)  # 2.28e9 elements
     k, v = big[:, :, 66:67], big[:, :, 67:68]
-    q2 = q.expand(2, -1, -1, -1)
-    o = torch.full_like(q2, float("nan"), memory_format=torch.contiguous_format)
-    library.forward_call(q2, k, v, o, None, "none", kernel=kernel)()
+    o = torch.full(q.shape, float("nan"), device="cuda", dtype=torch.float16)
+    library.forward_call(q, k, v, o, None, "none", kernel=kernel)()
     for b in range(2):
-        s = q2[b, :8, 0].double() @ k[b, :, 0].double().T / math.sqrt(128)
-        exact = torch.softmax(s, -1) @ v[b, :, 0].double()
-        error = float((o[b, :8, 0].double() - exact).abs().max())
+        exact = torch.softmax(q[b, :, 0].double() @ k[b, :, 0].double().T / math.sqrt(128), -1) @ v[b, :, 0].double()
+        error = float((o[b, :, 0].double() - exact).abs().max())
         if not error < 1e-3:
             failures.append(f"2^31 elements, batch {b}: error {error}")
+    del big, k, v
+    shape = (1, 131072, 16, 128)
+    q, k, v, grad_o = (torch.randn(shape, device="cuda", dtype=torch.float16) for _ in range(4))
+    o, grad_q, grad_k, grad_v = (torch.full(shape, float("nan"), device="cuda", dtype=torch.float16) for _ in range(4))
+    lse = torch.empty(1, 16, shape[1], device="cuda")
+    library.forward_call(q, k, v, o, lse, "bottom_right", kernel=kernel)()
+    library.backward_call(q, k, v, o, grad_o, lse, grad_q, grad_k, grad_v, "bottom_right", kernel=kernel)()
+    for head, row in ((0, 131071), (15, 70001)):
+        kd, vd = k[0, :row + 1, head].double(), v[0, :row + 1, head].double()
+        p = torch.softmax(kd @ q[0, row, head].double() / math.sqrt(128), 0)
+        exact_o = p @ vd
+        ds = p * (vd @ grad_o[0, row, head].double() - (exact_o * grad_o[0, row, head].double()).sum())
+        pairs = (("o", o[0, row, head], exact_o, 1e-4), ("grad_q", grad_q[0, row, head], ds @ kd / math.sqrt(128), 1e-4))
+        for name, got, exact, allowed in pairs:
+            if not float((got.double() - exact).abs().max()) < allowed:
+                failures.append(f"length 131072, {name} of head {head} row {row}: error {float((got.double() - exact).abs().max())}")
+    for name, t in (("grad_k", grad_k), ("grad_v", grad_v)):
+        if not bool(torch.isfinite(t).all()):
+            failures.append(f"length 131072: {name} has unwritten or non-finite elements")
     return failures
 
 
@@ -235,13 +263,17 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--kernel", default="sm80")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--sanitized", action="store_true")
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     library = Library()
     checker = Checker(library, arguments.kernel)
-    run(checker, arguments.quick)
+    if arguments.sanitized:
+        run_sanitized(checker)
+    else:
+        run(checker, arguments.quick)
     if arguments.large:
         checker.failures += large(library, arguments.kernel)
     for failure in checker.failures[:60]:

@@ -13,9 +13,9 @@
 namespace fa {
 
 struct TileOrder {
-  int num_tiles = 0;      ///< row tiles of one head
-  int num_heads = 0;      ///< heads of all batches
-  int section_heads = 1;  ///< heads worked on at a time
+  int num_tiles = 0;        ///< row tiles of one head
+  int num_heads = 0;        ///< heads of all batches
+  int section_heads = 1;    ///< heads worked on at a time
   bool last_first = false;  ///< the tile with the largest index is the longest
 
   struct Work {

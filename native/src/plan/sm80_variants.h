@@ -21,9 +21,9 @@ struct ForwardVariant {
   int tile_q;
   int tile_kv;
   int warps;
-  int stages;          ///< buffers of k and of v
-  bool q_in_registers; ///< q is read from shared memory once instead of once per tile
-  int blocks_per_sm;   ///< what the register budget is cut for
+  int stages;           ///< buffers of k and of v
+  bool q_in_registers;  ///< q is read from shared memory once instead of once per tile
+  int blocks_per_sm;    ///< what the register budget is cut for
 };
 
 constexpr int forward_shared_bytes(const ForwardVariant& v) {
@@ -53,28 +53,19 @@ struct BackwardVariant {
   int blocks_per_sm;
 };
 
-/// With warps_q == 1 a warp holds P^T and dS^T of its keys for all queries of the tile: they stay in its registers, only dS is shared, for grad_q. Otherwise
-/// both are shared. What is shared is kept for two steps if its products come a step later: one barrier per step instead of two.
-constexpr bool backward_lags(const BackwardVariant& v) {
-  return v.warps_q == 1 || v.stages == 3;
-}
-constexpr int backward_score_tiles(const BackwardVariant& v) {
-  return (v.warps_q == 1 ? 1 : 2) * (backward_lags(v) ? 2 : 1);
-}
+/// With warps_q == 1 a warp holds P^T and dS^T of its keys for all queries of the tile: they stay in its registers, and only dS is shared, for grad_q; it is
+/// kept for two steps, so that grad_q may come a step later and one barrier per step does. Otherwise both are shared, between two barriers per step.
 constexpr int backward_shared_bytes(const BackwardVariant& v) {
   return 2 * v.padded_dim * 2 * (v.tile_kv + v.stages * v.tile_q)  // k, v, q, grad_o
-         + 2 * backward_score_tiles(v) * v.tile_kv * v.tile_q      // P and dS
-         + 2 * 4 * v.stages * v.tile_q;                            // log-sum-exp and delta
+         + 2 * 2 * v.tile_kv * v.tile_q                            // P and dS, or dS twice
+         + 2 * 4 * v.stages * v.tile_q                             // log-sum-exp and delta
+         + 128;                                                    // addresses
 }
 
 inline constexpr BackwardVariant kBackward[] = {
-    {"sm80_backward_d64", 64, 64, 128, 4, 1, 2, 2, 2},
-    {"sm80_backward_d128_large", 128, 64, 128, 4, 2, 2, 3, 1},
-    {"sm80_backward_d128", 128, 64, 128, 4, 2, 2, 2, 1},
-    {"sm80_backward_d128_small", 128, 64, 64, 2, 2, 2, 1, 1},
-    {"sm80_backward_d192", 192, 64, 64, 2, 4, 2, 2, 1},
-    {"sm80_backward_d192_small", 192, 64, 32, 2, 2, 2, 1, 1},
-    {"sm80_backward_d256", 256, 64, 64, 2, 4, 2, 2, 1},
+    {"sm80_backward_d64", 64, 64, 128, 4, 1, 2, 2, 2},        {"sm80_backward_d128", 128, 64, 128, 4, 2, 2, 2, 1},
+    {"sm80_backward_d128_small", 128, 64, 64, 2, 2, 2, 1, 1}, {"sm80_backward_d192", 192, 64, 64, 2, 4, 2, 2, 1},
+    {"sm80_backward_d192_small", 192, 64, 32, 2, 2, 2, 1, 1}, {"sm80_backward_d256", 256, 64, 64, 2, 4, 1, 2, 1},
     {"sm80_backward_d256_small", 256, 32, 32, 2, 2, 2, 1, 1},
 };
 inline constexpr int kNumBackward = sizeof(kBackward) / sizeof(kBackward[0]);

@@ -1,4 +1,5 @@
-// Asynchronous copies from global to shared memory (sm_80): PTX cp.async, https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async
+// Asynchronous copies from global to shared memory (sm_80): PTX cp.async,
+// https://docs.nvidia.com/cuda/parallel-thread-execution/#data-movement-and-conversion-instructions-cp-async
 #pragma once
 
 #include <cstdint>

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "ptx/likely.h"
 #include "ptx/cp_async.cuh"
+#include "ptx/likely.h"
 #include "tile/shared_tile.cuh"
 
 namespace fa {
@@ -28,16 +28,19 @@ __device__ __forceinline__ void copy_to_shared(Tile& s_tile, const GlobalRows& g
     constexpr int kRowsPerPass = kThreads / kChunks;
     constexpr int kPasses = Tile::kRows / kRowsPerPass;
     static_assert(Tile::kRows % kRowsPerPass == 0, "the tile must be whole passes");
-    const int chunk = thread % kChunks;
-    const int row = thread / kChunks;
+    const int chunk = static_cast<unsigned>(thread) % kChunks;  // unsigned: a shift and a mask
+    const int row = static_cast<unsigned>(thread) / kChunks;
     const uint16_t* g_chunk = g.data + (first_row + row) * g.stride + chunk * 8;
     const int64_t step = kRowsPerPass * g.stride;
     const uint32_t s_base = ptx::shared_address(s_tile.elements);
     if (FA_LIKELY(g.aligned && g.cols == Tile::kCols && first_row + Tile::kRows <= g.rows)) {
       // Everything exists. Worth its own path: the predicates of the general one take three times the instructions.
+      // Two chains of additions, since one would wait for itself.
+      const uint16_t* g_chunks[2] = {g_chunk, g_chunk + step};
 #pragma unroll
-      for (int pass = 0; pass < kPasses; ++pass, g_chunk += step) {
-        ptx::cp_async_16(s_base + Tile::chunk_offset_bytes(row + pass * kRowsPerPass, chunk), g_chunk);
+      for (int pass = 0; pass < kPasses; ++pass) {
+        ptx::cp_async_16(s_base + Tile::chunk_offset_bytes(row + pass * kRowsPerPass, chunk), g_chunks[pass % 2]);
+        g_chunks[pass % 2] += 2 * step;
       }
       return;
     }

@@ -21,6 +21,11 @@ __device__ __forceinline__ void clear(Accumulators<kM, kN>& c) {
   }
 }
 
+/// Other work to be done between the instructions of a product: nothing.
+struct NothingBetween {
+  __device__ __forceinline__ void operator()(int) const {}
+};
+
 /// c += a b for one step of 16 in k. load_b(fragment, pair) brings the B fragments of columns 16 pair … 16 pair + 15.
 template <class Element, int kM, int kN, class LoadB>
 __device__ __forceinline__ void multiply_step(Accumulators<kM, kN>& c, const uint32_t (&a)[kM][4], LoadB&& load_b) {
@@ -37,15 +42,18 @@ __device__ __forceinline__ void multiply_step(Accumulators<kM, kN>& c, const uin
   }
 }
 
-/// c += a b over kK steps of 16. load_a(fragment, m, k) brings an A fragment, load_b(fragment, pair, k) those of 16 columns of B.
-template <class Element, int kK, int kM, int kN, class LoadA, class LoadB>
-__device__ __forceinline__ void multiply(Accumulators<kM, kN>& c, LoadA&& load_a, LoadB&& load_b) {
+/// c += a b over kK steps of 16. load_a(fragment, m, k) brings an A fragment, load_b(fragment, pair, k) those of 16 columns of B; between(k) is called after
+/// the products of each step were issued: independent work put there (exponentials) runs while the tensor cores work; by itself the compiler leaves it in one
+/// piece.
+template <class Element, int kK, int kM, int kN, class LoadA, class LoadB, class Between = NothingBetween>
+__device__ __forceinline__ void multiply(Accumulators<kM, kN>& c, LoadA&& load_a, LoadB&& load_b, Between&& between = {}) {
 #pragma unroll
   for (int k = 0; k < kK; ++k) {
     uint32_t a[kM][4];
 #pragma unroll
     for (int m = 0; m < kM; ++m) load_a(a[m], m, k);
     multiply_step<Element>(c, a, [&](uint32_t(&b)[4], int pair) { load_b(b, pair, k); });
+    between(k);
   }
 }
 

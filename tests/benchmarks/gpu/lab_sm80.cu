@@ -40,7 +40,8 @@ struct LabRow {
   static constexpr ForwardVariant kVariant = LAB_FORWARD;
 };
 
-extern "C" int lab_forward(void* q, void* k, void* v, void* o, float* lse, int64_t batch, int64_t length, int64_t heads, int64_t dim, int causal, void* stream) {
+extern "C" int lab_forward(void* q, void* k, void* v, void* o, float* lse, int64_t batch, int64_t length, int64_t heads, int64_t dim, int causal,
+                           void* stream) {
   using Config = ForwardConfig<__half, LabRow>;
   const fa::Problem problem = problem_of(batch, length, heads, dim, causal);
   ForwardParams params{};

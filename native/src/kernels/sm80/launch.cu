@@ -1,10 +1,9 @@
-#include "kernels/sm80/launch.h"
-
 #include <cstdio>
 #include <mutex>
 #include <set>
 #include <utility>
 
+#include "kernels/sm80/launch.h"
 #include "plan/error.h"
 #include "runtime/cuda_check.h"
 

@@ -34,36 +34,42 @@ struct BackwardConfig {
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kWarpsDqRows = kVariant.warps_dq;
   static constexpr int kWarpsDqCols = kWarps / kWarpsDqRows;
-  /// P^T and dS^T stay in the registers of the warp that computed them.
+  /// P^T and dS^T stay in the registers of the warp that computed them, and grad_q lags one step behind; see backward_shared_bytes.
   static constexpr bool kInRegisters = kWarpsQ == 1;
-  /// Products with what other warps computed come one step later; see backward_lags.
-  static constexpr bool kLags = backward_lags(kVariant);
 
-  static constexpr int kM = kTileKV / kWarpsKV / 16;            ///< key blocks per warp
-  static constexpr int kQBlocks = kTileQ / kWarpsQ / 16;        ///< query blocks of S^T per warp
-  static constexpr int kQStep = kQBlocks < 2 ? kQBlocks : 2;    ///< … of which so many at a time, to bound the registers of S and dP
-  static constexpr int kGradN = kDim / kWarpsQ / 8;             ///< groups of 8 columns of grad_k and grad_v per warp
-  static constexpr int kDqM = kTileQ / kWarpsDqRows / 16;       ///< query blocks of grad_q per warp
-  static constexpr int kDqN = kDim / kWarpsDqCols / 8;          ///< groups of 8 columns of grad_q per warp
+  static constexpr int kM = kTileKV / kWarpsKV / 16;          ///< key blocks per warp
+  static constexpr int kQBlocks = kTileQ / kWarpsQ / 16;      ///< query blocks of S^T per warp
+  static constexpr int kQStep = kQBlocks < 2 ? kQBlocks : 2;  ///< … of which so many at a time, to bound the registers of S and dP
+  static constexpr int kGradN = kDim / kWarpsQ / 8;           ///< groups of 8 columns of grad_k and grad_v per warp
+  static constexpr int kDqM = kTileQ / kWarpsDqRows / 16;     ///< query blocks of grad_q per warp
+  static constexpr int kDqN = kDim / kWarpsDqCols / 8;        ///< groups of 8 columns of grad_q per warp
 
   using QTile = SharedTile<kTileQ, kDim>;
   using KVTile = SharedTile<kTileKV, kDim>;
   using ScoreTile = SharedTile<kTileKV, kTileQ>;
+
+  /// Where the first query head of the group begins. Kept here because registers are short and computing it takes many instructions per step.
+  struct Base {
+    const uint16_t* q;
+    const uint16_t* grad_o;
+    int64_t row;  ///< of the workspace
+  };
 
   struct Shared {
     KVTile k;  ///< afterwards grad_k
     KVTile v;  ///< afterwards grad_v
     QTile q[kStages];
     QTile grad_o[kStages];
-    ScoreTile scores[backward_score_tiles(kVariant)];  ///< per step kept: P^T unless in registers, dS^T
+    ScoreTile scores[2];  ///< P^T and dS^T, or dS^T of two steps
     alignas(16) float lse_log2[kStages][kTileQ];
     alignas(16) float delta[kStages][kTileQ];
+    alignas(128) Base base;
   };
 
   static_assert(kTileKV % (16 * kWarpsKV) == 0 && kTileQ % (16 * kWarpsQ) == 0 && kDim % (16 * kWarpsQ) == 0, "warps own whole blocks");
   static_assert(kTileQ % (16 * kWarpsDqRows) == 0 && kDim % (16 * kWarpsDqCols) == 0 && kWarps % kWarpsDqRows == 0, "warps own whole blocks");
   static_assert(kRowPadding % kTileQ == 0, "tiles of the workspace");
-  static_assert(kStages >= (kInRegisters ? 2 : 1) && kStages <= 3, "a tile is replaced only after all products with it");
+  static_assert(kStages == 2 || (kStages == 1 && !kInRegisters), "the schedules of kernel.cuh");
   static_assert(sizeof(Shared) == backward_shared_bytes(kVariant), "the planner's arithmetic");
   static_assert(sizeof(Shared) <= kLargeSharedBytes, "largest shared memory of any device");
 };

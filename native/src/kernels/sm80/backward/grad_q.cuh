@@ -33,7 +33,8 @@ class GradQBlock {
 
   __device__ __forceinline__ void run() {
     const int64_t kv_head = head_ / p_.shape.group_size;
-    const GlobalRows g_k{p_.k + batch_ * p_.k_strides.batch + kv_head * p_.k_strides.head, p_.k_strides.seq, p_.shape.len_kv, p_.shape.head_dim, p_.shape.aligned};
+    const GlobalRows g_k{p_.k + batch_ * p_.k_strides.batch + kv_head * p_.k_strides.head, p_.k_strides.seq, p_.shape.len_kv, p_.shape.head_dim,
+                         p_.shape.aligned};
     const GlobalRows g_v{p_.v + batch_ * p_.v_strides.batch + kv_head * p_.v_strides.head, p_.v_strides.seq, p_.shape.len_kv, p_.shape.head_dim_v,
                          p_.shape.aligned};
     copy_to_shared<kThreads>(s_.q, rows(p_.q, p_.q_strides, p_.shape.head_dim), first_row_, threadIdx.x);

@@ -5,12 +5,12 @@
 #include <cmath>
 #include <cstddef>
 
-#include "ptx/likely.h"
 #include "attention/nonfinite.cuh"
 #include "attention/visibility.cuh"
 #include "kernels/sm80/backward/config.h"
 #include "kernels/sm80/backward/params.h"
 #include "ptx/exp2.cuh"
+#include "ptx/likely.h"
 #include "ptx/special_registers.cuh"
 #include "tile/copy_tile.cuh"
 #include "tile/warp_product.cuh"
@@ -23,6 +23,7 @@ class BackwardBlock {
   using Shared = typename Config::Shared;
   static constexpr int kThreads = Config::kThreads;
   static constexpr int kM = Config::kM;
+  static constexpr int kDimSteps = Config::kDim / 16;
   static constexpr int kStepN = 2 * Config::kQStep;  ///< groups of 8 queries worked on at a time
   /// Distances in bytes between tiles of one shape: the same lane addresses serve both.
   static constexpr int kToV = offsetof(Shared, v) - offsetof(Shared, k);
@@ -46,10 +47,16 @@ class BackwardBlock {
         q_columns_(shared.q[0], 16 * warp_q_, 0),
         q_rows_(shared.q[0], 0, 16 * warp_q_) {
     const TileOrder::Work work = params.order.work(blockIdx.x);
-    batch_ = work.head / params.shape.heads_kv;
-    kv_head_ = work.head - batch_ * params.shape.heads_kv;
     first_key_ = work.tile * Config::kTileKV;
     first_q_tile_ = visibility_.first_row_seeing(first_key_) / Config::kTileQ;
+    if (threadIdx.x == 0) {
+      const int64_t batch = work.head / params.shape.heads_kv;
+      const int64_t head = (work.head - batch * params.shape.heads_kv) * params.shape.group_size;
+      shared.base.q = params.q + batch * params.q_strides.batch + head * params.q_strides.head;
+      shared.base.grad_o = params.grad_o + batch * params.grad_o_strides.batch + head * params.grad_o_strides.head;
+      shared.base.row = (batch * params.shape.heads_q + head) * params.padded_rows;
+    }
+    __syncthreads();
   }
 
   __device__ __forceinline__ void run() {
@@ -73,53 +80,52 @@ class BackwardBlock {
   }
 
  private:
-  /// All steps. Where products lag (kLags): barrier; products with what the step before shared; scores of this step. Else: barrier, scores, barrier, products.
+  /// All steps. With scores in registers: barrier, grad_q of the step before, scores and products of this one. Else: barrier, scores, barrier, products.
   __device__ __forceinline__ void go_through_queries(bool careful) {
     const bool with_grad_q = p_.grad_q_accumulator != nullptr && !careful;
     bool k_nonfinite = false;
     Step now{0, first_q_tile_};
-    int buffer = 0, parity = 0;
+    int buffer = 0;
     copy_queries(now, buffer);
     ptx::cp_async_commit();
 #pragma unroll 1
     for (; now.head < p_.shape.group_size && now.tile < p_.num_q_tiles; now = following(now)) {
       ptx::cp_async_wait<0>();
       __syncthreads();
-      if (Config::kStages > 1) copy_queries(following(now), after(buffer));
+      if (Config::kStages == 2) copy_queries(following(now), buffer ^ 1);
       ptx::cp_async_commit();
       if (p_.shape.causal) {
         if (now.head == 0 && now.tile == first_q_tile_) k_nonfinite = k_has_nonfinite();
         if (FA_UNLIKELY(careful) && is_masked(now)) set_aside_nonfinite(now, buffer);
       }
-      if constexpr (Config::kLags) {
-        if (has_preceding(now)) finish_step(preceding(now), before(buffer), parity ^ 1, with_grad_q, k_nonfinite);
-        score_step(now, buffer, parity);
-        parity ^= 1;
+      if constexpr (Config::kInRegisters) {
+        if (with_grad_q && has_preceding(now)) add_grad_q(preceding(now), buffer ^ 1, k_nonfinite);
+        score_step(now, buffer);
       } else {
-        score_step(now, buffer, 0);
+        score_step(now, buffer);
         __syncthreads();
-        finish_step(now, buffer, 0, with_grad_q, k_nonfinite);
+        if (is_seen(now)) accumulate_from_shared(buffer);
+        if (with_grad_q) add_grad_q(now, 1, k_nonfinite);
         if (Config::kStages == 1) {
           __syncthreads();
           copy_queries(following(now), 0);
           ptx::cp_async_commit();
         }
       }
-      buffer = after(buffer);
+      if (Config::kStages == 2) buffer ^= 1;
     }
     __syncthreads();
-    if (Config::kLags && has_preceding(now)) finish_step(preceding(now), before(buffer), parity ^ 1, with_grad_q, k_nonfinite);
+    if (Config::kInRegisters && with_grad_q && has_preceding(now)) add_grad_q(preceding(now), buffer ^ 1, k_nonfinite);
     ptx::cp_async_wait<0>();
   }
-
-  __device__ __forceinline__ static int after(int buffer) { return buffer + 1 < Config::kStages ? buffer + 1 : 0; }
-  __device__ __forceinline__ static int before(int buffer) { return buffer > 0 ? buffer - 1 : Config::kStages - 1; }
 
   __device__ __forceinline__ Step following(Step step) const {
     return step.tile + 1 < p_.num_q_tiles ? Step{step.head, step.tile + 1} : Step{step.head + 1, first_q_tile_};
   }
   /// Whether there is a step before this one (or before the end).
-  __device__ __forceinline__ bool has_preceding(Step step) const { return step.head > 0 || step.tile > first_q_tile_; }
+  __device__ __forceinline__ bool has_preceding(Step step) const {
+    return step.head > 0 || step.tile > first_q_tile_;
+  }
   __device__ __forceinline__ Step preceding(Step step) const {
     return step.tile > first_q_tile_ ? Step{step.head, step.tile - 1} : Step{step.head - 1, p_.num_q_tiles - 1};
   }
@@ -131,25 +137,26 @@ class BackwardBlock {
   __device__ __forceinline__ bool is_seen(Step step) const {
     return first_key_ + 16 * warp_kv_ < visibility_.visible_keys(step.tile * Config::kTileQ + Config::kTileQ - 1);
   }
-  __device__ __forceinline__ int64_t query_head(Step step) const { return static_cast<int64_t>(kv_head_) * p_.shape.group_size + step.head; }
 
   template <class Pointer>
   __device__ __forceinline__ GlobalRows key_rows(Pointer g_data, const Strides& strides, int cols) const {
-    return {g_data + batch_ * strides.batch + kv_head_ * strides.head, strides.seq, p_.shape.len_kv, cols, p_.shape.aligned};
+    const TileOrder::Work work = p_.order.work(ptx::block_index_anew());
+    const int64_t batch = work.head / p_.shape.heads_kv;
+    const int64_t head = work.head - batch * p_.shape.heads_kv;
+    return {g_data + batch * strides.batch + head * strides.head, strides.seq, p_.shape.len_kv, cols, p_.shape.aligned};
   }
 
   /// Queues the copies of a step's q, grad_o, log-sum-exp and delta, if there is such a step.
   __device__ __forceinline__ void copy_queries(Step step, int buffer) {
     if (step.head >= p_.shape.group_size || step.tile >= p_.num_q_tiles) return;
     const int thread = ptx::thread_index_anew();
-    const int64_t head = query_head(step);
     const int first_row = step.tile * Config::kTileQ;
-    const GlobalRows g_q{p_.q + batch_ * p_.q_strides.batch + head * p_.q_strides.head, p_.q_strides.seq, p_.shape.len_q, p_.shape.head_dim, p_.shape.aligned};
-    const GlobalRows g_grad_o{p_.grad_o + batch_ * p_.grad_o_strides.batch + head * p_.grad_o_strides.head, p_.grad_o_strides.seq, p_.shape.len_q,
-                              p_.shape.head_dim_v, p_.shape.aligned};
+    const GlobalRows g_q{s_.base.q + step.head * p_.q_strides.head, p_.q_strides.seq, p_.shape.len_q, p_.shape.head_dim, p_.shape.aligned};
+    const GlobalRows g_grad_o{s_.base.grad_o + step.head * p_.grad_o_strides.head, p_.grad_o_strides.seq, p_.shape.len_q, p_.shape.head_dim_v,
+                              p_.shape.aligned};
     copy_to_shared<kThreads>(s_.q[buffer], g_q, first_row, thread);
     copy_to_shared<kThreads>(s_.grad_o[buffer], g_grad_o, first_row, thread);
-    const int64_t row = (static_cast<int64_t>(batch_) * p_.shape.heads_q + head) * p_.padded_rows + first_row + 4 * thread;
+    const int64_t row = s_.base.row + step.head * p_.padded_rows + first_row + 4 * thread;
     if (thread < Config::kTileQ / 4) {
       ptx::cp_async_16(ptx::shared_address(&s_.lse_log2[buffer][4 * thread]), p_.lse_log2 + row, 16);
       ptx::cp_async_16(ptx::shared_address(&s_.delta[buffer][4 * thread]), p_.delta + row, 16);
@@ -157,7 +164,7 @@ class BackwardBlock {
   }
 
   /// P^T and dS^T of the warp's keys and queries, kQStep blocks of queries at a time, and the products that need nothing from other warps.
-  __device__ __forceinline__ void score_step(Step step, int buffer, int parity) {
+  __device__ __forceinline__ void score_step(Step step, int buffer) {
     const bool seen = is_seen(step);
     const int lane = ptx::thread_index_anew() & 31;
     const int offset = buffer * static_cast<int>(sizeof(typename Config::QTile));
@@ -167,19 +174,24 @@ class BackwardBlock {
       clear(p);
       clear(ds);
       if (seen) {
-        multiply<Element, Config::kDim / 16>(
+        multiply<Element, kDimSteps>(
             p, [&](uint32_t(&a)[4], int m, int k) { k_rows_.load(a, m * Config::kWarpsKV, k); },
             [&](uint32_t(&b)[4], int pair, int k) { q_columns_.load(b, (block + pair) * Config::kWarpsQ, k, offset); });
-        exponentiate(p, step, block, buffer, lane);
-        if (!Config::kInRegisters) store_scores(p_tile(parity), p, block, lane);
-        multiply<Element, Config::kDim / 16>(
+        // dP^T, and P between its products.
+        multiply<Element, kDimSteps>(
             ds, [&](uint32_t(&a)[4], int m, int k) { k_rows_.load(a, m * Config::kWarpsKV, k, kToV); },
-            [&](uint32_t(&b)[4], int pair, int k) { q_columns_.load(b, (block + pair) * Config::kWarpsQ, k, offset + kToGradO); });
+            [&](uint32_t(&b)[4], int pair, int k) { q_columns_.load(b, (block + pair) * Config::kWarpsQ, k, offset + kToGradO); },
+            [&](int k) {
+              constexpr int kEvery = kDimSteps / kStepN > 0 ? kDimSteps / kStepN : 1;
+              if (k % kEvery == 0 && k / kEvery < kStepN) exponentiate(p, k / kEvery, block, buffer, lane);
+            });
+        if (FA_UNLIKELY(is_masked(step))) hide(p, step, block, lane);
+        if (!Config::kInRegisters) store_scores(s_.scores[0], p, block, lane);
         differentiate(ds, p, step, block, buffer, lane);
       } else if (!Config::kInRegisters) {
-        store_scores(p_tile(parity), p, block, lane);
+        store_scores(s_.scores[0], p, block, lane);
       }
-      store_scores(ds_tile(parity), ds, block, lane);
+      store_scores(s_.scores[Config::kInRegisters ? buffer : 1], ds, block, lane);
       if (Config::kInRegisters && seen) {
 #pragma unroll
         for (int k = 0; k < Config::kQStep; ++k) {
@@ -195,32 +207,19 @@ class BackwardBlock {
     }
   }
 
-  /// The products of a step with what all warps have shared: grad_v and grad_k unless that was done from registers, grad_q.
-  __device__ __forceinline__ void finish_step(Step step, int buffer, int parity, bool with_grad_q, bool k_nonfinite) {
-    if (!Config::kInRegisters && is_seen(step)) accumulate_from_shared(buffer, parity);
-    if (with_grad_q) add_grad_q(step, parity, k_nonfinite);
-  }
-
-  __device__ __forceinline__ typename Config::ScoreTile& p_tile(int parity) { return s_.scores[Config::kInRegisters ? parity : 2 * parity]; }
-  __device__ __forceinline__ typename Config::ScoreTile& ds_tile(int parity) { return s_.scores[Config::kInRegisters ? parity : 2 * parity + 1]; }
-
   /// Column (query) within the tile of element (n, 0) of the warp's scores.
   __device__ __forceinline__ int query_of(int block, int n, int lane) const {
     return 16 * ((block + n / 2) * Config::kWarpsQ + warp_q_) + 8 * (n & 1) + 2 * (lane & 3);
   }
 
-  /// s -> P = exp(scale s - lse), 0 where masked.
-  __device__ __forceinline__ void exponentiate(Scores& s, Step step, int block, int buffer, int lane) {
+  /// s -> P = exp(scale s - lse) for group n of 8 queries; not yet masked.
+  __device__ __forceinline__ void exponentiate(Scores& s, int n, int block, int buffer, int lane) {
+    const float2 lse = *reinterpret_cast<const float2*>(&s_.lse_log2[buffer][query_of(block, n, lane)]);
 #pragma unroll
-    for (int n = 0; n < kStepN; ++n) {
-      const float2 lse = *reinterpret_cast<const float2*>(&s_.lse_log2[buffer][query_of(block, n, lane)]);
+    for (int m = 0; m < kM; ++m) {
 #pragma unroll
-      for (int m = 0; m < kM; ++m) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) s[m][n][i] = ptx::exp2_approx(fmaf(s[m][n][i], p_.shape.scale_log2, i & 1 ? -lse.y : -lse.x));
-      }
+      for (int i = 0; i < 4; ++i) s[m][n][i] = ptx::exp2_approx(fmaf(s[m][n][i], p_.shape.scale_log2, i & 1 ? -lse.y : -lse.x));
     }
-    if (FA_UNLIKELY(is_masked(step))) hide(s, step, block, lane);
   }
 
   /// dP -> dS = P (dP - delta), not yet scaled; 0 where masked, whatever dP was.
@@ -266,9 +265,9 @@ class BackwardBlock {
   }
 
   /// grad_v += P^T grad_o; grad_k += dS^T q, for all queries of the tile and the warp's keys and columns.
-  __device__ __forceinline__ void accumulate_from_shared(int buffer, int parity) {
+  __device__ __forceinline__ void accumulate_from_shared(int buffer) {
     const int offset = buffer * static_cast<int>(sizeof(typename Config::QTile));
-    const OperandA<typename Config::ScoreTile> p_rows(p_tile(parity), 16 * warp_kv_, 0);
+    const OperandA<typename Config::ScoreTile> p_rows(s_.scores[0], 16 * warp_kv_, 0);
     constexpr int kPToDs = sizeof(typename Config::ScoreTile);
     multiply<Element, Config::kTileQ / 16>(
         grad_v_, [&](uint32_t(&a)[4], int m, int k) { p_rows.load(a, m * Config::kWarpsKV, k); },
@@ -279,7 +278,7 @@ class BackwardBlock {
   }
 
   /// Adds dS k to the accumulator of grad_q, in the order of the fragments: every addition of a warp covers 128 contiguous bytes.
-  __device__ __forceinline__ void add_grad_q(Step step, int parity, bool k_nonfinite) {
+  __device__ __forceinline__ void add_grad_q(Step step, int scores, bool k_nonfinite) {
     const int warp = threadIdx.x / 32;
     const int warp_row = warp / Config::kWarpsDqCols, warp_col = warp % Config::kWarpsDqCols;
     const bool zero_k = k_nonfinite && is_masked(step);
@@ -289,7 +288,7 @@ class BackwardBlock {
       zero_nonfinite<Element, kThreads>(s_.k, threadIdx.x);
       __syncthreads();
     }
-    const OperandATransposed<typename Config::ScoreTile> ds_columns(ds_tile(parity), 0, 16 * warp_row);
+    const OperandATransposed<typename Config::ScoreTile> ds_columns(s_.scores[scores], 0, 16 * warp_row);
     const OperandBTransposed<typename Config::KVTile> k_columns(s_.k, 0, 16 * warp_col);
     Accumulators<Config::kDqM, Config::kDqN> grad_q;
     clear(grad_q);
@@ -297,8 +296,8 @@ class BackwardBlock {
         grad_q, [&](uint32_t(&a)[4], int m, int k) { ds_columns.load(a, k, m * Config::kWarpsDqRows); },
         [&](uint32_t(&b)[4], int pair, int k) { k_columns.load(b, k, pair * Config::kWarpsDqCols); });
     constexpr int kPerThread = Config::kDqM * Config::kDqN * 4;
-    const int64_t head = static_cast<int64_t>(batch_) * p_.shape.heads_q + query_head(step);
-    float* g_tile = p_.grad_q_accumulator + (head * p_.padded_rows + static_cast<int64_t>(step.tile) * Config::kTileQ) * Config::kDim;
+    const int64_t row = s_.base.row + step.head * p_.padded_rows + step.tile * Config::kTileQ;
+    float* g_tile = p_.grad_q_accumulator + row * Config::kDim;
     float* g_mine = g_tile + warp * 32 * kPerThread + (threadIdx.x & 31);
 #pragma unroll
     for (int m = 0; m < Config::kDqM; ++m) {
@@ -366,10 +365,10 @@ class BackwardBlock {
   Shared& s_;
   const Visibility visibility_;
   const int warp_kv_, warp_q_;
-  OperandA<typename Config::KVTile> k_rows_;             // A of S^T, and of dP^T at kToV
-  OperandB<typename Config::QTile> q_columns_;           // B of S^T, and of dP^T at kToGradO
-  OperandBTransposed<typename Config::QTile> q_rows_;    // B of grad_k, and of grad_v at kToGradO
-  int batch_, kv_head_, first_key_, first_q_tile_;
+  OperandA<typename Config::KVTile> k_rows_;           // A of S^T, and of dP^T at kToV
+  OperandB<typename Config::QTile> q_columns_;         // B of S^T, and of dP^T at kToGradO
+  OperandBTransposed<typename Config::QTile> q_rows_;  // B of grad_k, and of grad_v at kToGradO
+  int first_key_, first_q_tile_;
   Accumulators<kM, Config::kGradN> grad_k_, grad_v_;
 };
 

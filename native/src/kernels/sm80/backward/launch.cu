@@ -15,7 +15,7 @@ constexpr BackwardKernelOf kKernels[kNumBackward][2] = {
     {backward_kernel_of<0, __half>, backward_kernel_of<0, __nv_bfloat16>}, {backward_kernel_of<1, __half>, backward_kernel_of<1, __nv_bfloat16>},
     {backward_kernel_of<2, __half>, backward_kernel_of<2, __nv_bfloat16>}, {backward_kernel_of<3, __half>, backward_kernel_of<3, __nv_bfloat16>},
     {backward_kernel_of<4, __half>, backward_kernel_of<4, __nv_bfloat16>}, {backward_kernel_of<5, __half>, backward_kernel_of<5, __nv_bfloat16>},
-    {backward_kernel_of<6, __half>, backward_kernel_of<6, __nv_bfloat16>}, {backward_kernel_of<7, __half>, backward_kernel_of<7, __nv_bfloat16>},
+    {backward_kernel_of<6, __half>, backward_kernel_of<6, __nv_bfloat16>},
 };
 
 /// Row: index into kGradQ.
@@ -103,7 +103,8 @@ void sm80_backward(const Plan& plan, const BackwardArgs& args) {
   while (kGradQ[row].padded_dim < variant.padded_dim) ++row;
   const GradQVariant& grad_q = kGradQ[row];
   const int64_t tiles = ceil_div(problem.len_q, grad_q.tile_q);
-  params.order = make_order(tiles, problem.batch * problem.heads_q, 2 * problem.len_kv * (problem.head_dim + problem.head_dim_v) / problem.group_size(), args.device);
+  params.order =
+      make_order(tiles, problem.batch * problem.heads_q, 2 * problem.len_kv * (problem.head_dim + problem.head_dim_v) / problem.group_size(), args.device);
   params.order.last_first = problem.is_causal();
   launch(kGradQKernels[row][column](), grad_q.name, args.device, tiles * problem.batch * problem.heads_q, 32 * grad_q.warps, grad_q_shared_bytes(grad_q),
          args.stream, params);

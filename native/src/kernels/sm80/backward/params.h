@@ -22,9 +22,9 @@ struct BackwardParams {
   Strides q_strides, k_strides, v_strides, o_strides, grad_o_strides, grad_q_strides, grad_k_strides, grad_v_strides;
 
   // The workspace; padded_rows per (batch, query head).
-  float* lse_log2;           ///< log-sum-exp in base 2; +inf for rows that see no key and for padding: exp2(s - inf) = 0
-  float* delta;              ///< rowsum(grad_o * o) - grad_lse; 0 where lse_log2 is +inf
-  float* grad_q_accumulator; ///< padded_rows * padded_dim floats per head, in the order of the main kernel's fragments; null if deterministic
+  float* lse_log2;            ///< log-sum-exp in base 2; +inf for rows that see no key and for padding: exp2(s - inf) = 0
+  float* delta;               ///< rowsum(grad_o * o) - grad_lse; 0 where lse_log2 is +inf
+  float* grad_q_accumulator;  ///< padded_rows * padded_dim floats per head, in the order of the main kernel's fragments; null if deterministic
   int64_t padded_rows;
   int padded_dim;
 

@@ -94,7 +94,8 @@ __global__ void __launch_bounds__(kPassThreads) finish_kernel(const __grid_const
   const int groups = p.padded_dim / p.warps_dq_cols / 8;
   const int blocks = p.tile_q / p.warps_dq_rows / 16;
   const float* g_tile = p.grad_q_accumulator + (head_index * p.padded_rows + static_cast<int64_t>(tile) * p.tile_q) * p.padded_dim;
-  const float* g_fragment = g_tile + static_cast<int64_t>(warp) * 32 * blocks * groups * 4 + ((m * groups + n) * 4 + tile_row / 8 % 2 * 2) * 32 + tile_row % 8 * 4;
+  const float* g_fragment =
+      g_tile + static_cast<int64_t>(warp) * 32 * blocks * groups * 4 + ((m * groups + n) * 4 + tile_row / 8 % 2 * 2) * 32 + tile_row % 8 * 4;
   const float4 even = *reinterpret_cast<const float4*>(g_fragment);
   const float4 odd = *reinterpret_cast<const float4*>(g_fragment + 32);
   alignas(16) uint16_t values[8];

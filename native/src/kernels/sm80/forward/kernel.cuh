@@ -38,10 +38,12 @@ class ForwardBlock {
     const int last_row = min(first_row_ + Config::kTileQ, params.shape.len_q) - 1;
     num_kv_tiles_ = (visibility_.visible_keys(last_row) + Config::kTileKV - 1) / Config::kTileKV;
     const int64_t kv_head = head / params.shape.group_size;
-    g_k_ = {params.k + batch * params.k_strides.batch + kv_head * params.k_strides.head, params.k_strides.seq, params.shape.len_kv, params.shape.head_dim, params.shape.aligned};
-    g_v_ = {params.v + batch * params.v_strides.batch + kv_head * params.v_strides.head, params.v_strides.seq, params.shape.len_kv, params.shape.head_dim_v, params.shape.aligned};
-    const GlobalRows g_q{params.q + batch * params.q_strides.batch + head * params.q_strides.head, params.q_strides.seq, params.shape.len_q, params.shape.head_dim,
-                         params.shape.aligned};
+    g_k_ = {params.k + batch * params.k_strides.batch + kv_head * params.k_strides.head, params.k_strides.seq, params.shape.len_kv, params.shape.head_dim,
+            params.shape.aligned};
+    g_v_ = {params.v + batch * params.v_strides.batch + kv_head * params.v_strides.head, params.v_strides.seq, params.shape.len_kv, params.shape.head_dim_v,
+            params.shape.aligned};
+    const GlobalRows g_q{params.q + batch * params.q_strides.batch + head * params.q_strides.head, params.q_strides.seq, params.shape.len_q,
+                         params.shape.head_dim, params.shape.aligned};
     copy_to_shared<kThreads>(s_.q, g_q, first_row_, threadIdx.x);
   }
 
@@ -106,10 +108,18 @@ class ForwardBlock {
     __syncthreads();
   }
 
-  __device__ __forceinline__ int stage(int tile) const { return Config::kStages == 2 ? tile & 1 : 0; }
-  __device__ __forceinline__ int stage_bytes(int tile) const { return stage(tile) * static_cast<int>(sizeof(typename Config::KVTile)); }
-  __device__ __forceinline__ void copy_k(int tile) { copy_to_shared<kThreads>(s_.k[stage(tile)], g_k_, tile * Config::kTileKV, ptx::thread_index_anew()); }
-  __device__ __forceinline__ void copy_v(int tile) { copy_to_shared<kThreads>(s_.v[stage(tile)], g_v_, tile * Config::kTileKV, ptx::thread_index_anew()); }
+  __device__ __forceinline__ int stage(int tile) const {
+    return Config::kStages == 2 ? tile & 1 : 0;
+  }
+  __device__ __forceinline__ int stage_bytes(int tile) const {
+    return stage(tile) * static_cast<int>(sizeof(typename Config::KVTile));
+  }
+  __device__ __forceinline__ void copy_k(int tile) {
+    copy_to_shared<kThreads>(s_.k[stage(tile)], g_k_, tile * Config::kTileKV, ptx::thread_index_anew());
+  }
+  __device__ __forceinline__ void copy_v(int tile) {
+    copy_to_shared<kThreads>(s_.v[stage(tile)], g_v_, tile * Config::kTileKV, ptx::thread_index_anew());
+  }
 
   /// s = q k^T, not yet scaled.
   __device__ __forceinline__ void score(Accumulators<kM, Config::kScoreN>& s, int tile) {
@@ -122,7 +132,8 @@ class ForwardBlock {
         multiply_step<Element>(s, q_fragments_[k], [&](uint32_t(&b)[4], int pair) { load_b(b, pair, k); });
       }
     } else {
-      multiply<Element, Config::kScoreSteps>(s, [&](uint32_t(&a)[4], int m, int k) { q_operand_.load(a, m, k); }, load_b);
+      multiply<Element, Config::kScoreSteps>(
+          s, [&](uint32_t(&a)[4], int m, int k) { q_operand_.load(a, m, k); }, load_b);
     }
   }
 
@@ -155,7 +166,8 @@ class ForwardBlock {
     const int offset = stage_bytes(tile);
 #pragma unroll
     for (int k = 0; k < Config::kOutSteps; ++k) {
-      softmax_.exponentiate(s, k, shifts, p_.shape.scale_log2);
+      softmax_.exponentiate(s, 2 * k, shifts, p_.shape.scale_log2);
+      softmax_.exponentiate(s, 2 * k + 1, shifts, p_.shape.scale_log2);
       uint32_t a[kM][4];
 #pragma unroll
       for (int m = 0; m < kM; ++m) round_to_a<Element>(a[m], s, m, k);
@@ -167,7 +179,9 @@ class ForwardBlock {
   __device__ __forceinline__ void set_aside_nonfinite(int tile) {
     const int first_key = tile * Config::kTileKV;
     if (first_key + Config::kTileKV <= visibility_.visible_keys(first_row_)) return;
-    add_nonfinite<Element>(o_, s_.v[stage(tile)], [](int n) { return 8 * n; }, [&](int row, int key) { return first_key + key < visibility_.visible_keys(first_row_ + warp_row_ + row); });
+    add_nonfinite<Element>(
+        o_, s_.v[stage(tile)], [](int n) { return 8 * n; },
+        [&](int row, int key) { return first_key + key < visibility_.visible_keys(first_row_ + warp_row_ + row); });
     __syncthreads();
     zero_nonfinite<Element, kThreads>(s_.v[stage(tile)], threadIdx.x);
     __syncthreads();
@@ -192,8 +206,7 @@ class ForwardBlock {
       }
 #pragma unroll
       for (int n = 0; n < Config::kOutN; ++n) {
-        *reinterpret_cast<uint32_t*>(s_.q.at(tile_row, 8 * n + 2 * (lane & 3))) =
-            ptx::pack2<Element>(o_[m][n][half] * inverse, o_[m][n][half + 1] * inverse);
+        *reinterpret_cast<uint32_t*>(s_.q.at(tile_row, 8 * n + 2 * (lane & 3))) = ptx::pack2<Element>(o_[m][n][half] * inverse, o_[m][n][half + 1] * inverse);
       }
     }
     __syncwarp();
