@@ -53,7 +53,7 @@ fa_status fa_attention_describe(const fa_describe_params* params, fa_plan_descri
     const size_t bytes = fa::api::sized_output(description, sizeof(*description), sizeof(*description), "description", "fa_plan_description");
     const fa::api::DescribeCall call = fa::api::validate_describe(params);
     fa_plan_description filled{};
-    fa::describe(call.problem, fa::make_plan(call.problem, call.caps), &filled);
+    fa::describe(call.problem, fa::make_plan(call.problem, call.caps, /*with_reason=*/true), &filled);
     filled.struct_size = description->struct_size;
     std::memcpy(description, &filled, bytes);
   });

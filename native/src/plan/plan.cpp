@@ -48,6 +48,9 @@ double Problem::visible_pairs_per_head() const {
 }
 
 void Reason::set(const char* format, ...) {
+  if (!wanted) {
+    return;
+  }
   std::va_list arguments;
   va_start(arguments, format);
   std::vsnprintf(text, sizeof(text), format, arguments);
@@ -72,8 +75,10 @@ constexpr Family kFamilies[] = {
 
 }  // namespace
 
-Plan make_plan(const Problem& problem, const DeviceCaps& caps) {
-  char reasons[768] = {};
+namespace {
+
+/// Tries the families in order. On success true; otherwise *reasons (if any) lists what each said.
+bool try_families(const Problem& problem, const DeviceCaps& caps, Plan* plan, char* reasons, size_t reasons_size) {
   size_t used = 0;
   const bool on_cuda = caps.device.type == FA_DEVICE_CUDA;
   for (const Family& family : kFamilies) {
@@ -81,23 +86,35 @@ Plan make_plan(const Problem& problem, const DeviceCaps& caps) {
     if (!required && (problem.required_kernel != FA_KERNEL_AUTO || family.cuda != on_cuda)) {
       continue;
     }
-    Plan plan;
     Reason why_not;
+    why_not.wanted = reasons != nullptr;
     if (family.cuda != on_cuda) {
       why_not.set("it computes on %s only", family.cuda ? "CUDA devices" : "the CPU");
-    } else if (family.plan(problem, caps, &plan, &why_not)) {
-      plan.family = family.kernel;
-      return plan;
+    } else if (family.plan(problem, caps, plan, &why_not)) {
+      plan->family = family.kernel;
+      return true;
     }
-    const int written = std::snprintf(reasons + used, sizeof(reasons) - used, "%s%s: %s", used ? "; " : "", family.name, why_not.text);
-    used += written > 0 ? static_cast<size_t>(written) : 0;
-    if (used >= sizeof(reasons)) {
-      used = sizeof(reasons) - 1;
+    if (reasons != nullptr && used < reasons_size) {
+      const int written = std::snprintf(reasons + used, reasons_size - used, "%s%s: %s", used ? "; " : "", family.name, why_not.text);
+      used += written > 0 ? static_cast<size_t>(written) : 0;
     }
   }
+  return false;
+}
+
+}  // namespace
+
+Plan make_plan(const Problem& problem, const DeviceCaps& caps, bool with_reason) {
+  Plan plan;
+  plan.reason.wanted = with_reason;
+  if (try_families(problem, caps, &plan, nullptr, 0)) {
+    return plan;
+  }
+  char reasons[768] = {};
+  try_families(problem, caps, &plan, reasons, sizeof(reasons));
   fail(FA_STATUS_UNSUPPORTED, "no kernel computes this problem: %s, %s, head_dim %lld, head_dim_v %lld, %s, on %s (%s)",
        problem.pass == Pass::kForward ? "forward" : "backward", dtype_name(problem.dtype), static_cast<long long>(problem.head_dim),
-       static_cast<long long>(problem.head_dim_v), mask_name(problem.mask), on_cuda ? "CUDA" : "the CPU", reasons);
+       static_cast<long long>(problem.head_dim_v), mask_name(problem.mask), caps.device.type == FA_DEVICE_CUDA ? "CUDA" : "the CPU", reasons);
 }
 
 uint64_t workspace_bytes(const Problem& problem, const DeviceCaps& caps) {

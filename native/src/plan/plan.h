@@ -7,8 +7,10 @@
 
 namespace fa {
 
-/// A sentence for people: why a kernel was chosen, or why it cannot compute a problem.
+/// A sentence for people: why a kernel was chosen, or why it cannot compute a problem. Formatting takes longer than planning, so the calls that compute leave
+/// it out.
 struct Reason {
+  bool wanted = true;
   char text[256] = {};
 #if defined(__GNUC__)
   __attribute__((format(printf, 2, 3)))
@@ -51,8 +53,8 @@ DeviceCaps assumed_cuda_caps(int compute_capability, int multiprocessors);
 uint64_t workspace_bytes(const Problem& problem, const DeviceCaps& caps);
 
 /// The plan for a problem on a device: the first family, fastest first, that computes it (or the family the problem insists on). Throws Error
-/// (FA_STATUS_UNSUPPORTED) with every family's reason if there is none.
-Plan make_plan(const Problem& problem, const DeviceCaps& caps);
+/// (FA_STATUS_UNSUPPORTED) with every family's reason if there is none. with_reason: also say in the plan why this kernel.
+Plan make_plan(const Problem& problem, const DeviceCaps& caps, bool with_reason = false);
 
 /// Fills the cost fields (flops … unfused_scratch_bytes) and the plan fields of a description; struct_size is left alone.
 void describe(const Problem& problem, const Plan& plan, fa_plan_description* description);
