@@ -14,10 +14,10 @@ void on_device(const Plan& plan, const Args& args) {
 
 }  // namespace
 
-// A family is listed here once its kernels exist: the row FA_KERNEL_SM90 comes with src/kernels/sm90.
 const KernelFamily kKernelFamilies[] = {
     {FA_KERNEL_CPU, cpu_forward, cpu_backward},
     {FA_KERNEL_SM80, on_device<sm80_forward, ForwardArgs>, on_device<sm80_backward, BackwardArgs>},
+    {FA_KERNEL_SM90, on_device<sm90_forward, ForwardArgs>, on_device<sm90_backward, BackwardArgs>},
 };
 const int kNumKernelFamilies = sizeof(kKernelFamilies) / sizeof(kKernelFamilies[0]);
 
