@@ -42,11 +42,8 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
   if (!supported(problem, caps, why_not)) {
     return false;
   }
-  const auto holds = [&](const Sm90ForwardTile& tile) {
-    return tile.head_dim >= std::max(problem.head_dim, problem.head_dim_v) && (tile.max_len_kv == 0 || problem.len_kv <= tile.max_len_kv);
-  };
   int variant = 0;
-  while (!holds(kSm90ForwardTiles[variant])) {
+  while (kSm90ForwardTiles[variant].head_dim < std::max(problem.head_dim, problem.head_dim_v)) {
     ++variant;
   }
   const Sm90ForwardTile& tile = kSm90ForwardTiles[variant];

@@ -28,8 +28,6 @@ struct Sm90ForwardTile {
   Sm90Softmax softmax;
   /// True: the warpgroups issue their products in turns.
   bool ping_pong;
-  /// Chosen for up to this many keys; 0 for any number.
-  int64_t max_len_kv = 0;
 
   constexpr int tile_q() const { return 64 * warpgroups; }
   /// One producer warpgroup and the consumers.
@@ -45,14 +43,12 @@ struct Sm90ForwardTile {
   static constexpr int64_t kBarrierBytes = 1024;
 };
 
-/// A problem takes the first tile that holds its head_dim and its number of keys.
+/// Smallest head_dim first: a problem takes the first tile that holds it.
 inline constexpr Sm90ForwardTile kSm90ForwardTiles[] = {
     {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true},
     {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true},
     {192, 2, 96, 2, false, Sm90Softmax::kOptimisticMaximum, false},
-    // Lengths that are powers of two are no multiples of 80; the loss is what counts where there are few tiles.
-    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 4096},
-    {256, 2, 80, 2, false, Sm90Softmax::kLazyRescale, false},
+    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false},
 };
 inline constexpr int kNumSm90ForwardTiles = sizeof(kSm90ForwardTiles) / sizeof(kSm90ForwardTiles[0]);
 

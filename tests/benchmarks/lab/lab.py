@@ -4,9 +4,8 @@ that PyTorch brings, and prints one table. Needs nvcc, an sm_90 GPU and PyTorch.
 
 usage: lab.py [--checks none|quick|full] [--peers] [--lengths 512,1024,…] [--out DIR] CONFIG …
 
-CONFIG is name=head_dim,warpgroups,tile_kv,stages,overlap_tiles,softmax,ping_pong[,schedule[,section[,root]]] with 0/1 for flags, softmax o (optimistic) or l
-(lazy), schedule a (the planner's choice), p (persistent blocks) or g (one block per tile), section the number of heads worked on together (0: the planner's
-choice), and root a folder with another version of native/, to compare with. A configuration that fails a check is timed all the same; its name then ends in "!".
+CONFIG is name=head_dim,warpgroups,tile_kv,stages,overlap_tiles,softmax,ping_pong[,schedule[,root]] with 0/1 for flags, softmax o (optimistic) or l
+(lazy), schedule a (the planner's choice), p (persistent blocks) or g (one block per tile), and root a folder with another version of native/, to compare with. A configuration that fails a check is timed all the same; its name then ends in "!".
 """
 import argparse
 import concurrent.futures
@@ -35,8 +34,7 @@ class LabCall(ctypes.Structure):
         [(n, ctypes.c_void_p) for n in ("q", "k", "v", "o", "lse")]
         + [(n, ctypes.c_int64) for n in ("batch", "len_q", "len_kv", "heads_q", "heads_kv", "head_dim", "head_dim_v")]
         + [(n, ctypes.c_int64 * 3) for n in ("q_strides", "k_strides", "v_strides", "o_strides")]
-        + [("scale", ctypes.c_float), ("mask", ctypes.c_int32), ("is_bfloat16", ctypes.c_int32), ("blocks", ctypes.c_int64),
-           ("section_heads", ctypes.c_int64)]
+        + [("scale", ctypes.c_float), ("mask", ctypes.c_int32), ("is_bfloat16", ctypes.c_int32), ("blocks", ctypes.c_int64)]
     )
 
 
@@ -48,8 +46,7 @@ class Variant:
         flag = {"0": "false", "1": "true"}
         softmax = {"o": "kOptimisticMaximum", "l": "kLazyRescale"}[v[5]]
         self.schedule = v[7] if len(v) > 7 else "a"
-        self.section = int(v[8]) if len(v) > 8 else 0
-        self.native = v[9] if len(v) > 9 else NATIVE
+        self.native = v[8] if len(v) > 8 else NATIVE
         self.tile = (f"{{{self.head_dim}, {self.warpgroups}, {self.tile_kv}, {self.stages}, {flag[v[4]]}, "
                      f"fa::Sm90Softmax::{softmax}, {flag[v[6]]}}}")
         self.dir = os.path.join(build_dir, re.sub(r"\W", "_", self.name))
@@ -92,7 +89,7 @@ class Variant:
         strides = lambda t: (ctypes.c_int64 * 3)(*[t.stride(i) if t.shape[i] > 1 else 0 for i in range(3)])
         return LabCall(q.data_ptr(), k.data_ptr(), v.data_ptr(), o.data_ptr(), lse.data_ptr() if lse is not None else None, q.shape[0], q.shape[1], k.shape[1],
                        q.shape[2], k.shape[2], q.shape[3], v.shape[3], strides(q), strides(k), strides(v), strides(o), scale, mask,
-                       int(q.dtype == torch.bfloat16), self.blocks(), self.section)
+                       int(q.dtype == torch.bfloat16), self.blocks())
 
     def check(self, status):
         if status != 0:

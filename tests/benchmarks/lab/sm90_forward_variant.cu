@@ -15,8 +15,7 @@ struct LabCall {
   float scale;
   int32_t mask;  // 0 none, 1 causal top-left, 2 causal bottom-right
   int32_t is_bfloat16;
-  int64_t blocks;         // 0: one per query tile; negative: what the planner would take on so many multiprocessors
-  int64_t section_heads;  // 0: the planner's choice
+  int64_t blocks;  // 0: one per query tile; negative: what the planner would take on so many multiprocessors
 };
 
 namespace {
@@ -51,11 +50,7 @@ fa::sm90::ForwardParams params_of(const LabCall& call, int64_t* blocks) {
   const int64_t num_tiles = q_tiles * call.batch * call.heads_q;
   const int64_t wanted = call.blocks >= 0 ? call.blocks : fa::sm90_persistent(problem, q_tiles, -call.blocks) ? -call.blocks : 0;
   *blocks = wanted > 0 && wanted < num_tiles ? wanted : num_tiles;
-  fa::sm90::ForwardParams params = fa::sm90::make_forward_params(LabTile::kTile, args, *blocks);
-  if (call.section_heads > 0 && call.section_heads < params.num_heads) {
-    params.section_heads = static_cast<int>(call.section_heads);
-  }
-  return params;
+  return fa::sm90::make_forward_params(LabTile::kTile, args, *blocks);
 }
 
 void launch(const LabCall& call) {

@@ -19,7 +19,6 @@ constexpr Launcher kLaunchers[][2] = {
     {launch_forward<Planned<__half, 1>>, launch_forward<Planned<__nv_bfloat16, 1>>},
     {launch_forward<Planned<__half, 2>>, launch_forward<Planned<__nv_bfloat16, 2>>},
     {launch_forward<Planned<__half, 3>>, launch_forward<Planned<__nv_bfloat16, 3>>},
-    {launch_forward<Planned<__half, 4>>, launch_forward<Planned<__nv_bfloat16, 4>>},
 };
 static_assert(sizeof(kLaunchers) / sizeof(kLaunchers[0]) == kNumSm90ForwardTiles, "one row per tile");
 

@@ -41,18 +41,24 @@ ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs
   params.len_q = static_cast<int>(problem.len_q);
   params.len_kv = static_cast<int>(len_kv);
   params.heads_q = static_cast<int>(problem.heads_q);
-  params.group_size = static_cast<int>(problem.group_size());
+  params.group_size = FastDivisor(problem.group_size());
   params.head_dim = static_cast<int>(problem.head_dim);
   params.head_dim_v = static_cast<int>(problem.head_dim_v);
   // Row i sees keys below i + causal_offset + 1; an offset of minus len_q or less hides all keys, however far below it is.
   params.causal_limit = problem.is_causal() ? static_cast<int>(std::max(problem.causal_offset(), -problem.len_q) + 1) : params.len_kv;
   params.scale = problem.scale;
   params.scale_log2 = problem.scale * 1.4426950408889634f;
-  params.num_q_tiles = static_cast<int>((problem.len_q + tile.tile_q() - 1) / tile.tile_q());
-  params.num_heads = static_cast<int>(problem.batch * problem.heads_q);
-  params.num_tiles = params.num_q_tiles * params.num_heads;
+  const int64_t q_tiles = (problem.len_q + tile.tile_q() - 1) / tile.tile_q();
+  const int64_t all_heads = problem.batch * problem.heads_q;
+  const int64_t section_heads = sm90_section_heads(problem, q_tiles, blocks);
+  params.num_tiles = static_cast<int>(q_tiles * all_heads);
+  params.q_tiles = FastDivisor(q_tiles);
+  params.heads = FastDivisor(problem.heads_q);
+  params.section_tiles = FastDivisor(section_heads * q_tiles);
+  params.section_heads = FastDivisor(section_heads);
+  params.last_section = static_cast<int>((all_heads - 1) / section_heads);
+  params.last_section_heads = FastDivisor(all_heads - params.last_section * section_heads);
   params.causal = problem.is_causal();
-  params.section_heads = static_cast<int>(sm90_section_heads(problem, params.num_q_tiles, blocks));
   return params;
 }
 

@@ -53,7 +53,7 @@ __device__ __forceinline__ bool any_nonfinite(const float (&o)[kNum]) {
 /// True, in the whole warp, if v has NaN or infinity at keys [first, end).
 template <typename Element>
 __device__ __forceinline__ bool nonfinite_values(const ForwardParams& params, const WorkTile& tile, int first, int end) {
-  const int kv_head = tile.head / params.group_size, pairs = params.head_dim_v / 2;
+  const int kv_head = params.group_size.quotient(tile.head), pairs = params.head_dim_v / 2;
   bool found = false;
   for (int i = ptx::fresh_thread_index() % 32; i < (end - first) * pairs; i += 32) {
     const float2 value = detail::load_pair<Element>(params.v, tile.batch, first + i / pairs, kv_head, i % pairs * 2);
@@ -65,7 +65,7 @@ __device__ __forceinline__ bool nonfinite_values(const ForwardParams& params, co
 /// o: the thread's two rows (row, row + 8) of O before the division by the row sums, from the definition: each key only where it is visible.
 template <typename Element, int kOutputs>
 __device__ __forceinline__ void recompute_output(const ForwardParams& params, const WorkTile& tile, int row, const RowState& rows, float (&o)[kOutputs]) {
-  const int kv_head = tile.head / params.group_size, quad_column = ptx::fresh_thread_index() % 4 * 2;
+  const int kv_head = params.group_size.quotient(tile.head), quad_column = ptx::fresh_thread_index() % 4 * 2;
   const int query[2] = {min(row, params.len_q - 1), min(row + 8, params.len_q - 1)};
   const int visible[2] = {visible_keys(params, query[0]), visible_keys(params, query[1])};
   float offset[2];

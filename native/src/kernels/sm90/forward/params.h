@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "attention/fast_divisor.h"
+
 namespace fa::sm90 {
 
 /// A (batch, sequence, heads, head_dim) tensor as plain memory; strides in elements. Used where TMA is not: rows without keys, and rows that are repaired.
@@ -29,7 +31,7 @@ struct ForwardParams {
   /// Keys that some query sees: with a causal mask the keys behind the last query's are left out, of the tensor maps too, so nothing ever reads them.
   int len_kv;
   int heads_q;
-  int group_size;  ///< query heads per key head
+  FastDivisor group_size;  ///< query heads per key head
   int head_dim;
   int head_dim_v;
   /// Query i sees key j iff j < min(len_kv, i + causal_limit). len_kv without a mask, so that the limit never binds.
@@ -39,9 +41,13 @@ struct ForwardParams {
 
   // Order of work, see schedule.cuh.
   int num_tiles;
-  int num_q_tiles;    ///< per head
-  int section_heads;  ///< heads (over batch and heads_q) that are worked on together
-  int num_heads;      ///< batch * heads_q
+  FastDivisor q_tiles;  ///< query tiles per head
+  FastDivisor heads;    ///< heads_q
+  // Causal: sections of heads (over the batch too) that are worked on together; the last one may be smaller.
+  FastDivisor section_tiles;  ///< section_heads * q_tiles
+  FastDivisor section_heads;
+  FastDivisor last_section_heads;
+  int last_section;  ///< its number
   bool causal;
 };
 

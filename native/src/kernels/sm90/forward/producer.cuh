@@ -29,7 +29,7 @@ __device__ __forceinline__ void produce(const ForwardParams& params, typename Co
   for (WorkIterator work(params); !work.done(); work.advance()) {
     const WorkTile tile = work.tile();
     const int first_row = tile.q_tile * Config::kTileQ;
-    const int kv_head = tile.head / params.group_size;
+    const int kv_head = params.group_size.quotient(tile.head);
     int n = key_tiles<Config::kTileKv>(params, first_row, Config::kTileQ).end - 1;
     if (n < 0) {
       continue;

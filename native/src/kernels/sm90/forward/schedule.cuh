@@ -28,17 +28,18 @@ class WorkIterator {
     const int index = this->index();
     int q_tile, flat_head;
     if (params_.causal) {
-      const int section = index / (params_.section_heads * params_.num_q_tiles);
-      const int first_head = section * params_.section_heads;
-      const int heads = min(params_.section_heads, params_.num_heads - first_head);
-      const int in_section = index - first_head * params_.num_q_tiles;
-      q_tile = params_.num_q_tiles - 1 - in_section / heads;
-      flat_head = first_head + in_section % heads;
+      const int section = params_.section_tiles.quotient(index);
+      const int in_section = params_.section_tiles.remainder(index, section);
+      const FastDivisor& heads = section == params_.last_section ? params_.last_section_heads : params_.section_heads;
+      const int step = heads.quotient(in_section);
+      q_tile = static_cast<int>(params_.q_tiles.divisor) - 1 - step;
+      flat_head = section * static_cast<int>(params_.section_heads.divisor) + heads.remainder(in_section, step);
     } else {
-      q_tile = index % params_.num_q_tiles;
-      flat_head = index / params_.num_q_tiles;
+      flat_head = params_.q_tiles.quotient(index);
+      q_tile = params_.q_tiles.remainder(index, flat_head);
     }
-    return {q_tile, flat_head % params_.heads_q, flat_head / params_.heads_q};
+    const int batch = params_.heads.quotient(flat_head);
+    return {q_tile, params_.heads.remainder(flat_head, batch), batch};
   }
 
  private:
