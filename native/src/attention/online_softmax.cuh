@@ -71,15 +71,18 @@ struct OnlineSoftmax {
     return reference[r] == -INFINITY ? 0.0f : -reference[r] * scale_log2;
   }
 
-  /// Turns group n of 8 columns of the scores into probabilities and adds them to the sums.
+  /// Turns columns 16 k … 16 k + 15 of the scores into probabilities and adds them to the sums.
   template <int kN>
-  __device__ __forceinline__ void exponentiate(Accumulators<kM, kN>& s, int n, const float (&shifts)[kRows], float scale_log2) {
+  __device__ __forceinline__ void exponentiate(Accumulators<kM, kN>& s, int k, const float (&shifts)[kRows], float scale_log2) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int m = r / 2, half = r % 2 * 2;
-      s[m][n][half] = ptx::exp2_approx(fmaf(s[m][n][half], scale_log2, shifts[r]));
-      s[m][n][half + 1] = ptx::exp2_approx(fmaf(s[m][n][half + 1], scale_log2, shifts[r]));
-      sum[r] += s[m][n][half] + s[m][n][half + 1];
+#pragma unroll
+      for (int n = 2 * k; n < 2 * k + 2; ++n) {
+        s[m][n][half] = ptx::exp2_approx(fmaf(s[m][n][half], scale_log2, shifts[r]));
+        s[m][n][half + 1] = ptx::exp2_approx(fmaf(s[m][n][half + 1], scale_log2, shifts[r]));
+        sum[r] += s[m][n][half] + s[m][n][half + 1];
+      }
     }
   }
 

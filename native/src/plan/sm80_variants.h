@@ -27,7 +27,8 @@ struct ForwardVariant {
 };
 
 constexpr int forward_shared_bytes(const ForwardVariant& v) {
-  return 2 * v.padded_dim * (v.tile_q + 2 * v.stages * v.tile_kv);
+  return 2 * v.padded_dim * (v.tile_q + 2 * v.stages * v.tile_kv)  // q, k, v
+         + 128;                                                    // addresses
 }
 
 inline constexpr ForwardVariant kForward[] = {

@@ -37,10 +37,17 @@ struct ForwardConfig {
   using QTile = SharedTile<kTileQ, kDim>;
   using KVTile = SharedTile<kTileKV, kDim>;
 
+  /// First keys and values of the block's head. Kept here because registers are short.
+  struct Base {
+    const uint16_t* k;
+    const uint16_t* v;
+  };
+
   struct Shared {
     QTile q;  ///< afterwards O: a warp reads and writes only its own rows
     KVTile k[kStages];
     KVTile v[kStages];
+    alignas(128) Base base;
   };
 
   static_assert(kTileQ % (16 * kWarps) == 0, "warps own whole row blocks");

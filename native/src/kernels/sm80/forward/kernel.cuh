@@ -38,10 +38,11 @@ class ForwardBlock {
     const int last_row = min(first_row_ + Config::kTileQ, params.shape.len_q) - 1;
     num_kv_tiles_ = (visibility_.visible_keys(last_row) + Config::kTileKV - 1) / Config::kTileKV;
     const int64_t kv_head = head / params.shape.group_size;
-    g_k_ = {params.k + batch * params.k_strides.batch + kv_head * params.k_strides.head, params.k_strides.seq, params.shape.len_kv, params.shape.head_dim,
-            params.shape.aligned};
-    g_v_ = {params.v + batch * params.v_strides.batch + kv_head * params.v_strides.head, params.v_strides.seq, params.shape.len_kv, params.shape.head_dim_v,
-            params.shape.aligned};
+    if (threadIdx.x == 0) {
+      shared.base.k = params.k + batch * params.k_strides.batch + kv_head * params.k_strides.head;
+      shared.base.v = params.v + batch * params.v_strides.batch + kv_head * params.v_strides.head;
+    }
+    __syncthreads();
     const GlobalRows g_q{params.q + batch * params.q_strides.batch + head * params.q_strides.head, params.q_strides.seq, params.shape.len_q,
                          params.shape.head_dim, params.shape.aligned};
     copy_to_shared<kThreads>(s_.q, g_q, first_row_, threadIdx.x);
@@ -115,10 +116,12 @@ class ForwardBlock {
     return stage(tile) * static_cast<int>(sizeof(typename Config::KVTile));
   }
   __device__ __forceinline__ void copy_k(int tile) {
-    copy_to_shared<kThreads>(s_.k[stage(tile)], g_k_, tile * Config::kTileKV, ptx::thread_index_anew());
+    const GlobalRows g_k{s_.base.k, p_.k_strides.seq, p_.shape.len_kv, p_.shape.head_dim, p_.shape.aligned};
+    copy_to_shared<kThreads>(s_.k[stage(tile)], g_k, tile * Config::kTileKV, ptx::thread_index_anew());
   }
   __device__ __forceinline__ void copy_v(int tile) {
-    copy_to_shared<kThreads>(s_.v[stage(tile)], g_v_, tile * Config::kTileKV, ptx::thread_index_anew());
+    const GlobalRows g_v{s_.base.v, p_.v_strides.seq, p_.shape.len_kv, p_.shape.head_dim_v, p_.shape.aligned};
+    copy_to_shared<kThreads>(s_.v[stage(tile)], g_v, tile * Config::kTileKV, ptx::thread_index_anew());
   }
 
   /// s = q k^T, not yet scaled.
@@ -166,8 +169,7 @@ class ForwardBlock {
     const int offset = stage_bytes(tile);
 #pragma unroll
     for (int k = 0; k < Config::kOutSteps; ++k) {
-      softmax_.exponentiate(s, 2 * k, shifts, p_.shape.scale_log2);
-      softmax_.exponentiate(s, 2 * k + 1, shifts, p_.shape.scale_log2);
+      softmax_.exponentiate(s, k, shifts, p_.shape.scale_log2);
       uint32_t a[kM][4];
 #pragma unroll
       for (int m = 0; m < kM; ++m) round_to_a<Element>(a[m], s, m, k);
@@ -222,7 +224,6 @@ class ForwardBlock {
   OperandB<typename Config::KVTile> k_operand_;
   OperandBTransposed<typename Config::KVTile> v_operand_;
   int first_row_, num_kv_tiles_;
-  GlobalRows g_k_, g_v_;
   uint32_t q_fragments_[Config::kQInRegisters ? Config::kScoreSteps : 1][kM][4];
   OnlineSoftmax<kM> softmax_;
   Accumulators<kM, Config::kOutN> o_;
