@@ -167,6 +167,7 @@ def adversarial_problems(tile_kv, d, dtype):
             special(f"k row {value}", lambda q, k, v, x=value: k[:, 2 * tile_kv + 9, 0].fill_(x), mask)
             special(f"v row {value}", lambda q, k, v, x=value: v[:, 2 * tile_kv + 9, 0].fill_(x), mask)
             special(f"last v row {value}", lambda q, k, v, x=value: v[:, -1, 1].fill_(x), mask)
+        special("all of v nan", lambda q, k, v: v.fill_(math.nan), mask)
         special("k element inf", lambda q, k, v: k[:, tile_kv + 3, 0, 5].fill_(math.inf), mask)
     return out
 

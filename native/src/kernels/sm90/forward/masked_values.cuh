@@ -62,6 +62,18 @@ __device__ __forceinline__ bool nonfinite_values(const ForwardParams& params, co
   return __any_sync(0xFFFFFFFF, found);
 }
 
+/// True, in the whole warp, if v at this key is NaN in every column.
+template <typename Element>
+__device__ __forceinline__ bool all_nan(const ForwardParams& params, const WorkTile& tile, int key) {
+  const int kv_head = params.group_size.quotient(tile.head);
+  bool all = true;
+  for (int column = ptx::fresh_thread_index() % 32 * 2; column < params.head_dim_v; column += 64) {
+    const float2 value = detail::load_pair<Element>(params.v, tile.batch, key, kv_head, column);
+    all = all && isnan(value.x) && isnan(value.y);
+  }
+  return __all_sync(0xFFFFFFFF, all);
+}
+
 /// o: the thread's two rows (row, row + 8) of O before the division by the row sums, from the definition: each key only where it is visible.
 template <typename Element, int kOutputs>
 __device__ __forceinline__ void recompute_output(const ForwardParams& params, const WorkTile& tile, int row, const RowState& rows, float (&o)[kOutputs]) {
@@ -116,7 +128,12 @@ __device__ __forceinline__ void recompute_output(const ForwardParams& params, co
 template <typename Element, int kOutputs>
 __device__ __forceinline__ void remove_masked_values(const ForwardParams& params, const WorkTile& tile, int first_row, int row, int end, const RowState& rows,
                                                      float (&o)[kOutputs]) {
-  if (any_nonfinite(o) && nonfinite_values<Element>(params, tile, visible_keys(params, first_row), min(end, params.len_kv))) {
+  const int common_keys = visible_keys(params, first_row);
+  if (!any_nonfinite(o) || !nonfinite_values<Element>(params, tile, common_keys, min(end, params.len_kv))) {
+    return;
+  }
+  // Where v is NaN altogether (a training run that diverged), nothing can be repaired, and every warp would try.
+  if (common_keys == 0 || !all_nan<Element>(params, tile, 0)) {
     recompute_output<Element>(params, tile, row, rows, o);
   }
 }
