@@ -106,6 +106,8 @@ class ForwardBlock {
       if (!kTwoStages && FA_UNLIKELY(careful)) set_aside_nonfinite(tile);
       if (seen) accumulate(s, tile);
     }
+    // Blocks that see no key wait here for q: o takes its place.
+    ptx::cp_async_wait<0>();
     __syncthreads();
   }
 
