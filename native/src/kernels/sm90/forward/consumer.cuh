@@ -140,6 +140,8 @@ class Consumer {
     wgmma_fence();
     multiply_keys(s);
     mbarrier_wait(&smem_.v_full[v_cursor_.stage()], v_cursor_.phase());
+    // Behind the wait's loop ptxas puts this fence itself, but 13.0 does so too late for its analysis at d = 192 and 256 and serialises every wgmma (C7520).
+    wgmma_fence();
     multiply_values(o, p);
     pass_turn();
 
