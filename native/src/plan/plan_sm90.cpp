@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "plan/plan.h"
+#include "plan/sm90_backward_tiles.h"
 #include "plan/sm90_forward_tiles.h"
 
 namespace fa {
@@ -17,8 +18,6 @@ bool supported(const Problem& problem, const DeviceCaps& caps, Reason* why_not) 
   const int64_t largest_dim = std::max(problem.head_dim, problem.head_dim_v);
   if (caps.compute_capability != 90) {
     why_not->set("it needs compute capability 9.0 (wgmma), the device has %d.%d", caps.compute_capability / 10, caps.compute_capability % 10);
-  } else if (problem.pass != Pass::kForward) {
-    why_not->set("it computes the forward pass only");
   } else if (problem.dtype == DType::kFloat32) {
     why_not->set("it computes float16 and bfloat16, not %s", dtype_name(problem.dtype));
   } else if (largest_dim > kSm90ForwardTiles[kNumSm90ForwardTiles - 1].head_dim) {
@@ -39,6 +38,9 @@ bool supported(const Problem& problem, const DeviceCaps& caps, Reason* why_not) 
 }  // namespace
 
 bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not) {
+  if (problem.pass == Pass::kBackward) {
+    return plan_sm90_backward(problem, caps, plan, why_not);
+  }
   if (!supported(problem, caps, why_not)) {
     return false;
   }
