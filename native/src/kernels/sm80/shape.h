@@ -1,6 +1,7 @@
 // What every sm80 kernel must know of a problem, in the types it computes with.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "plan/problem.h"
@@ -9,6 +10,7 @@ namespace fa::sm80 {
 
 struct Shape {
   int len_q, len_kv;
+  int seen_len_kv;  ///< keys that some query sees: with a causal mask those behind the last query's are seen by none, nor by the rows that pad the last tile
   int heads_q, heads_kv;
   int group_size;  ///< query heads per key/value head
   int head_dim, head_dim_v;
@@ -25,6 +27,7 @@ inline Shape shape_of(const Problem& problem) {
   Shape shape{};
   shape.len_q = static_cast<int>(problem.len_q);
   shape.len_kv = static_cast<int>(problem.len_kv);
+  shape.seen_len_kv = static_cast<int>(problem.is_causal() ? std::clamp<int64_t>(problem.len_q + problem.causal_offset(), 0, problem.len_kv) : problem.len_kv);
   shape.heads_q = static_cast<int>(problem.heads_q);
   shape.heads_kv = static_cast<int>(problem.heads_kv);
   shape.group_size = static_cast<int>(problem.group_size());

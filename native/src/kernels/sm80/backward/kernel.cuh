@@ -40,7 +40,7 @@ class BackwardBlock {
   __device__ __forceinline__ BackwardBlock(const BackwardParams& params, Shared& shared)
       : p_(params),
         s_(shared),
-        visibility_{params.shape.len_kv, params.shape.causal_offset, params.shape.causal},
+        visibility_{params.shape.seen_len_kv, params.shape.causal_offset, params.shape.causal},
         warp_kv_(static_cast<int>(threadIdx.x) / 32 / Config::kWarpsQ),
         warp_q_(static_cast<int>(threadIdx.x) / 32 % Config::kWarpsQ),
         k_rows_(shared.k, 16 * warp_kv_, 0),

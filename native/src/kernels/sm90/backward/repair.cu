@@ -35,8 +35,9 @@ class Repair {
 
   __device__ __forceinline__ void run(int flags) {
     const int warp = threadIdx.x / 32, offset = p_.main.causal_offset;
+    // Keys that no query sees as well: the last query tile may have been multiplied with them.
 #pragma unroll 1
-    for (int key = first_key_ + warp; key < min(first_key_ + kRepairKeys, p_.main.visible_len_kv); key += kWarps) {
+    for (int key = first_key_ + warp; key < min(first_key_ + kRepairKeys, p_.main.len_kv); key += kWarps) {
       repair_key(key);
     }
     if (!(flags & kRepairGradQ)) {
