@@ -73,6 +73,8 @@ fa_cuda_objects(fa_cuda_runtime SOURCES ${FA_CUDA_RUNTIME_SOURCES} CODE -gencode
 fa_cuda_objects(fa_kernels_sm80 SOURCES ${FA_SM80_SOURCES} CODE -gencode=arch=compute_80,code=[${FA_CUDA_SM80_CODE}])
 fa_cuda_objects(fa_kernels_sm90 SOURCES ${FA_SM90_SOURCES} CODE -gencode=arch=compute_90a,code=sm_90a)
 fa_cuda_guard()
+string(REPLACE "," " " _sm80_code "${FA_CUDA_SM80_CODE}")
+target_compile_definitions(fa_cuda_runtime PRIVATE "FA_CUDA_BUILD_INFO=\"CUDA ${CMAKE_CUDA_COMPILER_VERSION} (${_sm80_code} sm_90a)\"")
 
 target_sources(flash_attention PRIVATE src/dispatch/table_cuda.cpp)
 find_library(FA_CUDART_STATIC NAMES cudart_static HINTS ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES} REQUIRED)
