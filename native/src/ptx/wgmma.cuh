@@ -1,7 +1,7 @@
 // wgmma: asynchronous matrix products of a warpgroup (four consecutive warps, the first a multiple of four). PTX ISA 8.0, sm_90a.
 //
-// D (64 x N, fp32, in registers) = A (64 x 16) * B (16 x N) + D. B is always in shared memory, given by a descriptor (tile/wgmma_descriptor.cuh). A is in shared
-// memory (ss) or in registers (rs).
+// D (64 x N, fp32, in registers) = A (64 x 16) * B (16 x N) + D. B is always in shared memory, given by a descriptor (tile/wgmma_descriptor.cuh). A is in
+// shared memory (ss) or in registers (rs).
 //
 // Fragments of thread t of the warpgroup, w = t / 32, g = (t % 32) / 4, q = t % 4:
 //   D: d[4j + {0, 1}] = row 16w + g,     columns 8j + 2q + {0, 1}
@@ -35,8 +35,8 @@ __device__ __forceinline__ void wgmma_wait_group() {
   asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(kPending) : "memory");
 }
 
-/// Makes the compiler believe that these registers change here. A wait does not name the accumulators it waits for: without this, reads of them may be scheduled
-/// in front of it.
+/// Makes the compiler believe that these registers change here. A wait does not name the accumulators it waits for: without this, reads of them may be
+/// scheduled in front of it.
 template <int kNum>
 __device__ __forceinline__ void pin_registers(float (&registers)[kNum]) {
 #pragma unroll
@@ -81,36 +81,33 @@ struct Wgmma;
 // clang-format on
 
 // R0: number of accumulator registers, N / 2; R1 … R5 the next five integers, the operands' positions in the asm statement.
-#define FA_DEFINE_WGMMA_OF(ELEMENT, PTX_TYPE, N, R0, R1, R2, R3, R4, R5)                                                                                \
-  template <>                                                                                                                                           \
-  struct Wgmma<ELEMENT, N> {                                                                                                                            \
-    /* A and B in shared memory, both K-major. accumulate 0: D = A * B. */                                                                              \
-    static __device__ __forceinline__ void ss(float (&d)[N / 2], uint64_t desc_a, uint64_t desc_b, int accumulate) {                                    \
-      asm volatile(                                                                                                                                     \
-          "{\n.reg .pred p;\nsetp.ne.b32 p, %" #R2 ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N "k16.f32." PTX_TYPE "." PTX_TYPE " {" FA_REGS_##R0      \
-          "}, %" #R0 ", %" #R1 ", p, 1, 1, 0, 0;\n}\n"                                                                                                  \
-          : FA_DEST_##R0                                                                                                                                \
-          : "l"(desc_a), "l"(desc_b), "r"(accumulate));                                                                                                 \
-    }                                                                                                                                                   \
-    /* As ss, but B is MN-major (its N dimension is contiguous). */                                                                                     \
-    static __device__ __forceinline__ void ss_mn(float (&d)[N / 2], uint64_t desc_a, uint64_t desc_b, int accumulate) {                                 \
-      asm volatile(                                                                                                                                     \
-          "{\n.reg .pred p;\nsetp.ne.b32 p, %" #R2 ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N "k16.f32." PTX_TYPE "." PTX_TYPE " {" FA_REGS_##R0      \
-          "}, %" #R0 ", %" #R1 ", p, 1, 1, 0, 1;\n}\n"                                                                                                  \
-          : FA_DEST_##R0                                                                                                                                \
-          : "l"(desc_a), "l"(desc_b), "r"(accumulate));                                                                                                 \
-    }                                                                                                                                                   \
-    /* A in registers, B in shared memory and MN-major (its N dimension is contiguous). */                                                              \
-    static __device__ __forceinline__ void rs(float (&d)[N / 2], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t desc_b, int accumulate) { \
-      asm volatile(                                                                                                                                     \
-          "{\n.reg .pred p;\nsetp.ne.b32 p, %" #R5 ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N "k16.f32." PTX_TYPE "." PTX_TYPE " {" FA_REGS_##R0      \
-          "}, {%" #R0 ", %" #R1 ", %" #R2 ", %" #R3 "}, %" #R4 ", p, 1, 1, 1;\n}\n"                                                                     \
-          : FA_DEST_##R0                                                                                                                                \
-          : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(desc_b), "r"(accumulate));                                                                          \
-    }                                                                                                                                                   \
+#define FA_DEFINE_WGMMA_OF(ELEMENT, PTX_TYPE, N, R0, R1, R2, R3, R4, R5)                                                                                    \
+  template <>                                                                                                                                               \
+  struct Wgmma<ELEMENT, N> {                                                                                                                                \
+    /* A and B in shared memory, both K-major. accumulate 0: D = A * B. */                                                                                  \
+    static __device__ __forceinline__ void ss(float (&d)[N / 2], uint64_t desc_a, uint64_t desc_b, int accumulate) {                                        \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #R2 ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N "k16.f32." PTX_TYPE "." PTX_TYPE " {" FA_REGS_##R0 \
+                   "}, %" #R0 ", %" #R1 ", p, 1, 1, 0, 0;\n}\n"                                                                                             \
+                   : FA_DEST_##R0                                                                                                                           \
+                   : "l"(desc_a), "l"(desc_b), "r"(accumulate));                                                                                            \
+    }                                                                                                                                                       \
+    /* As ss, but B is MN-major (its N dimension is contiguous). */                                                                                         \
+    static __device__ __forceinline__ void ss_mn(float (&d)[N / 2], uint64_t desc_a, uint64_t desc_b, int accumulate) {                                     \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #R2 ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N "k16.f32." PTX_TYPE "." PTX_TYPE " {" FA_REGS_##R0 \
+                   "}, %" #R0 ", %" #R1 ", p, 1, 1, 0, 1;\n}\n"                                                                                             \
+                   : FA_DEST_##R0                                                                                                                           \
+                   : "l"(desc_a), "l"(desc_b), "r"(accumulate));                                                                                            \
+    }                                                                                                                                                       \
+    /* A in registers, B in shared memory and MN-major (its N dimension is contiguous). */                                                                  \
+    static __device__ __forceinline__ void rs(float (&d)[N / 2], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t desc_b, int accumulate) {     \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #R5 ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N "k16.f32." PTX_TYPE "." PTX_TYPE " {" FA_REGS_##R0 \
+                   "}, {%" #R0 ", %" #R1 ", %" #R2 ", %" #R3 "}, %" #R4 ", p, 1, 1, 1;\n}\n"                                                                \
+                   : FA_DEST_##R0                                                                                                                           \
+                   : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(desc_b), "r"(accumulate));                                                                     \
+    }                                                                                                                                                       \
   };
-#define FA_DEFINE_WGMMA(...)                       \
-  FA_DEFINE_WGMMA_OF(__half, "f16", __VA_ARGS__)   \
+#define FA_DEFINE_WGMMA(...)                     \
+  FA_DEFINE_WGMMA_OF(__half, "f16", __VA_ARGS__) \
   FA_DEFINE_WGMMA_OF(__nv_bfloat16, "bf16", __VA_ARGS__)
 
 FA_DEFINE_WGMMA(64, 32, 33, 34, 35, 36, 37)
