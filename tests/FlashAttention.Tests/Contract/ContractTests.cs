@@ -16,7 +16,7 @@ public sealed class ContractTests(TestDevice device) : DeviceFixture(device)
     {
         if (!IsBadHere(bad))
         {
-            Assert.Pass($"Only wrong on {bad.OnlyOn}.");
+            Assert.Ignore($"Only wrong on {bad.OnlyOn}.");
         }
         using var world = new CallWorld(Device);
         fa_status status = bad.Make(world);
