@@ -1,0 +1,216 @@
+#include "attention_case.h"
+
+#include <cuda_fp16.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <sstream>
+
+namespace fa_test {
+namespace {
+
+/// Relative to the largest element: operands, probabilities and results are rounded to 11 bits.
+constexpr double kGradientTolerance = 4e-3;
+constexpr double kOutputTolerance = 4e-3;
+constexpr double kLseTolerance = 1e-4;
+
+std::mt19937 g_random(1);
+
+fa::Strides strides_of(const HalfTensor& tensor) {
+  return {static_cast<int64_t>(tensor.index(1, 0, 0)), static_cast<int64_t>(tensor.index(0, 1, 0)), tensor.pitch};
+}
+
+double gradient_bound(const std::vector<double>& expected) {
+  double largest = 1e-3;
+  for (const double value : expected) {
+    if (std::isfinite(value)) largest = std::max(largest, std::fabs(value));
+  }
+  return kGradientTolerance * largest;
+}
+
+/// Where the reference is not finite the result must not be either.
+void compare(const char* what, const std::vector<double>& actual, const std::vector<double>& expected, double tolerance) {
+  ASSERT_EQ(actual.size(), expected.size()) << what;
+  size_t wrong = 0, first_wrong = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const bool ok = std::isfinite(expected[i]) ? std::fabs(actual[i] - expected[i]) <= tolerance : !std::isfinite(actual[i]);
+    if (!ok && wrong++ == 0) first_wrong = i;
+  }
+  if (wrong > 0) {
+    ADD_FAILURE() << what << ": " << wrong << " of " << expected.size() << " elements are off, first element " << first_wrong << ": " << actual[first_wrong]
+                  << " instead of " << expected[first_wrong];
+  }
+}
+
+}  // namespace
+
+std::string CaseOptions::name() const {
+  constexpr const char* kMasks[] = {"no mask", "causal top left", "causal bottom right"};
+  constexpr const char* kPoisoned[] = {"", ", q poisoned", ", k poisoned", ", v poisoned", ", grad_o poisoned"};
+  std::ostringstream text;
+  text << "batch " << batch << ", " << len_q << " queries, " << len_kv << " keys, heads " << heads_q << "/" << heads_kv << ", dims " << head_dim << "/"
+       << head_dim_v << ", " << kMasks[static_cast<int>(mask)] << (deterministic ? ", deterministic" : "") << (aligned ? "" : ", unaligned")
+       << kPoisoned[static_cast<int>(poisoned)];
+  return text.str();
+}
+
+AttentionCase::AttentionCase(const CaseOptions& options) : options_(options) {
+  problem_.mask = options.mask;
+  problem_.batch = options.batch;
+  problem_.len_q = options.len_q;
+  problem_.len_kv = options.len_kv;
+  problem_.heads_q = options.heads_q;
+  problem_.heads_kv = options.heads_kv;
+  problem_.head_dim = options.head_dim;
+  problem_.head_dim_v = options.head_dim_v;
+  problem_.scale = 1.0f / std::sqrt(static_cast<float>(options.head_dim));
+  problem_.deterministic = options.deterministic;
+  problem_.aligned_16_bytes = options.aligned;
+  q_ = random_tensor(options.len_q, options.heads_q, options.head_dim);
+  k_ = random_tensor(options.len_kv, options.heads_kv, options.head_dim);
+  v_ = random_tensor(options.len_kv, options.heads_kv, options.head_dim_v);
+  grad_o_ = random_tensor(options.len_q, options.heads_q, options.head_dim_v);
+  const int padding = q_.pitch - q_.dim;
+  o_ = HalfTensor(options.batch, options.len_q, options.heads_q, options.head_dim_v, padding);
+  grad_q_ = HalfTensor(options.batch, options.len_q, options.heads_q, options.head_dim, padding);
+  grad_k_ = HalfTensor(options.batch, options.len_kv, options.heads_kv, options.head_dim, padding);
+  grad_v_ = HalfTensor(options.batch, options.len_kv, options.heads_kv, options.head_dim_v, padding);
+  lse_.assign(static_cast<size_t>(options.batch * options.heads_q * options.len_q), std::numeric_limits<float>::quiet_NaN());
+  poison();
+  const int causal_offset = static_cast<int>(problem_.causal_offset());
+  expected_ = attention_reference({problem_.scale, problem_.is_causal(), causal_offset}, q_, k_, v_, grad_o_);
+}
+
+HalfTensor AttentionCase::random_tensor(int seq, int heads, int dim) {
+  HalfTensor tensor(options_.batch, seq, heads, dim, options_.aligned ? 8 : 3);
+  std::normal_distribution<float> normal;
+  for (int b = 0; b < options_.batch; ++b) {
+    for (int s = 0; s < seq; ++s) {
+      for (int h = 0; h < heads; ++h) {
+        for (int d = 0; d < dim; ++d) tensor.at(b, s, h, d) = __float2half_rn(normal(g_random)).bits;
+      }
+    }
+  }
+  return tensor;
+}
+
+void AttentionCase::poison() {
+  if (options_.poisoned == Poisoned::kNothing) return;
+  HalfTensor* const tensors[] = {nullptr, &q_, &k_, &v_, &grad_o_};
+  HalfTensor* tensor = tensors[static_cast<int>(options_.poisoned)];
+  const uint16_t bits = options_.poisoned == Poisoned::kV ? 0x7c00 : 0x7e00;
+  for (int b = 0; b < tensor->batch; ++b) {
+    for (int h = 0; h < tensor->heads; ++h) tensor->at(b, options_.poisoned_row, h, 3) = bits;
+  }
+}
+
+fa::sm80::ForwardParams AttentionCase::forward_params(const fa::sm80::ForwardVariant& variant) {
+  fa::sm80::ForwardParams params{};
+  params.q = q_.bits.data();
+  params.k = k_.bits.data();
+  params.v = v_.bits.data();
+  params.o = o_.bits.data();
+  params.lse = lse_.data();
+  params.q_strides = strides_of(q_);
+  params.k_strides = strides_of(k_);
+  params.v_strides = strides_of(v_);
+  params.o_strides = strides_of(o_);
+  params.shape = fa::sm80::shape_of(problem_);
+  params.order.num_tiles = static_cast<int>(fa::sm80::ceil_div(options_.len_q, variant.tile_q));
+  params.order.num_heads = options_.batch * options_.heads_q;
+  params.order.section_heads = std::min(2, params.order.num_heads);
+  params.order.last_first = problem_.is_causal();
+  return params;
+}
+
+void AttentionCase::fill_workspace(const fa::sm80::BackwardVariant& variant) {
+  const int64_t heads = problem_.batch * problem_.heads_q;
+  padded_rows_ = fa::sm80::backward_workspace(heads, problem_.len_q, variant.padded_dim, options_.deterministic).padded_rows;
+  const size_t rows = static_cast<size_t>(heads * padded_rows_);
+  lse_log2_.assign(rows, std::numeric_limits<float>::infinity());
+  delta_.assign(rows, 0.0f);
+  accumulator_.assign(options_.deterministic ? 0 : rows * static_cast<size_t>(variant.padded_dim), 0.0f);
+  for (size_t i = 0; i < expected_.lse.size(); ++i) {
+    if (expected_.lse[i] == -std::numeric_limits<double>::infinity()) continue;
+    const size_t row = i / static_cast<size_t>(options_.len_q) * static_cast<size_t>(padded_rows_) + i % static_cast<size_t>(options_.len_q);
+    lse_log2_[row] = static_cast<float>(expected_.lse[i]) * fa::sm80::kLog2E;
+    delta_[row] = static_cast<float>(expected_.delta[i]);
+  }
+}
+
+fa::sm80::BackwardParams AttentionCase::backward_params(const fa::sm80::BackwardVariant& variant) {
+  fill_workspace(variant);
+  fa::sm80::BackwardParams params{};
+  params.q = q_.bits.data();
+  params.k = k_.bits.data();
+  params.v = v_.bits.data();
+  params.o = o_.bits.data();
+  params.grad_o = grad_o_.bits.data();
+  params.grad_q = grad_q_.bits.data();
+  params.grad_k = grad_k_.bits.data();
+  params.grad_v = grad_v_.bits.data();
+  params.lse = lse_.data();
+  params.q_strides = params.grad_q_strides = strides_of(q_);
+  params.k_strides = params.grad_k_strides = strides_of(k_);
+  params.v_strides = params.grad_v_strides = strides_of(v_);
+  params.o_strides = params.grad_o_strides = strides_of(o_);
+  params.lse_log2 = lse_log2_.data();
+  params.delta = delta_.data();
+  params.grad_q_accumulator = options_.deterministic ? nullptr : accumulator_.data();
+  params.padded_rows = padded_rows_;
+  params.padded_dim = variant.padded_dim;
+  params.shape = fa::sm80::shape_of(problem_);
+  params.num_q_tiles = static_cast<int>(fa::sm80::ceil_div(options_.len_q, variant.tile_q));
+  params.order.num_tiles = static_cast<int>(fa::sm80::ceil_div(options_.len_kv, variant.tile_kv));
+  params.order.num_heads = options_.batch * options_.heads_kv;
+  return params;
+}
+
+fa::sm80::BackwardParams AttentionCase::grad_q_params(const fa::sm80::BackwardParams& main, const fa::sm80::GradQVariant& variant) const {
+  fa::sm80::BackwardParams params = main;
+  params.order.num_tiles = static_cast<int>(fa::sm80::ceil_div(options_.len_q, variant.tile_q));
+  params.order.num_heads = options_.batch * options_.heads_q;
+  return params;
+}
+
+void AttentionCase::compare_forward() const {
+  compare("o", o_.values(), expected_.o, kOutputTolerance);
+  compare("lse", {lse_.begin(), lse_.end()}, expected_.lse, kLseTolerance);
+}
+
+void AttentionCase::compare_grad_kv() const {
+  compare("grad_k", grad_k_.values(), expected_.grad_k, gradient_bound(expected_.grad_k));
+  compare("grad_v", grad_v_.values(), expected_.grad_v, gradient_bound(expected_.grad_v));
+}
+
+void AttentionCase::compare_grad_q() const {
+  compare("grad_q", grad_q_.values(), expected_.grad_q, gradient_bound(expected_.grad_q));
+}
+
+void AttentionCase::compare_accumulator(const fa::sm80::BackwardVariant& variant) const {
+  const int warp_rows = variant.warps_dq, warp_cols = variant.warps_kv * variant.warps_q / warp_rows;
+  const int blocks = variant.tile_q / warp_rows / 16, groups = variant.padded_dim / warp_cols / 8;  // of 16 rows, of 8 columns, per warp
+  std::vector<double> actual;
+  for (int b = 0; b < options_.batch; ++b) {
+    for (int i = 0; i < options_.len_q; ++i) {
+      for (int h = 0; h < options_.heads_q; ++h) {
+        for (int d = 0; d < options_.head_dim; ++d) {
+          const int tile = i / variant.tile_q, row = i % variant.tile_q, group = d / 8, col = d % 8;
+          const int warp = row / 16 % warp_rows * warp_cols + group / 2 % warp_cols;
+          const int block = row / 16 / warp_rows, warp_group = 2 * (group / 2 / warp_cols) + group % 2;
+          const int element = (block * groups + warp_group) * 4 + row / 8 % 2 * 2 + col % 2;
+          const int lane = row % 8 * 4 + col / 2;
+          const int64_t tile_row = (b * options_.heads_q + h) * padded_rows_ + tile * variant.tile_q;
+          const int64_t index = tile_row * variant.padded_dim + warp * 32 * blocks * groups * 4 + element * 32 + lane;
+          actual.push_back(static_cast<double>(accumulator_[static_cast<size_t>(index)]) * problem_.scale);
+        }
+      }
+    }
+  }
+  compare("grad_q", actual, expected_.grad_q, gradient_bound(expected_.grad_q));
+}
+
+}  // namespace fa_test

@@ -1,0 +1,58 @@
+// One attention problem in the form in which the portable kernels take it, and what they must compute.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels/sm80/backward/params.h"
+#include "kernels/sm80/forward/params.h"
+#include "plan/problem.h"
+#include "plan/sm80_variants.h"
+#include "reference.h"
+
+namespace fa_test {
+
+/// The tensor that gets a NaN (v: an infinity) in one row of every head.
+enum class Poisoned { kNothing, kQ, kK, kV, kGradO };
+
+struct CaseOptions {
+  int batch = 1, len_q = 1, len_kv = 1, heads_q = 1, heads_kv = 1, head_dim = 64, head_dim_v = 64;
+  fa::Mask mask = fa::Mask::kNone;
+  bool deterministic = false;
+  bool aligned = true;  ///< rows start at multiples of 16 bytes
+  Poisoned poisoned = Poisoned::kNothing;
+  int poisoned_row = 0;
+  std::string name() const;
+};
+
+class AttentionCase {
+ public:
+  explicit AttentionCase(const CaseOptions& options);
+
+  fa::sm80::ForwardParams forward_params(const fa::sm80::ForwardVariant& variant);
+  /// For the main kernel, with the workspace as the prepare kernel leaves it.
+  fa::sm80::BackwardParams backward_params(const fa::sm80::BackwardVariant& variant);
+  /// The same for the kernel of a deterministic grad_q.
+  fa::sm80::BackwardParams grad_q_params(const fa::sm80::BackwardParams& main, const fa::sm80::GradQVariant& variant) const;
+
+  void compare_forward() const;
+  void compare_grad_kv() const;
+  /// grad_q as the deterministic kernel writes it.
+  void compare_grad_q() const;
+  /// grad_q in the accumulator of the main kernel, in the order of its fragments.
+  void compare_accumulator(const fa::sm80::BackwardVariant& variant) const;
+
+ private:
+  HalfTensor random_tensor(int seq, int heads, int dim);
+  void poison();
+  void fill_workspace(const fa::sm80::BackwardVariant& variant);
+
+  CaseOptions options_;
+  fa::Problem problem_;
+  HalfTensor q_, k_, v_, grad_o_, o_, grad_q_, grad_k_, grad_v_;
+  std::vector<float> lse_, lse_log2_, delta_, accumulator_;
+  int64_t padded_rows_ = 0;
+  Reference expected_;
+};
+
+}  // namespace fa_test

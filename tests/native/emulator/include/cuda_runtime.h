@@ -1,0 +1,91 @@
+// What device code takes for granted, for the emulator: qualifiers, built-in variables, vector types, barriers, shuffles.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+
+#include "emulator.h"
+
+#define __device__
+#define __host__
+#define __global__
+#define __shared__
+#define __grid_constant__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
+
+using std::max;
+using std::min;
+
+namespace emulator {
+
+struct ThreadX {
+  operator unsigned() const { return static_cast<unsigned>(thread_index()); }
+};
+struct BlockX {
+  operator unsigned() const { return static_cast<unsigned>(block_index()); }
+};
+template <class X>
+struct Index {
+  X x;
+};
+
+inline void meet(Warp&) {}
+
+inline void or_flags(Warp& warp) {
+  uint32_t any = 0;
+  for (const Lane& lane : warp) any |= lane.in[0];
+  for (Lane& lane : warp) lane.out[0] = any;
+}
+
+/// in: value, lane mask.
+inline void shuffle_xor(Warp& warp) {
+  for (uint32_t lane = 0; lane < kWarpSize; ++lane) warp[lane].out[0] = warp[lane ^ warp[lane].in[1]].in[0];
+}
+
+}  // namespace emulator
+
+inline constexpr emulator::Index<emulator::ThreadX> threadIdx{};
+inline constexpr emulator::Index<emulator::BlockX> blockIdx{};
+
+struct float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(16) uint4 {
+  uint32_t x, y, z, w;
+};
+
+inline float __int_as_float(int bits) {
+  return std::bit_cast<float>(bits);
+}
+inline float __uint_as_float(uint32_t bits) {
+  return std::bit_cast<float>(bits);
+}
+
+inline void __syncthreads() {
+  emulator::block_barrier(false);
+}
+inline int __syncthreads_or(int flag) {
+  return emulator::block_barrier(flag != 0);
+}
+inline void __syncwarp() {
+  emulator::warp_wide(emulator::meet, {});
+}
+inline int __any_sync(unsigned, int flag) {
+  return static_cast<int>(emulator::warp_wide(emulator::or_flags, {flag != 0})[0]);
+}
+inline float __shfl_xor_sync(unsigned, float value, int lane_mask) {
+  return std::bit_cast<float>(emulator::warp_wide(emulator::shuffle_xor, {std::bit_cast<uint32_t>(value), static_cast<uint32_t>(lane_mask)})[0]);
+}
+
+inline float atomicAdd(float* address, float value) {
+  const float before = *address;
+  *address = before + value;
+  return before;
+}

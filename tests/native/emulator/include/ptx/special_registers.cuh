@@ -1,0 +1,22 @@
+// Stands in for native/src/ptx/special_registers.cuh.
+#pragma once
+
+#include <cstdint>
+
+#include "emulator.h"
+
+namespace fa::ptx {
+
+inline int thread_index_anew() {
+  return emulator::thread_index();
+}
+
+inline int block_index_anew() {
+  return emulator::block_index();
+}
+
+inline uint32_t opaque(uint32_t value) {
+  return value;
+}
+
+}  // namespace fa::ptx

@@ -1,0 +1,120 @@
+#include "reference.h"
+
+#include <cuda_fp16.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace fa_test {
+namespace {
+
+constexpr uint16_t kHalfNaN = 0x7fff;
+
+/// Sizes, operands in float64, and what is computed from them.
+struct Work {
+  const ReferenceOptions& options;
+  int len_q, len_kv, heads_q, heads_kv, dim, dim_v;
+  std::vector<double> q, k, v, grad_o;
+  Reference result;
+
+  size_t query_row(int b, int i, int h) const { return static_cast<size_t>((b * len_q + i) * heads_q + h); }
+  size_t key_row(int b, int j, int h) const { return static_cast<size_t>((b * len_kv + j) * heads_kv + h); }
+};
+
+const double* row_of(const std::vector<double>& values, size_t row, int dim) {
+  return values.data() + row * static_cast<size_t>(dim);
+}
+
+double dot(const double* a, const double* b, int count) {
+  double sum = 0;
+  for (int i = 0; i < count; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+void add_scaled(std::vector<double>* sums, size_t row, int dim, double factor, const double* values) {
+  double* sum = sums->data() + row * static_cast<size_t>(dim);
+  for (int d = 0; d < dim; ++d) sum[d] += factor * values[d];
+}
+
+/// Everything that one query row of one head contributes.
+void attend_row(Work* work, int b, int h, int i) {
+  const int visible = work->options.causal ? std::clamp(i + work->options.causal_offset + 1, 0, work->len_kv) : work->len_kv;
+  const int kv_head = h / (work->heads_q / work->heads_kv);
+  const size_t row = work->query_row(b, i, h), flat_row = static_cast<size_t>((b * work->heads_q + h) * work->len_q + i);
+  const double* q = row_of(work->q, row, work->dim);
+  const double* grad_o = row_of(work->grad_o, row, work->dim_v);
+
+  std::vector<double> weights(static_cast<size_t>(visible));
+  double highest = -INFINITY;
+  for (int j = 0; j < visible; ++j) {
+    const double score = work->options.scale * dot(q, row_of(work->k, work->key_row(b, j, kv_head), work->dim), work->dim);
+    weights[static_cast<size_t>(j)] = score;
+    if (!(score <= highest)) highest = score;  // NaN too
+  }
+  double total = 0;
+  for (const double score : weights) total += std::exp(score - highest);
+  const double lse = visible > 0 ? highest + std::log(total) : -INFINITY;
+  for (double& weight : weights) weight = std::exp(weight - lse);
+
+  for (int j = 0; j < visible; ++j) {
+    add_scaled(&work->result.o, row, work->dim_v, weights[static_cast<size_t>(j)], row_of(work->v, work->key_row(b, j, kv_head), work->dim_v));
+  }
+  const double delta = dot(row_of(work->result.o, row, work->dim_v), grad_o, work->dim_v);
+  work->result.lse[flat_row] = lse;
+  work->result.delta[flat_row] = delta;
+  for (int j = 0; j < visible; ++j) {
+    const size_t key = work->key_row(b, j, kv_head);
+    const double weight = weights[static_cast<size_t>(j)];
+    const double grad_score = weight * (dot(grad_o, row_of(work->v, key, work->dim_v), work->dim_v) - delta) * work->options.scale;
+    add_scaled(&work->result.grad_q, row, work->dim, grad_score, row_of(work->k, key, work->dim));
+    add_scaled(&work->result.grad_k, key, work->dim, grad_score, q);
+    add_scaled(&work->result.grad_v, key, work->dim_v, weight, grad_o);
+  }
+}
+
+}  // namespace
+
+HalfTensor::HalfTensor(int batch_size, int length, int head_count, int head_dim, int padding)
+    : batch(batch_size), seq(length), heads(head_count), dim(head_dim), pitch(head_dim + padding) {
+  bits.assign(index(batch, 0, 0) + 8, kHalfNaN);
+}
+
+size_t HalfTensor::index(int b, int s, int h) const {
+  return ((static_cast<size_t>(b) * static_cast<size_t>(seq) + static_cast<size_t>(s)) * static_cast<size_t>(heads) + static_cast<size_t>(h)) *
+         static_cast<size_t>(pitch);
+}
+
+double HalfTensor::value(int b, int s, int h, int d) const {
+  return __half2float({bits[index(b, s, h) + static_cast<size_t>(d)]});
+}
+
+std::vector<double> HalfTensor::values() const {
+  std::vector<double> all;
+  all.reserve(static_cast<size_t>(batch) * static_cast<size_t>(seq) * static_cast<size_t>(heads) * static_cast<size_t>(dim));
+  for (int b = 0; b < batch; ++b) {
+    for (int s = 0; s < seq; ++s) {
+      for (int h = 0; h < heads; ++h) {
+        for (int d = 0; d < dim; ++d) all.push_back(value(b, s, h, d));
+      }
+    }
+  }
+  return all;
+}
+
+Reference attention_reference(const ReferenceOptions& options, const HalfTensor& q, const HalfTensor& k, const HalfTensor& v, const HalfTensor& grad_o) {
+  Work work{options, q.seq, k.seq, q.heads, k.heads, q.dim, v.dim, q.values(), k.values(), v.values(), grad_o.values(), {}};
+  work.result.o.resize(work.grad_o.size());
+  work.result.grad_q.resize(work.q.size());
+  work.result.grad_k.resize(work.k.size());
+  work.result.grad_v.resize(work.v.size());
+  work.result.lse.resize(static_cast<size_t>(q.batch * q.heads * q.seq));
+  work.result.delta.resize(work.result.lse.size());
+  for (int b = 0; b < q.batch; ++b) {
+    for (int h = 0; h < q.heads; ++h) {
+      for (int i = 0; i < q.seq; ++i) attend_row(&work, b, h, i);
+    }
+  }
+  return work.result;
+}
+
+}  // namespace fa_test

@@ -1,0 +1,146 @@
+// The portable kernels, every configuration, against the definition: masks, lengths that are no multiple of a tile, zero lengths, grouped heads, padded and
+// unaligned rows, and NaN and infinity that must reach what sees them and nothing else.
+#include <gtest/gtest.h>
+
+#include <exception>
+#include <string>
+
+#include "attention_case.h"
+#include "emulator.h"
+#include "kernels/sm80/backward/grad_q.cuh"
+#include "kernels/sm80/backward/kernel.cuh"
+#include "kernels/sm80/forward/kernel.cuh"
+
+namespace fa_test {
+namespace {
+
+using fa::Mask;
+
+constexpr Mask kMasks[] = {Mask::kNone, Mask::kCausalTopLeft, Mask::kCausalBottomRight};
+constexpr Mask kTopLeft = Mask::kCausalTopLeft, kBottomRight = Mask::kCausalBottomRight;
+
+/// Runs the whole grid of a kernel, block after block.
+template <class Config, template <class> class Block, class Params>
+void launch(const Params& params) {
+  using Shared = typename Config::Shared;
+  for (int block = 0; block < params.order.num_tiles * params.order.num_heads; ++block) {
+    emulator::run_block(block, Config::kThreads, sizeof(Shared), [&] {
+      Block<Config> work(params, *reinterpret_cast<Shared*>(emulator::shared_memory()));
+      work.run();
+    });
+  }
+}
+
+/// Rows of fa::sm80::kForward, kBackward and kGradQ.
+template <int kForwardRow, int kBackwardRow, int kGradQRow>
+void check(const CaseOptions& options) {
+  using namespace fa::sm80;
+  SCOPED_TRACE(options.name());
+  try {
+    AttentionCase attention(options);
+    launch<ForwardConfig<__half, ForwardRow<kForwardRow>>, ForwardBlock>(attention.forward_params(kForward[kForwardRow]));
+    attention.compare_forward();
+    const BackwardParams params = attention.backward_params(kBackward[kBackwardRow]);
+    launch<BackwardConfig<__half, BackwardRow<kBackwardRow>>, BackwardBlock>(params);
+    attention.compare_grad_kv();
+    if (options.deterministic) {
+      launch<GradQConfig<__half, GradQRow<kGradQRow>>, GradQBlock>(attention.grad_q_params(params, kGradQ[kGradQRow]));
+      attention.compare_grad_q();
+    } else {
+      attention.compare_accumulator(kBackward[kBackwardRow]);
+    }
+  } catch (const std::exception& error) {
+    ADD_FAILURE() << error.what();
+  }
+}
+
+constexpr auto check_d64 = check<0, 0, 0>;
+constexpr auto check_d128 = check<1, 1, 1>;
+constexpr auto check_d128_small = check<1, 2, 1>;
+constexpr auto check_d192 = check<2, 3, 2>;
+constexpr auto check_d192_small = check<2, 4, 2>;
+constexpr auto check_d256 = check<3, 5, 3>;
+constexpr auto check_d256_small = check<3, 6, 3>;
+
+TEST(Sm80Kernels, Dim64) {
+  for (const Mask mask : kMasks) {
+    check_d64({.len_q = 129, .len_kv = 193, .heads_q = 2, .mask = mask, .deterministic = mask == kTopLeft});
+  }
+}
+
+TEST(Sm80Kernels, Dim128) {
+  for (const Mask mask : kMasks) {
+    check_d128({.len_q = 140, .len_kv = 150, .heads_q = 2, .head_dim = 128, .head_dim_v = 128, .mask = mask, .deterministic = mask == kBottomRight});
+  }
+}
+
+TEST(Sm80Kernels, Dim192) {
+  check_d192({.len_q = 70, .len_kv = 130, .head_dim = 192, .head_dim_v = 192, .mask = kBottomRight, .deterministic = true});
+}
+
+TEST(Sm80Kernels, Dim256) {
+  check_d256({.len_q = 100, .len_kv = 140, .head_dim = 256, .head_dim_v = 256, .mask = kBottomRight});
+}
+
+TEST(Sm80Kernels, ForLittleSharedMemory) {
+  check_d128_small({.len_q = 100, .len_kv = 90, .heads_q = 2, .head_dim = 128, .head_dim_v = 104, .mask = kBottomRight});
+  check_d192_small({.len_q = 70, .len_kv = 80, .head_dim = 192, .head_dim_v = 160, .mask = kTopLeft, .aligned = false});
+  check_d256_small({.len_q = 70, .len_kv = 80, .head_dim = 200, .head_dim_v = 256, .mask = kBottomRight, .deterministic = true, .aligned = false});
+}
+
+TEST(Sm80Kernels, UnalignedBatches) {
+  check_d64({.batch = 2, .len_q = 65, .len_kv = 300, .head_dim = 40, .mask = kBottomRight, .aligned = false});
+}
+
+TEST(Sm80Kernels, QueriesThatSeeNoKey) {
+  check_d64({.len_q = 300, .len_kv = 40, .mask = kBottomRight});
+  check_d128({.len_q = 200, .len_kv = 40, .head_dim = 128, .head_dim_v = 128, .mask = kBottomRight, .deterministic = true});
+}
+
+TEST(Sm80Kernels, ZeroLengths) {
+  check_d64({.len_q = 40, .len_kv = 0, .deterministic = true});
+  check_d128({.len_q = 0, .len_kv = 40, .head_dim = 128, .head_dim_v = 128});
+}
+
+class NonFinite : public ::testing::TestWithParam<Poisoned> {};
+
+TEST_P(NonFinite, ReachesOnlyWhatSeesIt) {
+  CaseOptions options{.len_q = 150, .len_kv = 150, .mask = kBottomRight, .poisoned = GetParam(), .poisoned_row = 100};
+  check_d64(options);
+  options.head_dim = options.head_dim_v = 128;
+  options.deterministic = GetParam() == Poisoned::kK;
+  options.poisoned_row = 70;
+  check_d128(options);
+  options.len_q = options.len_kv = 100;
+  options.head_dim = options.head_dim_v = 256;
+  options.deterministic = false;
+  options.poisoned_row = 60;
+  check_d256(options);
+}
+
+std::string poisoned_name(const ::testing::TestParamInfo<Poisoned>& tested) {
+  constexpr const char* kNames[] = {"none", "q", "k", "v", "grad_o"};
+  return kNames[static_cast<int>(tested.param)];
+}
+
+INSTANTIATE_TEST_SUITE_P(Sm80Kernels, NonFinite, ::testing::Values(Poisoned::kQ, Poisoned::kK, Poisoned::kV, Poisoned::kGradO), poisoned_name);
+
+/// With the top left mask and more keys than queries nobody sees the last keys, not even the rows that pad the last tile: their gradients are 0.
+TEST(Sm80Kernels, NonFiniteKeysThatNobodySees) {
+  for (const Poisoned poisoned : {Poisoned::kK, Poisoned::kV}) {
+    CaseOptions options{.len_q = 17, .len_kv = 64, .heads_q = 2, .mask = kTopLeft, .poisoned = poisoned, .poisoned_row = 40};
+    check_d64(options);
+    options.deterministic = true;
+    options.len_q = 33;
+    options.head_dim = options.head_dim_v = 256;
+    check_d256(options);
+    options.len_q = 2;
+    options.len_kv = 33;
+    options.head_dim = options.head_dim_v = 128;
+    options.poisoned_row = 7;
+    check_d128(options);
+  }
+}
+
+}  // namespace
+}  // namespace fa_test
