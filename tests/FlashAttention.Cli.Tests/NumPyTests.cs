@@ -64,8 +64,11 @@ internal sealed class NumPyTests
     {
         try
         {
-            using Process process = Process.Start(new ProcessStartInfo(python, ["-c", script, .. arguments]) { RedirectStandardOutput = true,
-                RedirectStandardError = true })!;
+            using Process process = Process.Start(new ProcessStartInfo(python, ["-c", script, .. arguments])
+            {
+                RedirectStandardOutput = true,
+                RedirectStandardError = true
+            })!;
             Task<string> error = process.StandardError.ReadToEndAsync();
             string output = process.StandardOutput.ReadToEnd();
             process.WaitForExit();

@@ -34,8 +34,11 @@ internal static class DoctorCommand
         {
             report = report with { Checks = [new DoctorCheck("native library", false, "not loaded")] };
         }
-        report = report with { Loading = [.. FlashAttentionNative.Trace().Select(step => new DoctorStep(step.Origin.ToString(), step.Path,
-            step.Outcome.ToString(), step.Detail))] };
+        report = report with
+        {
+            Loading = [.. FlashAttentionNative.Trace().Select(step => new DoctorStep(step.Origin.ToString(), step.Path,
+            step.Outcome.ToString(), step.Detail))]
+        };
         if (options.Json)
         {
             console.WriteJson(report, CliJson.Default.DoctorReport);

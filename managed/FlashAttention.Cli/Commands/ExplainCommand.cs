@@ -47,8 +47,12 @@ internal static class ExplainCommand
             LengthKv = OptionParsing.CheckRange("--len-kv", o.LenKv ?? o.LenQ, 0, MaxSize),
             HeadDim = OptionParsing.CheckRange("--dim", o.Dim, 1, MaxSize),
             HeadDimV = OptionParsing.CheckRange("--dim-v", o.DimV ?? o.Dim, 1, MaxSize),
-            Options = new AttentionOptions { Mask = OptionParsing.ParseMask(o.Mask), Deterministic = o.Deterministic,
-                Kernel = OptionParsing.ParseKernel(o.Kernel) },
+            Options = new AttentionOptions
+            {
+                Mask = OptionParsing.ParseMask(o.Mask),
+                Deterministic = o.Deterministic,
+                Kernel = OptionParsing.ParseKernel(o.Kernel)
+            },
             AssumedComputeCapability = Assumed(o),
             AssumedMultiprocessorCount = o.AssumeMultiprocessors ?? 0,
         };

@@ -41,8 +41,15 @@ internal static class Roofline
     ];
 
     /// <summary>The product whose peaks stand for an assumed compute capability.</summary>
-    private static readonly Dictionary<int, string> Usual = new() { [80] = "A100", [86] = "RTX 3090", [89] = "RTX 4090", [90] = "H100", [100] = "B200",
-        [120] = "RTX 5090" };
+    private static readonly Dictionary<int, string> Usual = new()
+    {
+        [80] = "A100",
+        [86] = "RTX 3090",
+        [89] = "RTX 4090",
+        [90] = "H100",
+        [100] = "B200",
+        [120] = "RTX 5090"
+    };
 
     /// <summary>Peaks of a GPU by its product name; null if it is not in the table.</summary>
     public static DevicePeaks? OfProduct(string deviceName)

@@ -53,7 +53,8 @@ internal sealed unsafe class HostTensor : IDisposable
     {
         long bytes = shape.ElementCount * type.GetSizeBytes();
         return new HostTensor(type, shape, layout, rank, NativeMemory.AlignedAlloc((nuint)Math.Max(bytes, 1), Alignment),
-            null) { BFloat16Descr = bfloat16Descr };
+            null)
+        { BFloat16Descr = bfloat16Descr };
     }
 
     /// <summary>Takes a tensor of a file: as it lies in the mapped file where that is possible, otherwise as a converted copy. Owns the source from here
