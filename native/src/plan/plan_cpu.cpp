@@ -8,8 +8,9 @@
 namespace fa {
 namespace {
 
-/// What the working set of one thread should stay below: most of a 512 KiB second-level cache, the least that current server cores have.
-constexpr int64_t kCacheBudgetBytes = 384 * 1024;
+/// What the working set of one thread should stay below: its share of a third-level cache. Only the key tile and the panel being worked on need the second
+/// level; the panels of the other queries stream by, once per key tile and in order, so that many queries can share the reading of one key tile.
+constexpr int64_t kCacheBudgetBytes = 1024 * 1024;
 /// Work below which another thread costs more than it brings: waking one takes about 20 microseconds.
 constexpr double kFlopsPerThread = 2e6;
 constexpr int kMaxHeadDim = 512;
@@ -53,14 +54,18 @@ CpuTiles choose_tiles(const Problem& problem, int threads) {
   CpuTiles tiles;
   if (problem.pass == Pass::kForward) {
     tiles.tile_kv = widest <= 128 ? 128 : widest <= 256 ? 64 : 32;
-    tiles.tile_q = fitting_tile_q(problem, tiles.tile_kv, 192);
+    tiles.tile_q = fitting_tile_q(problem, tiles.tile_kv, 512);
   } else {
     tiles.tile_kv = widest <= 256 ? 64 : 32;
-    tiles.tile_q = fitting_tile_q(problem, tiles.tile_kv, 128);
+    tiles.tile_q = fitting_tile_q(problem, tiles.tile_kv, 256);
   }
   // Enough tiles to keep all threads busy, four each if there are enough queries: results do not depend on tile_q.
   const double heads = static_cast<double>(problem.batch) * static_cast<double>(problem.heads_q);
   while (tiles.tile_q > kCpuPanelQueries && heads * static_cast<double>(problem.len_q) < 4.0 * threads * tiles.tile_q) tiles.tile_q -= kCpuPanelQueries;
+  // Tiles of equal size, none larger than the queries need.
+  const int64_t num_tiles = std::max<int64_t>(1, problem.len_q / tiles.tile_q + (problem.len_q % tiles.tile_q != 0));
+  const int64_t queries = problem.len_q / num_tiles + (problem.len_q % num_tiles != 0);
+  tiles.tile_q = round_up(static_cast<int>(std::max<int64_t>(queries, 1)), kCpuPanelQueries);
   return tiles;
 }
 
@@ -123,8 +128,8 @@ bool plan_cpu(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason
   plan->workspace_bytes = cpu_layout(problem, tiles, plan->threads).total_bytes;
   const char* pass = problem.pass == Pass::kForward ? "forward" : "backward";
   std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "cpu_%s_%s", pass, cpu_kernel_suffix());
-  plan->reason.set("the tensors are in host memory; %d queries x %d keys keep a thread's fp32 tiles (%llu KiB) in its second-level cache; %d of %d threads",
-                   tiles.tile_q, tiles.tile_kv, static_cast<unsigned long long>(shape.scratch_bytes / 1024), plan->threads, most_threads);
+  plan->reason.set("the tensors are in host memory; %d queries x %d keys keep a thread's fp32 tiles (%llu KiB) in its caches; %d of %d threads", tiles.tile_q,
+                   tiles.tile_kv, static_cast<unsigned long long>(shape.scratch_bytes / 1024), plan->threads, most_threads);
   return true;
 }
 

@@ -54,24 +54,28 @@ FA_INLINE void block(const MatMul& m, int row) {
     for (int v = 0; v < kVecs; ++v) store(c + r * m.c_stride + v * kLanes, sum[r][v]);
 }
 
-/// The rows that are left after the full blocks: fewer than kBlockRows.
+/// A block of `rows` rows, 1 to kRows.
 template <int kRows, int kVecs, Start kStart, ALayout kLayout>
-FA_INLINE void last_block(const MatMul& m, int row, int rows_left) {
+FA_INLINE void block_of(const MatMul& m, int row, int rows) {
   if constexpr (kRows > 0) {
-    if (rows_left == kRows) {
+    if (rows == kRows) {
       block<kRows, kVecs, kStart, kLayout>(m, row);
     } else {
-      last_block<kRows - 1, kVecs, kStart, kLayout>(m, row, rows_left);
+      block_of<kRows - 1, kVecs, kStart, kLayout>(m, row, rows);
     }
   }
 }
 
-/// C has `rows` rows of kVecs vectors.
+/// C has `rows` rows of kVecs vectors. What does not divide into full blocks is split evenly with the last of them: 8 rows as 4 + 4 rather than 6 + 2, since a
+/// block of 2 rows has too few chains to fill the pipes and takes as long as one of 4.
 template <int kVecs, Start kStart, ALayout kLayout>
 void matmul(const MatMul& m, int rows) {
-  int row = 0;
-  for (; row + kBlockRows <= rows; row += kBlockRows) block<kBlockRows, kVecs, kStart, kLayout>(m, row);
-  last_block<kBlockRows - 1, kVecs, kStart, kLayout>(m, row, rows - row);
+  for (int row = 0; row < rows;) {
+    const int left = rows - row;
+    const int next = left >= 2 * kBlockRows ? kBlockRows : left > kBlockRows ? (left + 1) / 2 : left;
+    block_of<kBlockRows, kVecs, kStart, kLayout>(m, row, next);
+    row += next;
+  }
 }
 
 }  // namespace fa::cpu::FA_CPU_TARGET

@@ -23,6 +23,10 @@ FA_INLINE void store_elements(char* target, Vec value) {
 template <Element kElement>
 inline constexpr int kElementBytes = kElement == Element::kFloat32 ? 4 : 2;
 
+/// Rows of one head lie heads * head_dim apart, often each on a page of its own, where hardware prefetchers do not follow: reading asks for this many rows
+/// ahead.
+inline constexpr int kRowsAhead = 8;
+
 template <Element kElement>
 void read_rows_of(Rows source, int64_t first, int rows, int width, float* target, int ld) {
   constexpr int kBytes = kElementBytes<kElement>;
@@ -30,6 +34,10 @@ void read_rows_of(Rows source, int64_t first, int rows, int width, float* target
   for (int r = 0; r < rows; ++r) {
     const char* from = source.data + (first + r) * source.stride_bytes;
     float* to = target + static_cast<int64_t>(r) * ld;
+    if (r + kRowsAhead < rows) {
+      const char* const ahead = from + kRowsAhead * source.stride_bytes;
+      for (int offset = 0; offset < width * kBytes; offset += 64) prefetch(ahead + offset);
+    }
     int c = 0;
     for (; c < whole; c += kLanes) store(to + c, load_elements<kElement>(from + c * kBytes));
     if (c < width) {

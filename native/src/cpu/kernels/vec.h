@@ -5,6 +5,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(_M_X64) && !defined(__GNUC__)
+#include <immintrin.h>
+#endif
+
 #if defined(_MSC_VER) && !defined(__clang__)
 #define FA_INLINE static __forceinline
 #else
@@ -24,6 +28,16 @@
 
 namespace fa::cpu::FA_CPU_TARGET {
 
+/// Asks for the cache line at `address`, which need not be valid.
+FA_INLINE void prefetch(const char* address) {
+#if defined(__GNUC__)
+  __builtin_prefetch(address);
+#elif defined(_M_X64)
+  _mm_prefetch(address, _MM_HINT_T0);
+#else
+  (void)address;
+#endif
+}
 FA_INLINE int min_int(int a, int b) {
   return a < b ? a : b;
 }
