@@ -37,7 +37,7 @@ internal static class HelpPage
         return ExitCode.Usage;
     }
 
-    /// <summary>Version of this program, e.g. "0.1.0".</summary>
+    /// <summary>Version of this program, e.g. "0.2.0".</summary>
     public static string ProductVersion => typeof(HelpPage).Assembly.GetName().Version?.ToString(3) ?? "0.0.0";
 
     private static string Sentence(Error error, SentenceBuilder sentences) => error switch

@@ -68,7 +68,7 @@ public static class FlashAttentionNative
     /// <summary>File name of the native library on this operating system.</summary>
     public static string LibraryFileName => NativeLibraryLoader.FileName;
 
-    /// <summary>Product version of the loaded library, e.g. "0.1.0".</summary>
+    /// <summary>Product version of the loaded library, e.g. "0.2.0".</summary>
     /// <exception cref="FlashAttentionException">The library could not be loaded.</exception>
     public static unsafe string Version => NativeStatus.Utf8(NativeMethods.fa_version());
 

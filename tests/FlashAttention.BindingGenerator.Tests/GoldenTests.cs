@@ -170,7 +170,7 @@ internal sealed class GoldenTests
     [Test]
     public void ArraysOfStructsAndHandlesAreInlineArrays()
     {
-        const string Header = Dummy + "typedef void* fa_queue;\nstruct fa_pair { int a; };\nstruct fa_many { struct fa_pair pairs[3]; fa_queue queues[2]; };\n";
+        const string Header = Dummy + "typedef void* fa_queue;\nstruct fa_pair { int a; };\nstruct fa_many { struct fa_pair pairs[3]; fa_queue queues[2]; const float* rows[2]; };\n";
         Assert.That(SampleWorkspace.Emit(Header, "Structs.g.cs"), Is.EqualTo("using System.Runtime.CompilerServices;\n" + StructsTop + """
             // C: struct fa_pair
             [StructLayout(LayoutKind.Sequential)]
@@ -186,6 +186,8 @@ internal sealed class GoldenTests
                 public fa_many_pairs_array pairs;
 
                 public fa_many_queues_array queues;
+
+                public fa_many_rows_array rows;
             }
 
             /// <summary>The array <see cref="fa_many.pairs"/>.</summary>
@@ -198,6 +200,13 @@ internal sealed class GoldenTests
             /// <summary>The array <see cref="fa_many.queues"/>.</summary>
             [InlineArray(2)]
             internal struct fa_many_queues_array
+            {
+                private nint _element0;
+            }
+
+            /// <summary>The array <see cref="fa_many.rows"/>.</summary>
+            [InlineArray(2)]
+            internal struct fa_many_rows_array
             {
                 private nint _element0;
             }

@@ -190,7 +190,7 @@ internal sealed class CSharpEmitter
                 writer.Line($"/// <summary>The array <see cref=\"{s.Name}.{Identifier(field.Name)}\"/>.</summary>");
                 writer.Line(string.Create(CultureInfo.InvariantCulture, $"[InlineArray({field.Type.ArrayLength})]"));
                 writer.Open($"internal struct {InlineArrayName(s, field)}");
-                writer.Line($"private {ElementType(field)} _element0;");
+                writer.Line($"private {InlineElementType(field)} _element0;");
                 writer.Close();
             }
         }
@@ -221,6 +221,9 @@ internal sealed class CSharpEmitter
     }
 
     private string ElementType(CField field) => _types.ToCSharp(field.Type.Element, field.Location, field.Name);
+
+    /// <summary>C# indexes an inline array through spans, which hold no pointers: those are <c>nint</c> there.</summary>
+    private string InlineElementType(CField field) => ElementType(field).EndsWith('*') ? "nint" : ElementType(field);
 
     private bool NeedsInlineArray(CField field) => field.Type.ArrayLength is not null && !TypeMapper.CanBeFixedBuffer(ElementType(field));
 

@@ -148,9 +148,9 @@ internal sealed class TypeMapper
             {
                 string subject = $"field '{s.Name}.{field.Name}'";
                 string csharp = ToCSharp(field.Type.Element, field.Location, subject);
-                if (csharp == "void" || (field.Type.ArrayLength is not null && csharp.EndsWith('*')))
+                if (csharp == "void")
                 {
-                    throw Unknown(field.Type, field.Location, subject, "expected a scalar, a struct, a pointer, or an array of scalars, handles or structs");
+                    throw Unknown(field.Type, field.Location, subject, "expected a scalar, a struct, a pointer, or an array of those");
                 }
             }
         }

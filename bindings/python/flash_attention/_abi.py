@@ -3,10 +3,11 @@
 import ctypes
 
 FA_VERSION_MAJOR = 0
-FA_VERSION_MINOR = 1
+FA_VERSION_MINOR = 2
 FA_VERSION_PATCH = 0
 FA_ABI_VERSION = 1
 FA_TENSOR_RANK = 4
+FA_MERGE_MAX_PARTS = 16
 
 # fa_status
 FA_STATUS_OK = 0
@@ -22,6 +23,7 @@ FA_STATUS_INTERNAL_ERROR = 7
 FA_DTYPE_FLOAT32 = 0
 FA_DTYPE_FLOAT16 = 1
 FA_DTYPE_BFLOAT16 = 2
+FA_DTYPE_UINT8 = 3
 
 # fa_device_type
 FA_DEVICE_CPU = 0
@@ -31,6 +33,8 @@ FA_DEVICE_CUDA = 1
 FA_MASK_NONE = 0
 FA_MASK_CAUSAL_TOP_LEFT = 1
 FA_MASK_CAUSAL_BOTTOM_RIGHT = 2
+FA_MASK_WINDOW_TOP_LEFT = 3
+FA_MASK_WINDOW_BOTTOM_RIGHT = 4
 
 # fa_pass
 FA_PASS_FORWARD = 0
@@ -64,6 +68,22 @@ class fa_tensor(ctypes.Structure):
     ]
 
 
+class fa_sequences(ctypes.Structure):
+    """Sequences of different lengths in one call: packed one behind the other, or one per batch entry with unused positions. Positions i and j, len_q and len_kv of the semantics above, and the rows and columns of bias, visible and block_mask, then count within a sequence, and batch means the sequence. A position of k and v that belongs to no sequence is a key that no query sees. The lengths are read on the device: nothing waits for them. On the CPU values out of range are refused; on CUDA they are clamped, so that nothing outside the tensors is touched. A position of q that belongs to no sequence gets o = 0 and lse = -infinity, sinks or not, and nothing there is read into a gradient."""
+
+    _fields_ = [
+        ("struct_size", ctypes.c_uint32),
+        ("left_padded", ctypes.c_int32),
+        ("count", ctypes.c_int64),
+        ("cu_seqlens_q", ctypes.POINTER(ctypes.c_int32)),
+        ("cu_seqlens_kv", ctypes.POINTER(ctypes.c_int32)),
+        ("seqused_q", ctypes.POINTER(ctypes.c_int32)),
+        ("seqused_kv", ctypes.POINTER(ctypes.c_int32)),
+        ("max_len_q", ctypes.c_int64),
+        ("max_len_kv", ctypes.c_int64),
+    ]
+
+
 class fa_attention_options(ctypes.Structure):
     """How to compute. All-zero fields after struct_size are the defaults; a NULL pointer to this struct means the same."""
 
@@ -74,6 +94,23 @@ class fa_attention_options(ctypes.Structure):
         ("deterministic", ctypes.c_int32),
         ("kernel", ctypes.c_int32),
         ("reserved", ctypes.c_int32),
+        ("window_left", ctypes.c_int64),
+        ("window_right", ctypes.c_int64),
+        ("chunk", ctypes.c_int64),
+        ("softcap", ctypes.c_float),
+        ("dropout", ctypes.c_float),
+        ("dropout_seed", ctypes.c_uint64),
+        ("dropout_offset", ctypes.c_uint32),
+        ("block_q", ctypes.c_int32),
+        ("block_kv", ctypes.c_int32),
+        ("reserved2", ctypes.c_int32),
+        ("alibi_slopes", ctypes.POINTER(ctypes.c_float)),
+        ("alibi_batch_stride", ctypes.c_int64),
+        ("sinks", ctypes.POINTER(ctypes.c_float)),
+        ("bias", ctypes.POINTER(fa_tensor)),
+        ("visible", ctypes.POINTER(fa_tensor)),
+        ("block_mask", ctypes.POINTER(fa_tensor)),
+        ("sequences", ctypes.POINTER(fa_sequences)),
     ]
 
 
@@ -116,6 +153,42 @@ class fa_backward_params(ctypes.Structure):
         ("options", ctypes.POINTER(fa_attention_options)),
         ("workspace", ctypes.c_void_p),
         ("workspace_bytes", ctypes.c_uint64),
+        ("stream", ctypes.c_void_p),
+        ("grad_bias", fa_tensor),
+        ("grad_sinks", ctypes.POINTER(ctypes.c_float)),
+    ]
+
+
+class fa_dropout_mask_params(ctypes.Structure):
+    """Arguments of fa_attention_dropout_mask."""
+
+    _fields_ = [
+        ("struct_size", ctypes.c_uint32),
+        ("dropout", ctypes.c_float),
+        ("seed", ctypes.c_uint64),
+        ("offset", ctypes.c_uint32),
+        ("reserved", ctypes.c_int32),
+        ("device", fa_device),
+        ("out", fa_tensor),
+        ("stream", ctypes.c_void_p),
+    ]
+
+
+class fa_merge_params(ctypes.Structure):
+    """Arguments of fa_attention_merge and fa_attention_merge_backward: attention over disjoint sets of keys, computed apart, put together."""
+
+    _fields_ = [
+        ("struct_size", ctypes.c_uint32),
+        ("parts", ctypes.c_int32),
+        ("device", fa_device),
+        ("part_o", fa_tensor * 16),
+        ("part_lse", ctypes.POINTER(ctypes.c_float) * 16),
+        ("o", fa_tensor),
+        ("lse", ctypes.POINTER(ctypes.c_float)),
+        ("grad_o", fa_tensor),
+        ("grad_lse", ctypes.POINTER(ctypes.c_float)),
+        ("grad_part_o", fa_tensor * 16),
+        ("grad_part_lse", ctypes.POINTER(ctypes.c_float) * 16),
         ("stream", ctypes.c_void_p),
     ]
 
@@ -208,6 +281,15 @@ def declare(library):
     # fa_status fa_attention_backward_workspace_size(const fa_backward_params* params, uint64_t* out_bytes)
     library.fa_attention_backward_workspace_size.restype = ctypes.c_int32
     library.fa_attention_backward_workspace_size.argtypes = [ctypes.POINTER(fa_backward_params), ctypes.POINTER(ctypes.c_uint64)]
+    # fa_status fa_attention_dropout_mask(const fa_dropout_mask_params* params)
+    library.fa_attention_dropout_mask.restype = ctypes.c_int32
+    library.fa_attention_dropout_mask.argtypes = [ctypes.POINTER(fa_dropout_mask_params)]
+    # fa_status fa_attention_merge(const fa_merge_params* params)
+    library.fa_attention_merge.restype = ctypes.c_int32
+    library.fa_attention_merge.argtypes = [ctypes.POINTER(fa_merge_params)]
+    # fa_status fa_attention_merge_backward(const fa_merge_params* params)
+    library.fa_attention_merge_backward.restype = ctypes.c_int32
+    library.fa_attention_merge_backward.argtypes = [ctypes.POINTER(fa_merge_params)]
     # fa_status fa_attention_describe(const fa_describe_params* params, fa_plan_description* description)
     library.fa_attention_describe.restype = ctypes.c_int32
     library.fa_attention_describe.argtypes = [ctypes.POINTER(fa_describe_params), ctypes.POINTER(fa_plan_description)]

@@ -84,7 +84,7 @@ def library_path():
 
 
 def version():
-    """Version of the native library, e.g. "0.1.0"."""
+    """Version of the native library, e.g. "0.2.0"."""
     return library().fa_version().decode()
 
 

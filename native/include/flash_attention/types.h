@@ -36,7 +36,7 @@
 
 /** Version of the product (semantic versioning). */
 #define FA_VERSION_MAJOR 0
-#define FA_VERSION_MINOR 1
+#define FA_VERSION_MINOR 2
 #define FA_VERSION_PATCH 0
 
 /** Version of the binary interface. It changes only when an existing struct layout, constant or signature changes meaning;
@@ -78,7 +78,9 @@ enum fa_dtype_value {
   /** IEEE 754 binary16. */
   FA_DTYPE_FLOAT16 = 1,
   /** bfloat16: the upper half of binary32. */
-  FA_DTYPE_BFLOAT16 = 2
+  FA_DTYPE_BFLOAT16 = 2,
+  /** Unsigned bytes, 0 or not 0: boolean masks only. */
+  FA_DTYPE_UINT8 = 3
 };
 
 /** Kind of device, one of fa_device_type_value. */
@@ -131,7 +133,7 @@ FA_API const char* fa_status_name(fa_status status) FA_NOEXCEPT;
  * memory belongs to the library and is valid until the next failing call on the same thread. Never NULL. */
 FA_API const char* fa_last_error_message(void) FA_NOEXCEPT;
 
-/** Product version of the loaded library, e.g. "0.1.0". Static memory. */
+/** Product version of the loaded library, e.g. "0.2.0". Static memory. */
 FA_API const char* fa_version(void) FA_NOEXCEPT;
 
 /** FA_ABI_VERSION of the loaded library. A caller compiled against another value must not make any further call. */

@@ -48,6 +48,18 @@ fa_status fa_attention_backward_workspace_size(const fa_backward_params* params,
   });
 }
 
+fa_status fa_attention_dropout_mask(const fa_dropout_mask_params* params) FA_NOEXCEPT {
+  return guard(__func__, [&] { fa::run(fa::api::validate_dropout_mask(params)); });
+}
+
+fa_status fa_attention_merge(const fa_merge_params* params) FA_NOEXCEPT {
+  return guard(__func__, [&] { fa::run(fa::api::validate_merge(params, /*backward=*/false), fa::Pass::kForward); });
+}
+
+fa_status fa_attention_merge_backward(const fa_merge_params* params) FA_NOEXCEPT {
+  return guard(__func__, [&] { fa::run(fa::api::validate_merge(params, /*backward=*/true), fa::Pass::kBackward); });
+}
+
 fa_status fa_attention_describe(const fa_describe_params* params, fa_plan_description* description) FA_NOEXCEPT {
   return guard(__func__, [&] {
     const size_t bytes = fa::api::sized_output(description, sizeof(*description), sizeof(*description), "description", "fa_plan_description");

@@ -1,9 +1,10 @@
 #include "api/validate.h"
 
-#include <cmath>
-#include <cstdio>
+#include <cstddef>
+#include <cstring>
 
-#include "api/overlap.h"
+#include "api/checks.h"
+#include "api/options.h"
 #include "plan/error.h"
 #include "runtime/backend.h"
 
@@ -11,130 +12,11 @@ namespace fa::api {
 
 namespace {
 
-using ll = long long;
+/// sizeof(fa_backward_params) of version 0.1.
+constexpr size_t kFirstBackwardBytes = offsetof(fa_backward_params, grad_bias);
 
-/// Largest extent of one dimension: kernels index tiles with 32 bits (offsets are 64-bit throughout).
-constexpr int64_t kMaxSize = 2147483647;
-/// Largest distance from a tensor's first to its last byte; more than any machine has, and small enough for sums of a few such numbers.
-constexpr int64_t kMaxExtentBytes = int64_t{1} << 60;
-constexpr const char* kDimensionNames[FA_TENSOR_RANK] = {"batch", "sequence", "heads", "head_dim"};
-
-int element_bytes(fa_dtype dtype) {
-  return dtype == FA_DTYPE_FLOAT32 ? 4 : 2;
-}
-
-DType to_dtype(fa_dtype dtype) {
-  return dtype == FA_DTYPE_FLOAT32 ? DType::kFloat32 : dtype == FA_DTYPE_FLOAT16 ? DType::kFloat16 : DType::kBFloat16;
-}
-
-bool is_empty(const fa_tensor& tensor) {
-  return tensor.sizes[0] == 0 || tensor.sizes[1] == 0 || tensor.sizes[2] == 0 || tensor.sizes[3] == 0;
-}
-
-/// A tensor by itself: dtype, sizes, strides, and that its last byte has an address.
-void check_tensor(const fa_tensor& tensor, const char* name) {
-  if (tensor.dtype < FA_DTYPE_FLOAT32 || tensor.dtype > FA_DTYPE_BFLOAT16) {
-    fail(FA_STATUS_INVALID_ARGUMENT, "%s.dtype: expected FA_DTYPE_FLOAT32 (0), FA_DTYPE_FLOAT16 (1) or FA_DTYPE_BFLOAT16 (2), got %d", name, tensor.dtype);
-  }
-  if (tensor.reserved != 0) {
-    fail(FA_STATUS_INVALID_ARGUMENT, "%s.reserved: expected 0, got %d", name, tensor.reserved);
-  }
-  const int64_t max_elements = kMaxExtentBytes / element_bytes(tensor.dtype);
-  int64_t last = 0;  // index of the last element, or max_elements if it is beyond
-  for (int i = 0; i < FA_TENSOR_RANK; ++i) {
-    const int64_t smallest = i < 2 ? 0 : 1;  // batch and sequence may be empty
-    if (tensor.sizes[i] < smallest || tensor.sizes[i] > kMaxSize) {
-      fail(FA_STATUS_INVALID_ARGUMENT, "%s.sizes[%d] (%s): expected %lld … %lld, got %lld", name, i, kDimensionNames[i], ll{smallest}, ll{kMaxSize},
-           ll{tensor.sizes[i]});
-    }
-    if (tensor.strides[i] < 0) {
-      fail(FA_STATUS_INVALID_ARGUMENT, "%s.strides[%d] (%s): expected a stride >= 0, got %lld", name, i, kDimensionNames[i], ll{tensor.strides[i]});
-    }
-    if (tensor.sizes[i] > 1) {
-      const int64_t steps = tensor.sizes[i] - 1;
-      last = tensor.strides[i] > (max_elements - last) / steps ? max_elements : last + steps * tensor.strides[i];
-    }
-  }
-  if (tensor.sizes[3] > 1 && tensor.strides[3] != 1) {
-    fail(FA_STATUS_INVALID_ARGUMENT, "%s.strides[3] (head_dim): expected 1 (head_dim is contiguous), got %lld", name, ll{tensor.strides[3]});
-  }
-  if (!is_empty(tensor) && last >= max_elements) {
-    fail(FA_STATUS_INVALID_ARGUMENT,
-         "%s: expected sizes and strides whose last element lies within 2^60 bytes, got sizes (%lld, %lld, %lld, %lld) and strides (%lld, %lld, %lld, %lld)",
-         name, ll{tensor.sizes[0]}, ll{tensor.sizes[1]}, ll{tensor.sizes[2]}, ll{tensor.sizes[3]}, ll{tensor.strides[0]}, ll{tensor.strides[1]},
-         ll{tensor.strides[2]}, ll{tensor.strides[3]});
-  }
-}
-
-void check_same_dtype(const fa_tensor& tensor, const char* name, const fa_tensor& q) {
-  if (tensor.dtype != q.dtype) {
-    fail(FA_STATUS_INVALID_ARGUMENT, "%s.dtype: expected the dtype of q, %s, got %s", name, dtype_name(to_dtype(q.dtype)), dtype_name(to_dtype(tensor.dtype)));
-  }
-}
-
-void check_size(const fa_tensor& tensor, const char* name, int dimension, int64_t expected, const char* of) {
-  if (tensor.sizes[dimension] != expected) {
-    fail(FA_STATUS_INVALID_ARGUMENT, "%s.sizes[%d] (%s): expected that of %s, %lld, got %lld", name, dimension, kDimensionNames[dimension], of, ll{expected},
-         ll{tensor.sizes[dimension]});
-  }
-}
-
-void check_shape(const fa_tensor& tensor, const char* name, const fa_tensor& like, const char* like_name) {
-  for (int i = 0; i < FA_TENSOR_RANK; ++i) {
-    check_size(tensor, name, i, like.sizes[i], like_name);
-  }
-}
-
-/// Strides of dimensions that are never stepped along are 0, so that kernels need no special case.
-Strides strides_of(const fa_tensor& tensor) {
-  const auto stride = [&](int i) { return tensor.sizes[i] > 1 ? tensor.strides[i] : 0; };
-  return {stride(0), stride(1), stride(2)};
-}
-
-Tensor to_tensor(const fa_tensor& tensor) {
-  return {tensor.data, strides_of(tensor)};
-}
-
-bool strides_aligned_16(const fa_tensor& tensor) {
-  const Strides strides = strides_of(tensor);
-  const int bytes = element_bytes(tensor.dtype);
-  return ((strides.batch | strides.seq | strides.head) * bytes) % 16 == 0;
-}
-
-bool address_aligned_16(const fa_tensor& tensor) {
-  return reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0;
-}
-
-/// The options given, or the defaults, applied to a problem whose shapes are set.
-void apply_options(const fa_attention_options* given, Problem* problem) {
-  fa_attention_options options{};
-  if (given != nullptr) {
-    copy_sized_struct(&options, sizeof(options), sizeof(options), given, "options", "fa_attention_options");
-  }
-  if (options.mask < FA_MASK_NONE || options.mask > FA_MASK_CAUSAL_BOTTOM_RIGHT) {
-    fail(FA_STATUS_INVALID_ARGUMENT, "options.mask: expected FA_MASK_NONE (0), FA_MASK_CAUSAL_TOP_LEFT (1) or FA_MASK_CAUSAL_BOTTOM_RIGHT (2), got %d",
-         options.mask);
-  }
-  if (!std::isfinite(options.scale) || options.scale < 0.0f) {
-    fail(FA_STATUS_INVALID_ARGUMENT, "options.scale: expected a finite number > 0, or 0 for 1/sqrt(head_dim), got %g", static_cast<double>(options.scale));
-  }
-  if (options.deterministic != 0 && options.deterministic != 1) {
-    fail(FA_STATUS_INVALID_ARGUMENT, "options.deterministic: expected 0 or 1, got %d", options.deterministic);
-  }
-  if (options.kernel < FA_KERNEL_AUTO || options.kernel > FA_KERNEL_SM90) {
-    fail(FA_STATUS_INVALID_ARGUMENT, "options.kernel: expected FA_KERNEL_AUTO (0) … FA_KERNEL_SM90 (3), got %d", options.kernel);
-  }
-  if (options.reserved != 0) {
-    fail(FA_STATUS_INVALID_ARGUMENT, "options.reserved: expected 0, got %d", options.reserved);
-  }
-  problem->mask = options.mask == FA_MASK_NONE ? Mask::kNone : options.mask == FA_MASK_CAUSAL_TOP_LEFT ? Mask::kCausalTopLeft : Mask::kCausalBottomRight;
-  problem->scale = options.scale > 0.0f ? options.scale : static_cast<float>(1.0 / std::sqrt(static_cast<double>(problem->head_dim)));
-  problem->deterministic = options.deterministic != 0;
-  problem->required_kernel = options.kernel;
-}
-
-/// Shapes of q, k, v against each other.
-Problem problem_of(Pass pass, const fa_tensor& q, const fa_tensor& k, const fa_tensor& v, const fa_attention_options* options) {
+/// Shapes of q, k, v against each other, and the options.
+Problem problem_of(Pass pass, const fa_tensor& q, const fa_tensor& k, const fa_tensor& v, const Options& options) {
   check_tensor(q, "q");
   check_tensor(k, "k");
   check_tensor(v, "v");
@@ -164,98 +46,12 @@ Problem problem_of(Pass pass, const fa_tensor& q, const fa_tensor& k, const fa_t
     fail(FA_STATUS_INVALID_ARGUMENT, "q.sizes: expected batch * sequence * heads below 2^50, got (%lld, %lld, %lld)", ll{q.sizes[0]}, ll{q.sizes[1]},
          ll{q.sizes[2]});
   }
-  apply_options(options, &problem);
+  apply_options(options, q.dtype, &problem);
   return problem;
-}
-
-/// A memory range of a call, for the checks that need all of them.
-struct Range {
-  const char* name;
-  Box box;
-  bool output;
-};
-
-class Ranges {
- public:
-  void add(const fa_tensor& tensor, const char* name, bool output) {
-    Box box;
-    box.base = reinterpret_cast<uintptr_t>(tensor.data);
-    box.element_bytes = element_bytes(tensor.dtype);
-    for (int i = 0; i < Box::kRank; ++i) {
-      box.sizes[i] = tensor.sizes[i];
-      box.stride_bytes[i] = tensor.sizes[i] > 1 ? tensor.strides[i] * box.element_bytes : 0;
-    }
-    add({name, box, output});
-  }
-  void add(const void* pointer, uint64_t bytes, const char* name, bool output) { add({name, byte_range(pointer, bytes), output}); }
-
-  /// No output shares a byte with anything else, or with itself.
-  void check() const {
-    for (int i = 0; i < count_; ++i) {
-      if (!ranges_[i].output) {
-        continue;
-      }
-      if (overlaps_itself(ranges_[i].box)) {
-        const Box& box = ranges_[i].box;
-        const ll bytes = box.element_bytes;
-        fail(FA_STATUS_INVALID_ARGUMENT, "%s.strides: expected distinct elements, since it is written, got (%lld, %lld, %lld, %lld), which reach one twice",
-             ranges_[i].name, box.stride_bytes[0] / bytes, box.stride_bytes[1] / bytes, box.stride_bytes[2] / bytes, box.stride_bytes[3] / bytes);
-      }
-      for (int j = 0; j < count_; ++j) {
-        if (i != j && overlaps(ranges_[i].box, ranges_[j].box)) {
-          fail(FA_STATUS_INVALID_ARGUMENT, "%s: expected memory apart from %s, got overlapping ranges (%p … %p and %p … %p)", ranges_[i].name, ranges_[j].name,
-               reinterpret_cast<void*>(ranges_[i].box.base), reinterpret_cast<void*>(ranges_[i].box.end()), reinterpret_cast<void*>(ranges_[j].box.base),
-               reinterpret_cast<void*>(ranges_[j].box.end()));
-        }
-      }
-    }
-  }
-
- private:
-  static constexpr int kMaxRanges = 12;
-  void add(const Range& range) {
-    if (!range.box.empty() && range.box.base != 0) {
-      ranges_[count_++] = range;
-    }
-  }
-  Range ranges_[kMaxRanges] = {};
-  int count_ = 0;
-};
-
-/// Address of a tensor that the call reads or writes.
-void check_data(const fa_tensor& tensor, const char* name, Backend& backend, int index) {
-  if (is_empty(tensor)) {
-    return;
-  }
-  if (tensor.data == nullptr) {
-    fail(FA_STATUS_INVALID_ARGUMENT, "%s.data: expected the address of %lld x %lld x %lld x %lld elements, got NULL", name, ll{tensor.sizes[0]},
-         ll{tensor.sizes[1]}, ll{tensor.sizes[2]}, ll{tensor.sizes[3]});
-  }
-  if (reinterpret_cast<uintptr_t>(tensor.data) % static_cast<unsigned>(element_bytes(tensor.dtype)) != 0) {
-    fail(FA_STATUS_INVALID_ARGUMENT, "%s.data: expected an address aligned to the element size, %d bytes, got %p", name, element_bytes(tensor.dtype),
-         tensor.data);
-  }
-  char argument[32];
-  std::snprintf(argument, sizeof(argument), "%s.data", name);
-  backend.check_access(index, tensor.data, argument);
 }
 
 uint64_t lse_bytes(const Problem& problem) {
   return static_cast<uint64_t>(problem.batch) * static_cast<uint64_t>(problem.heads_q) * static_cast<uint64_t>(problem.len_q) * sizeof(float);
-}
-
-/// Address of a (batch, heads_q, len_q) array of fp32.
-void check_row_values(const float* values, const char* name, Backend& backend, int index) {
-  if (reinterpret_cast<uintptr_t>(values) % alignof(float) != 0) {
-    fail(FA_STATUS_INVALID_ARGUMENT, "%s: expected an address aligned to 4 bytes, got %p", name, static_cast<const void*>(values));
-  }
-  backend.check_access(index, values, name);
-}
-
-void check_stream(fa_device device, fa_stream stream) {
-  if (device.type == FA_DEVICE_CPU && stream != nullptr) {
-    fail(FA_STATUS_INVALID_ARGUMENT, "stream: expected NULL, the only stream of the CPU device, got %p", stream);
-  }
 }
 
 template <class Params>
@@ -284,6 +80,45 @@ void check_workspace(const Args& args, const DeviceCaps& caps, const Plan& plan)
   backend_of(caps.device, "device").check_access(caps.device.index, args.workspace, "workspace");
 }
 
+/// The gradients of options: true and checked shapes where they are wanted.
+void check_option_gradients(const fa_backward_params& params, const Options& options, Problem* problem) {
+  constexpr fa_tensor kUnset{};
+  if (std::memcmp(&params.grad_bias, &kUnset, sizeof(kUnset)) != 0) {
+    if (!options.has_bias) {
+      fail(FA_STATUS_INVALID_ARGUMENT, "grad_bias: expected an all-zero tensor without options.bias");
+    }
+    if (params.grad_bias.dtype != options.bias.dtype) {
+      fail(FA_STATUS_INVALID_ARGUMENT, "grad_bias.dtype: expected the dtype of bias, %d, got %d", options.bias.dtype, params.grad_bias.dtype);
+    }
+    check_layout(params.grad_bias, "grad_bias", kPairDimensions);
+    for (int i = 0; i < FA_TENSOR_RANK; ++i) {
+      if (params.grad_bias.sizes[i] != options.bias.sizes[i]) {
+        fail(FA_STATUS_INVALID_ARGUMENT, "grad_bias.sizes[%d] (%s): expected that of bias, %lld, got %lld", i, kPairDimensions.names[i],
+             ll{options.bias.sizes[i]}, ll{params.grad_bias.sizes[i]});
+      }
+    }
+    problem->variants.grad_bias = true;
+  }
+  if (params.grad_sinks != nullptr) {
+    if (options.basic.sinks == nullptr) {
+      fail(FA_STATUS_INVALID_ARGUMENT, "grad_sinks: expected NULL without options.sinks, got %p", static_cast<void*>(params.grad_sinks));
+    }
+    problem->variants.grad_sinks = true;
+  }
+}
+
+/// Addresses of the same.
+void check_option_gradient_data(const fa_backward_params& params, Backend& backend, AttentionRanges* ranges, BackwardArgs* args) {
+  if (args->problem.variants.grad_bias) {
+    check_data(params.grad_bias, "grad_bias", backend, params.device.index);
+    ranges->add(params.grad_bias, "grad_bias", true);
+    args->grad_bias = to_pair_tensor(params.grad_bias);
+  }
+  check_array(params.grad_sinks, "grad_sinks", backend, params.device.index);
+  ranges->add(params.grad_sinks, static_cast<uint64_t>(args->problem.heads_q) * sizeof(float), "grad_sinks", true);
+  args->grad_sinks = params.grad_sinks;
+}
+
 }  // namespace
 
 ForwardCall validate_forward(const fa_forward_params* given, Depth depth) {
@@ -292,9 +127,10 @@ ForwardCall validate_forward(const fa_forward_params* given, Depth depth) {
   check_reserved(params);
   Backend& backend = backend_of(params.device, "device");
 
+  const Options options = read_options(params.options);
   ForwardCall call;
   ForwardArgs& args = call.args;
-  args.problem = problem_of(Pass::kForward, params.q, params.k, params.v, params.options);
+  args.problem = problem_of(Pass::kForward, params.q, params.k, params.v, options);
   check_tensor(params.o, "o");
   check_same_dtype(params.o, "o", params.q);
   check_size(params.o, "o", 0, params.q.sizes[0], "q");
@@ -314,14 +150,15 @@ ForwardCall validate_forward(const fa_forward_params* given, Depth depth) {
   check_data(params.k, "k", backend, index);
   check_data(params.v, "v", backend, index);
   check_data(params.o, "o", backend, index);
-  check_row_values(params.lse, "lse", backend, index);
-  Ranges ranges;
+  check_array(params.lse, "lse", backend, index);
+  AttentionRanges ranges;
   ranges.add(params.q, "q", false);
   ranges.add(params.k, "k", false);
   ranges.add(params.v, "v", false);
   ranges.add(params.o, "o", true);
   ranges.add(params.lse, lse_bytes(args.problem), "lse", true);
   ranges.add(params.workspace, params.workspace_bytes, "workspace", true);
+  args.variants = check_variant_data(options, args.problem, params.device, backend, &ranges);
   ranges.check();
 
   args.problem.aligned_16_bytes = args.problem.aligned_16_bytes && address_aligned_16(params.q) && address_aligned_16(params.k) &&
@@ -339,13 +176,14 @@ ForwardCall validate_forward(const fa_forward_params* given, Depth depth) {
 
 BackwardCall validate_backward(const fa_backward_params* given, Depth depth) {
   fa_backward_params params;
-  copy_sized_struct(&params, sizeof(params), sizeof(params), given, "params", "fa_backward_params");
+  copy_sized_struct(&params, sizeof(params), kFirstBackwardBytes, given, "params", "fa_backward_params");
   check_reserved(params);
   Backend& backend = backend_of(params.device, "device");
 
+  const Options options = read_options(params.options);
   BackwardCall call;
   BackwardArgs& args = call.args;
-  args.problem = problem_of(Pass::kBackward, params.q, params.k, params.v, params.options);
+  args.problem = problem_of(Pass::kBackward, params.q, params.k, params.v, options);
   fa_tensor like_o = params.q;  // o has the shape of q, with head_dim_v
   like_o.sizes[3] = params.v.sizes[3];
   struct Checked {
@@ -365,6 +203,7 @@ BackwardCall validate_backward(const fa_backward_params* given, Depth depth) {
     check_shape(*each.tensor, each.name, *each.like, each.like_name);
     args.problem.aligned_16_bytes = args.problem.aligned_16_bytes && strides_aligned_16(*each.tensor);
   }
+  check_option_gradients(params, options, &args.problem);
   call.caps = backend.caps(params.device.index);
   args.device = params.device;
   if (depth == Depth::kShapes) {
@@ -377,7 +216,7 @@ BackwardCall validate_backward(const fa_backward_params* given, Depth depth) {
   check_data(params.k, "k", backend, index);
   check_data(params.v, "v", backend, index);
   bool aligned = address_aligned_16(params.q) && address_aligned_16(params.k) && address_aligned_16(params.v);
-  Ranges ranges;
+  AttentionRanges ranges;
   ranges.add(params.q, "q", false);
   ranges.add(params.k, "k", false);
   ranges.add(params.v, "v", false);
@@ -390,11 +229,13 @@ BackwardCall validate_backward(const fa_backward_params* given, Depth depth) {
     fail(FA_STATUS_INVALID_ARGUMENT, "lse: expected the %llu values that the forward pass gave, got NULL",
          static_cast<unsigned long long>(lse_bytes(args.problem) / sizeof(float)));
   }
-  check_row_values(params.lse, "lse", backend, index);
-  check_row_values(params.grad_lse, "grad_lse", backend, index);
+  check_array(params.lse, "lse", backend, index);
+  check_array(params.grad_lse, "grad_lse", backend, index);
   ranges.add(params.lse, lse_bytes(args.problem), "lse", false);
   ranges.add(params.grad_lse, lse_bytes(args.problem), "grad_lse", false);
   ranges.add(params.workspace, params.workspace_bytes, "workspace", true);
+  args.variants = check_variant_data(options, args.problem, params.device, backend, &ranges);
+  check_option_gradient_data(params, backend, &ranges, &args);
   ranges.check();
 
   args.problem.aligned_16_bytes = args.problem.aligned_16_bytes && aligned;
@@ -434,7 +275,7 @@ DescribeCall validate_describe(const fa_describe_params* given) {
     }
     call.caps = assumed_cuda_caps(params.assumed_compute_capability, params.assumed_multiprocessor_count);
   }
-  call.problem = problem_of(params.pass == FA_PASS_FORWARD ? Pass::kForward : Pass::kBackward, params.q, params.k, params.v, params.options);
+  call.problem = problem_of(params.pass == FA_PASS_FORWARD ? Pass::kForward : Pass::kBackward, params.q, params.k, params.v, read_options(params.options));
   return call;
 }
 

@@ -31,6 +31,8 @@ struct DescribeCall {
 ForwardCall validate_forward(const fa_forward_params* params, Depth depth);
 BackwardCall validate_backward(const fa_backward_params* params, Depth depth);
 DescribeCall validate_describe(const fa_describe_params* params);
+DropoutMaskArgs validate_dropout_mask(const fa_dropout_mask_params* params);
+MergeArgs validate_merge(const fa_merge_params* params, bool backward);
 
 /// Checks the caller's workspace and stream against the plan, and that the workspace overlaps no tensor of the call.
 void validate_execution(const ForwardCall& call, const Plan& plan);

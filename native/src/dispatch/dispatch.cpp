@@ -49,4 +49,31 @@ void run(const Plan& plan, const BackwardArgs& args) {
   family->backward(plan, args);
 }
 
+namespace {
+
+/// The operation of the table's row for the device, if it has one.
+template <class Operation>
+Operation find_operation(fa_device device, Operation OperationTable::*operation, const char* name) {
+  for (int i = 0; i < kNumOperations; ++i) {
+    if (kOperations[i].device_type == device.type && kOperations[i].*operation != nullptr) {
+      return kOperations[i].*operation;
+    }
+  }
+  fail(FA_STATUS_UNSUPPORTED, "device: %s is computed on the CPU (device type %d), got device type %d", name, FA_DEVICE_CPU, device.type);
+}
+
+}  // namespace
+
+void run(const DropoutMaskArgs& args) {
+  find_operation(args.device, &OperationTable::dropout_mask, "the dropout mask")(args);
+}
+
+void run(const MergeArgs& args, Pass pass) {
+  if (pass == Pass::kForward) {
+    find_operation(args.device, &OperationTable::merge, "the merge of partial results")(args);
+  } else {
+    find_operation(args.device, &OperationTable::merge_backward, "the backward pass of the merge")(args);
+  }
+}
+
 }  // namespace fa

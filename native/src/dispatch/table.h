@@ -8,4 +8,7 @@ namespace fa {
 extern const KernelFamily kKernelFamilies[];
 extern const int kNumKernelFamilies;
 
+extern const OperationTable kOperations[];
+extern const int kNumOperations;
+
 }  // namespace fa

@@ -21,4 +21,9 @@ const KernelFamily kKernelFamilies[] = {
 };
 const int kNumKernelFamilies = sizeof(kKernelFamilies) / sizeof(kKernelFamilies[0]);
 
+const OperationTable kOperations[] = {
+    {FA_DEVICE_CPU, cpu_dropout_mask, cpu_merge, cpu_merge_backward},
+};
+const int kNumOperations = sizeof(kOperations) / sizeof(kOperations[0]);
+
 }  // namespace fa

@@ -27,24 +27,12 @@ const char* mask_name(Mask mask) {
       return "causal top-left";
     case Mask::kCausalBottomRight:
       return "causal bottom-right";
+    case Mask::kWindowTopLeft:
+      return "window top-left";
+    case Mask::kWindowBottomRight:
+      return "window bottom-right";
   }
   return "unknown";
-}
-
-double Problem::visible_pairs_per_head() const {
-  const double rows = static_cast<double>(len_q), cols = static_cast<double>(len_kv);
-  if (!is_causal()) {
-    return rows * cols;
-  }
-  // Row i sees clamp(i + offset + 1, 0, len_kv) keys: a ramp between the first row that sees a key and the first row that sees all.
-  const double offset = static_cast<double>(causal_offset());
-  const auto clamp_row = [&](double row) { return row < 0 ? 0 : (row > rows ? rows : row); };
-  const double first_visible = clamp_row(-offset);
-  const double first_full = clamp_row(cols - 1 - offset);
-  const double ramp_rows = first_full > first_visible ? first_full - first_visible : 0;
-  const double ramp = ramp_rows * (first_visible + offset + 1) + ramp_rows * (ramp_rows - 1) / 2;
-  const double full_rows = rows - (first_full > first_visible ? first_full : first_visible);
-  return ramp + full_rows * cols;
 }
 
 void Reason::set(const char* format, ...) {
@@ -167,8 +155,9 @@ void describe(const Problem& problem, const Plan& plan, fa_plan_description* out
   const double heads = static_cast<double>(problem.batch) * static_cast<double>(problem.heads_q);
   const double rows_q = heads * static_cast<double>(problem.len_q);
   const double rows_kv = static_cast<double>(problem.batch) * static_cast<double>(problem.heads_kv) * static_cast<double>(problem.len_kv);
-  const double pairs = heads * problem.visible_pairs_per_head();
-  const double all_pairs = rows_q * static_cast<double>(problem.len_kv);
+  const double pairs = static_cast<double>(problem.heads_q) * problem.full_sequences() * problem.visible_pairs_per_head();
+  const double all_pairs =
+      static_cast<double>(problem.heads_q) * problem.full_sequences() * static_cast<double>(problem.max_len_q()) * static_cast<double>(problem.max_len_kv());
   const double q_side = rows_q * (d + d_v) * element;    // q and o, or their gradients
   const double kv_side = rows_kv * (d + d_v) * element;  // k and v, or their gradients
   const double lse = rows_q * sizeof(float);

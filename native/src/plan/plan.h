@@ -41,6 +41,9 @@ struct Plan {
 /// false. Each family's function lives in plan_<family>.cpp.
 using PlanFamily = bool (*)(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not);
 
+/// True, with the reason, if the problem has a variant that is not among `computed` (a set of VariantBit).
+bool refuse_variants(const Problem& problem, uint32_t computed, Reason* why_not);
+
 bool plan_cpu(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not);
 bool plan_sm80(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not);
 bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not);

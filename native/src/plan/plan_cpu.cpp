@@ -103,6 +103,9 @@ bool plan_cpu(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason
                  static_cast<long long>(problem.head_dim_v), kMaxHeadDim);
     return false;
   }
+  if (refuse_variants(problem, 0, why_not)) {
+    return false;
+  }
   const double kv_heads = static_cast<double>(problem.batch) * static_cast<double>(problem.heads_kv);
   const double q_heads = static_cast<double>(problem.batch) * static_cast<double>(problem.heads_q);
   const double kv_rows = kv_heads * static_cast<double>(problem.len_kv), q_rows = q_heads * static_cast<double>(problem.len_q);

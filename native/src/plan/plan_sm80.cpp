@@ -118,7 +118,7 @@ bool plan_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, R
 }  // namespace
 
 bool plan_sm80(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not) {
-  if (refuse(problem, caps, why_not)) {
+  if (refuse(problem, caps, why_not) || refuse_variants(problem, 0, why_not)) {
     return false;
   }
   return problem.pass == Pass::kForward ? plan_forward(problem, caps, plan, why_not) : plan_backward(problem, caps, plan, why_not);

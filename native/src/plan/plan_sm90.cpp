@@ -41,7 +41,7 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
   if (problem.pass == Pass::kBackward) {
     return plan_sm90_backward(problem, caps, plan, why_not);
   }
-  if (!supported(problem, caps, why_not)) {
+  if (!supported(problem, caps, why_not) || refuse_variants(problem, 0, why_not)) {
     return false;
   }
   int variant = 0;

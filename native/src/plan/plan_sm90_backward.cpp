@@ -43,7 +43,7 @@ bool supported(const Problem& problem, const DeviceCaps& caps, Reason* why_not) 
 }  // namespace
 
 bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not) {
-  if (!supported(problem, caps, why_not)) {
+  if (!supported(problem, caps, why_not) || refuse_variants(problem, 0, why_not)) {
     return false;
   }
   int variant = 0;

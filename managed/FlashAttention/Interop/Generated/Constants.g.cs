@@ -12,7 +12,7 @@ internal static class NativeConstants
     internal const int FA_VERSION_MAJOR = 0;
 
     /// <summary>Version of the product (semantic versioning).</summary>
-    internal const int FA_VERSION_MINOR = 1;
+    internal const int FA_VERSION_MINOR = 2;
 
     /// <summary>Version of the product (semantic versioning).</summary>
     internal const int FA_VERSION_PATCH = 0;
@@ -23,4 +23,7 @@ internal static class NativeConstants
 
     /// <summary>Number of dimensions of every fa_tensor.</summary>
     internal const int FA_TENSOR_RANK = 4;
+
+    /// <summary>Most partial results that one merge takes.</summary>
+    internal const int FA_MERGE_MAX_PARTS = 16;
 }

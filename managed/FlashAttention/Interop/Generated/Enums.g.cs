@@ -46,6 +46,9 @@ internal enum fa_dtype : int
 
     /// <summary>bfloat16: the upper half of binary32.</summary>
     FA_DTYPE_BFLOAT16 = 2,
+
+    /// <summary>Unsigned bytes, 0 or not 0: boolean masks only.</summary>
+    FA_DTYPE_UINT8 = 3,
 }
 
 // C: typedef int32_t fa_device_type; enum fa_device_type_value
@@ -71,6 +74,12 @@ internal enum fa_mask : int
 
     /// <summary>Query i sees key j iff j &lt;= i + len_kv - len_q.</summary>
     FA_MASK_CAUSAL_BOTTOM_RIGHT = 2,
+
+    /// <summary>Sliding window: query i sees key j iff i - window_left &lt;= j &lt;= i + window_right.</summary>
+    FA_MASK_WINDOW_TOP_LEFT = 3,
+
+    /// <summary>Sliding window: query i sees key j iff pos - window_left &lt;= j &lt;= pos + window_right with pos = i + len_kv - len_q.</summary>
+    FA_MASK_WINDOW_BOTTOM_RIGHT = 4,
 }
 
 // C: typedef int32_t fa_pass; enum fa_pass_value

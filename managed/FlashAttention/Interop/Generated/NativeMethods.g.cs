@@ -34,7 +34,7 @@ internal static unsafe partial class NativeMethods
     internal static partial byte* fa_last_error_message();
 
     // C: const char* fa_version(void);
-    /// <summary>Product version of the loaded library, e.g. "0.1.0". Static memory.</summary>
+    /// <summary>Product version of the loaded library, e.g. "0.2.0". Static memory.</summary>
     [LibraryImport(LibraryName)]
     internal static partial byte* fa_version();
 
@@ -58,7 +58,7 @@ internal static unsafe partial class NativeMethods
 
     // C: fa_status fa_attention_forward_workspace_size(const fa_forward_params* params, uint64_t* out_bytes);
     /// <summary>Bytes of workspace that fa_attention_forward needs for these shapes, strides and options. Pointers in params are not read except
-    /// options, and may be NULL.</summary>
+    /// options and the structs it points to, and may be NULL; nor is memory of the device.</summary>
     /// <param name="params">not NULL.</param>
     /// <param name="out_bytes">not NULL; left as it was on failure.</param>
     [LibraryImport(LibraryName)]
@@ -74,6 +74,26 @@ internal static unsafe partial class NativeMethods
     /// <summary>Bytes of workspace that fa_attention_backward needs; otherwise as fa_attention_forward_workspace_size.</summary>
     [LibraryImport(LibraryName)]
     internal static partial fa_status fa_attention_backward_workspace_size(fa_backward_params* @params, ulong* out_bytes);
+
+    // C: fa_status fa_attention_dropout_mask(const fa_dropout_mask_params* params);
+    /// <summary>Writes which pairs dropout keeps. Pair (i, j) of query head h in batch b is dropped iff w &lt; floor(dropout * 2^32), where w is word
+    /// j mod 4 of Philox4x32-10 (Salmon et al., 2011) with key (seed mod 2^32, seed / 2^32) and counter (j / 4, i, b * heads_q + h,
+    /// offset).</summary>
+    /// <param name="params">not NULL.</param>
+    [LibraryImport(LibraryName)]
+    internal static partial fa_status fa_attention_dropout_mask(fa_dropout_mask_params* @params);
+
+    // C: fa_status fa_attention_merge(const fa_merge_params* params);
+    /// <summary>Merges partial results into what attention over all their keys gives.</summary>
+    /// <param name="params">not NULL.</param>
+    [LibraryImport(LibraryName)]
+    internal static partial fa_status fa_attention_merge(fa_merge_params* @params);
+
+    // C: fa_status fa_attention_merge_backward(const fa_merge_params* params);
+    /// <summary>Gradients of the parts from the gradients of the merged o and lse.</summary>
+    /// <param name="params">not NULL.</param>
+    [LibraryImport(LibraryName)]
+    internal static partial fa_status fa_attention_merge_backward(fa_merge_params* @params);
 
     // C: fa_status fa_attention_describe(const fa_describe_params* params, fa_plan_description* description);
     /// <summary>Says what would run for a problem and what it costs, without running anything. FA_STATUS_UNSUPPORTED, with the reason in the message,

@@ -3,6 +3,7 @@
 // </auto-generated>
 #nullable enable
 
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
 namespace FlashAttention.Interop;
@@ -46,6 +47,45 @@ internal unsafe struct fa_tensor
     public int reserved;
 }
 
+// C: struct fa_sequences
+/// <summary>Sequences of different lengths in one call: packed one behind the other, or one per batch entry with unused positions. Positions i and j,
+/// len_q and len_kv of the semantics above, and the rows and columns of bias, visible and block_mask, then count within a sequence, and batch means
+/// the sequence. A position of k and v that belongs to no sequence is a key that no query sees. The lengths are read on the device: nothing waits for
+/// them. On the CPU values out of range are refused; on CUDA they are clamped, so that nothing outside the tensors is touched. A position of q that
+/// belongs to no sequence gets o = 0 and lse = -infinity, sinks or not, and nothing there is read into a gradient.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct fa_sequences
+{
+    /// <summary>sizeof(fa_sequences) of the caller.</summary>
+    public uint struct_size;
+
+    /// <summary>1: a sequence uses the last seqused positions of its place instead of the first.</summary>
+    public int left_padded;
+
+    /// <summary>Number of sequences. Packed: batch of the tensors is 1. Otherwise: equal to their batch.</summary>
+    public long count;
+
+    /// <summary>Packed: (count + 1) offsets along the sequence dimension of q, on the device, non-decreasing from 0: sequence b has places
+    /// [cu_seqlens_q[b], cu_seqlens_q[b + 1]). NULL if not packed; both or neither of cu_seqlens_q and cu_seqlens_kv.</summary>
+    public int* cu_seqlens_q;
+
+    /// <summary>As cu_seqlens_q, for k and v.</summary>
+    public int* cu_seqlens_kv;
+
+    /// <summary>(count) used lengths of q, on the device, at most the places of the sequence; NULL: all places are used.</summary>
+    public int* seqused_q;
+
+    /// <summary>As seqused_q, for k and v.</summary>
+    public int* seqused_kv;
+
+    /// <summary>Upper bound of the places of one sequence of q: packed, the longest; otherwise ignored. Longer sequences are cut on CUDA, refused on
+    /// the CPU.</summary>
+    public long max_len_q;
+
+    /// <summary>As max_len_q, for k and v.</summary>
+    public long max_len_kv;
+}
+
 // C: struct fa_attention_options
 /// <summary>How to compute. All-zero fields after struct_size are the defaults; a NULL pointer to this struct means the same.</summary>
 [StructLayout(LayoutKind.Sequential)]
@@ -70,6 +110,61 @@ internal unsafe struct fa_attention_options
 
     /// <summary>Must be 0.</summary>
     public int reserved;
+
+    /// <summary>Since 0.2: keys before the query's position that a FA_MASK_WINDOW_… mask shows; -1 for all. Must be 0 with other masks.</summary>
+    public long window_left;
+
+    /// <summary>Keys after the query's position that a FA_MASK_WINDOW_… mask shows; -1 for all, 0 for a causal window. Must be 0 with other
+    /// masks.</summary>
+    public long window_right;
+
+    /// <summary>&gt; 0: query i sees key j only if floor(pos(i) / chunk) == floor(j / chunk) (attention chunks, as in Llama 4). 0: no
+    /// chunks.</summary>
+    public long chunk;
+
+    /// <summary>&gt; 0: bound of the scores, softcap * tanh(s / softcap); finite. 0: none.</summary>
+    public float softcap;
+
+    /// <summary>Probability that a pair is dropped, in [0, 1). 0: none.</summary>
+    public float dropout;
+
+    /// <summary>Key of the generator.</summary>
+    public ulong dropout_seed;
+
+    /// <summary>Distinguishes calls with one seed.</summary>
+    public uint dropout_offset;
+
+    /// <summary>Extents of a block of block_mask in queries and keys: positive multiples of 16; 0 without block_mask.</summary>
+    public int block_q;
+
+    public int block_kv;
+
+    /// <summary>Must be 0.</summary>
+    public int reserved2;
+
+    /// <summary>ALiBi slopes on the device, fp32, (heads_q) or, with alibi_batch_stride, (batch, heads_q), heads contiguous; NULL: none.</summary>
+    public float* alibi_slopes;
+
+    /// <summary>Distance in elements between the slopes of two batches; 0: the same for all.</summary>
+    public long alibi_batch_stride;
+
+    /// <summary>Sink logits on the device, fp32, (heads_q); NULL: none.</summary>
+    public float* sinks;
+
+    /// <summary>Additive bias on the device, (batch, heads_q, len_q, len_kv) with contiguous last dimension; an extent of 1 in one of the first three
+    /// broadcasts. fp32 or the dtype of q. -infinity hides a pair. NULL: none.</summary>
+    public fa_tensor* bias;
+
+    /// <summary>FA_DTYPE_UINT8 on the device, shaped as bias: query i sees key j only where it is not 0. A key-padding mask has extents (batch, 1, 1,
+    /// len_kv). NULL: all.</summary>
+    public fa_tensor* visible;
+
+    /// <summary>FA_DTYPE_UINT8 on the device, (batch, heads_q, ceil(len_q / block_q), ceil(len_kv / block_kv)), the first two extents may be 1: pairs
+    /// of a block whose entry is 0 are hidden, and no work is spent on them. NULL: all.</summary>
+    public fa_tensor* block_mask;
+
+    /// <summary>Lengths of the sequences; NULL: every batch entry is a sequence of full length.</summary>
+    public fa_sequences* sequences;
 }
 
 // C: struct fa_forward_params
@@ -155,8 +250,8 @@ internal unsafe struct fa_backward_params
     /// <summary>In: (batch, heads_q, len_q) fp32 contiguous, as the forward pass gave it. Not NULL unless it is empty.</summary>
     public float* lse;
 
-    /// <summary>In: gradient of lse, (batch, heads_q, len_q) fp32 contiguous; NULL if lse took no part in the loss. Ignored for rows that see no
-    /// key.</summary>
+    /// <summary>In: gradient of lse, (batch, heads_q, len_q) fp32 contiguous; NULL if lse took no part in the loss. Ignored for rows that see no key,
+    /// except that their lse is that of the sink where there is one.</summary>
     public float* grad_lse;
 
     /// <summary>NULL for the defaults; must describe the same problem as in the forward pass.</summary>
@@ -170,6 +265,111 @@ internal unsafe struct fa_backward_params
 
     /// <summary>Queue of the device; see fa_stream.</summary>
     public nint stream;
+
+    /// <summary>Since 0.2. Out: gradient of options-&gt;bias, with its extents (summed over the broadcast ones) and dtype; all-zero if not
+    /// wanted.</summary>
+    public fa_tensor grad_bias;
+
+    /// <summary>Out: gradient of options-&gt;sinks, (heads_q) fp32, 4-byte aligned; NULL if not wanted.</summary>
+    public float* grad_sinks;
+}
+
+// C: struct fa_dropout_mask_params
+/// <summary>Arguments of fa_attention_dropout_mask.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct fa_dropout_mask_params
+{
+    /// <summary>sizeof(fa_dropout_mask_params) of the caller.</summary>
+    public uint struct_size;
+
+    /// <summary>Probability that a pair is dropped, in [0, 1).</summary>
+    public float dropout;
+
+    public ulong seed;
+
+    public uint offset;
+
+    /// <summary>Must be 0.</summary>
+    public int reserved;
+
+    /// <summary>Where out lives and the work is done.</summary>
+    public fa_device device;
+
+    /// <summary>Out: FA_DTYPE_UINT8, (batch, heads_q, len_q, len_kv), last dimension contiguous; 1 where a pair is kept, 0 where it is
+    /// dropped.</summary>
+    public fa_tensor @out;
+
+    /// <summary>Queue of the device; see fa_stream.</summary>
+    public nint stream;
+}
+
+// C: struct fa_merge_params
+/// <summary>Arguments of fa_attention_merge and fa_attention_merge_backward: attention over disjoint sets of keys, computed apart, put
+/// together.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct fa_merge_params
+{
+    /// <summary>sizeof(fa_merge_params) of the caller.</summary>
+    public uint struct_size;
+
+    /// <summary>Number of parts, 1 … FA_MERGE_MAX_PARTS.</summary>
+    public int parts;
+
+    public fa_device device;
+
+    /// <summary>In: o of each part, (batch, len_q, heads_q, head_dim_v), all of one dtype (fp32 on any device as well as fp16 and bf16).</summary>
+    public fa_merge_params_part_o_array part_o;
+
+    /// <summary>In: lse of each part, (batch, heads_q, len_q) fp32 contiguous; -infinity where the part holds no visible key.</summary>
+    public fa_merge_params_part_lse_array part_lse;
+
+    /// <summary>Forward: out; backward: in. (batch, len_q, heads_q, head_dim_v), dtype of its own: sum over parts of exp(part_lse - lse) * part_o; 0
+    /// where every lse is -infinity.</summary>
+    public fa_tensor o;
+
+    /// <summary>Forward: out; backward: in. (batch, heads_q, len_q) fp32: log of the sum of exp(part_lse).</summary>
+    public float* lse;
+
+    /// <summary>Backward, in: gradient of o, and of lse (NULL if it took no part in the loss). Forward: all-zero.</summary>
+    public fa_tensor grad_o;
+
+    public float* grad_lse;
+
+    /// <summary>Backward, out: gradient of each part's o and lse. Forward: all-zero.</summary>
+    public fa_merge_params_grad_part_o_array grad_part_o;
+
+    public fa_merge_params_grad_part_lse_array grad_part_lse;
+
+    /// <summary>Queue of the device; see fa_stream.</summary>
+    public nint stream;
+}
+
+/// <summary>The array <see cref="fa_merge_params.part_o"/>.</summary>
+[InlineArray(16)]
+internal struct fa_merge_params_part_o_array
+{
+    private fa_tensor _element0;
+}
+
+/// <summary>The array <see cref="fa_merge_params.part_lse"/>.</summary>
+[InlineArray(16)]
+internal struct fa_merge_params_part_lse_array
+{
+    private nint _element0;
+}
+
+/// <summary>The array <see cref="fa_merge_params.grad_part_o"/>.</summary>
+[InlineArray(16)]
+internal struct fa_merge_params_grad_part_o_array
+{
+    private fa_tensor _element0;
+}
+
+/// <summary>The array <see cref="fa_merge_params.grad_part_lse"/>.</summary>
+[InlineArray(16)]
+internal struct fa_merge_params_grad_part_lse_array
+{
+    private nint _element0;
 }
 
 // C: struct fa_describe_params

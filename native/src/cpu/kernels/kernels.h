@@ -95,6 +95,15 @@ struct KeyTile {
   int count;
 };
 
+/// Dropout of one query head of one sequence.
+struct DropoutKey {
+  uint64_t seed;
+  uint32_t offset;
+  uint32_t head;       ///< batch * heads_q + head
+  uint32_t threshold;  ///< a pair is dropped iff its random word is below
+  float keep_scale;    ///< what kept probabilities are multiplied by
+};
+
 struct KernelTable {
   const char* name;    ///< "AVX2" …, for people
   const char* suffix;  ///< "avx2" …, for kernel names and FLASH_ATTENTION_CPU_ISA
@@ -109,6 +118,10 @@ struct KernelTable {
   void (*backward_end)(const BackwardTile& tile, bool empty);
   /// Writes rows of `width` elements from fp32 rows `ld` floats apart, times `factor`; zeros if `source` is null.
   void (*write_rows)(Element element, OutputRows out, const float* source, int64_t ld, int64_t rows, int width, float factor);
+  /// Rows [first, first + rows) of `source`, widened to fp32 rows `ld` floats apart; columns from width to the next multiple of 16 may become 0.
+  void (*read_rows)(Element element, Rows source, int64_t first, int rows, int width, float* target, int ld);
+  /// kept[j] = 1 if dropout keeps pair (query, j), else 0, for j in [0, keys).
+  void (*dropout_row)(const DropoutKey& key, uint32_t query, int64_t keys, uint8_t* kept);
 };
 
 }  // namespace fa::cpu
