@@ -15,8 +15,13 @@ internal static class CommandLineApp
 
     private static readonly Type[] Verbs =
     [
-        typeof(RunOptions), typeof(DemoOptions), typeof(VerifyOptions), typeof(ExplainOptions), typeof(BenchOptions), typeof(InfoOptions),
-            typeof(DoctorOptions),
+        typeof(RunOptions),
+        typeof(DemoOptions),
+        typeof(VerifyOptions),
+        typeof(ExplainOptions),
+        typeof(BenchOptions),
+        typeof(InfoOptions),
+        typeof(DoctorOptions),
     ];
 
     public static ExitCode Run(string[] arguments, CliConsole console, CancellationToken cancellation)
@@ -54,7 +59,18 @@ internal static class CommandLineApp
             arguments = [verb, "--help"];
         }
         arguments = [.. arguments.Select(LongName)];
-        CheckValues(arguments);
+        if (arguments is [string name, .. string[] words] && VerbNamed(name) is { } options)
+        {
+            // A question for help is answered whatever stands beside it.
+            if (words.FirstOrDefault(word => word is "--help" or "--version") is { } question)
+            {
+                arguments = [name, question];
+            }
+            else
+            {
+                ArgumentCheck.Check(options, words);
+            }
+        }
         using Parser parser = new(settings =>
         {
             settings.HelpWriter = null;
@@ -76,37 +92,16 @@ internal static class CommandLineApp
         };
     }
 
-    /// <summary>An option that takes a text but is given none: CommandLineParser would pass over it in silence.</summary>
-    [UnconditionalSuppressMessage("Trimming", "IL2070", Justification = "The option classes are kept whole by the attributes of Parse.")]
     [UnconditionalSuppressMessage("Trimming", "IL2075", Justification = "The option classes are kept whole by the attributes of Parse.")]
-    private static void CheckValues(string[] arguments)
-    {
-        Type? verb = Verbs.FirstOrDefault(type => arguments.Length > 0 && type.GetCustomAttribute<VerbAttribute>()?.Name == arguments[0]);
-        if (verb is null)
-        {
-            return;
-        }
-        foreach (PropertyInfo property in verb.GetProperties())
-        {
-            if (property.GetCustomAttribute<OptionAttribute>() is not { } option || property.PropertyType == typeof(bool))
-            {
-                continue;
-            }
-            int at = Array.FindIndex(arguments, argument => argument == $"--{option.LongName}" || (option.ShortName.Length > 0
-                && argument == $"-{option.ShortName}"));
-            if (at >= 0 && (at + 1 == arguments.Length || arguments[at + 1].StartsWith("--", StringComparison.Ordinal)))
-            {
-                throw CliException.Usage($"option --{(option.ShortName.Length > 0 ? option.ShortName : option.LongName)} needs a value");
-            }
-        }
-    }
+    private static Type? VerbNamed(string name) => Verbs.FirstOrDefault(type => type.GetCustomAttribute<VerbAttribute>()?.Name == name);
 
-    /// <summary>--q, --k and --v as CommandLineParser knows them: it allows no long name of one letter.</summary>
+    /// <summary>--q, --k, --v and -h as CommandLineParser knows them: it allows no long name of one letter.</summary>
     private static string LongName(string argument) => argument switch
     {
         "--q" => "--query",
         "--k" => "--key",
         "--v" => "--value",
+        "-h" or "-?" => "--help",
         _ when argument.StartsWith("--q=", StringComparison.Ordinal) => $"--query={argument.AsSpan(4)}",
         _ when argument.StartsWith("--k=", StringComparison.Ordinal) => $"--key={argument.AsSpan(4)}",
         _ when argument.StartsWith("--v=", StringComparison.Ordinal) => $"--value={argument.AsSpan(4)}",
@@ -119,7 +114,8 @@ internal static class CommandLineApp
         (ExitCode code, string message) = cause switch
         {
             CliException e => (e.ExitCode, e.Message),
-            FlashAttentionException e => (CodeOf(e.Status), e.Message),
+            FlashAttentionException e => (CodeOf(e.Status), Format.Message(e.Message)),
+            OverflowException e => (ExitCode.Usage, e.Message),
             OutOfMemoryException => (ExitCode.Failed, "not enough memory"),
             _ => (ExitCode.Failed, $"unexpected {cause.GetType().Name}: {cause.Message}"),
         };

@@ -1,3 +1,4 @@
+using System.Reflection;
 using CommandLine;
 using CommandLine.Text;
 using FlashAttention.Cli.Options;
@@ -46,7 +47,7 @@ internal static class HelpPage
         UnknownOptionError e => $"there is no option '{(e.Token.Length == 1 ? "-" : "--")}{e.Token}'",
         MissingRequiredOptionError e => $"option {Name(e.NameInfo)} is needed",
         MissingValueOptionError e => $"option {Name(e.NameInfo)} needs a value",
-        BadFormatConversionError e => $"the value of option --{e.NameInfo.LongName} is not of the right kind (see --help)",
+        BadFormatConversionError e => $"the value of option {Name(e.NameInfo)} is not of the right kind (see --help)",
         RepeatedOptionError e => $"option {Name(e.NameInfo)} is given twice",
         MutuallyExclusiveSetError e => $"option --{e.NameInfo.LongName} contradicts another option given",
         _ => sentences.FormatError(error).TrimEnd('.'),
@@ -60,6 +61,7 @@ internal static class HelpPage
         HelpText help = HelpText.AutoBuild(result, text =>
         {
             text.Heading = $"flashattn {ProductVersion} - exact attention on CPU and CUDA";
+            _ = text.AddPreOptionsLine(Usage(result.TypeInfo.Current));
             text.Copyright = string.Empty;
             text.AdditionalNewLineAfterOption = false;
             text.MaximumDisplayWidth = Width;
@@ -67,6 +69,17 @@ internal static class HelpPage
             return text;
         }, e => e, verbsIndex: true, maxDisplayWidth: Width);
         return help + Environment.NewLine + Footer(result.TypeInfo.Current);
+    }
+
+    /// <summary>What the command does, and the shape of its command line.</summary>
+    private static string Usage(Type options)
+    {
+        if (options.GetCustomAttribute<VerbAttribute>() is not { } verb)
+        {
+            return $"{Environment.NewLine}Usage: flashattn COMMAND [OPTIONS]";
+        }
+        string required = options == typeof(RunOptions) ? " --q FILE --k FILE --v FILE --out FILE" : string.Empty;
+        return $"{Environment.NewLine}{verb.HelpText}{Environment.NewLine}{Environment.NewLine}Usage: flashattn {verb.Name}{required} [OPTIONS]";
     }
 
     private static string Footer(Type verb)

@@ -15,12 +15,13 @@ internal sealed class CommandTests
     [TestCase("doctor", "--json")]
     public void HelpNamesOptionsAndExamples(string command, string option)
     {
-        foreach (CliResult result in new[] { CliRunner.Run(command, "--help"), CliRunner.Run("help", command) })
+        foreach (string line in new[] { $"{command} --help", $"{command} -h", $"help {command}", $"{command} astray --no-such --help" })
         {
+            CliResult result = CliRunner.RunLine(line);
             Assert.Multiple(() =>
             {
                 Assert.That(result.Code, Is.EqualTo(ExitCode.Ok));
-                Assert.That(result.Out, Does.Contain(option).And.Contain($"flashattn {command}").And.Contain("Exit codes"));
+                Assert.That(result.Out, Does.Contain(option).And.Contain($"Usage: flashattn {command}").And.Contain("Exit codes"));
                 Assert.That(result.Error, Is.Empty);
             });
         }
@@ -30,7 +31,7 @@ internal sealed class CommandTests
     public void HelpNamesEveryCommand()
     {
         CliResult result = CliRunner.Run("--help");
-        Assert.That(result.Code, Is.EqualTo(ExitCode.Ok));
+        Assert.That((result.Code, CliRunner.Run("-h").Out), Is.EqualTo((ExitCode.Ok, result.Out)));
         foreach (string command in new[] { "run", "demo", "verify", "explain", "bench", "info", "doctor" })
         {
             Assert.That(result.Out, Does.Contain($"  {command} "));
@@ -94,8 +95,7 @@ internal sealed class CommandTests
     [Test]
     public void VerifyPassesAndRepeats()
     {
-        JsonElement first = CliRunner.Run("verify", "--quick", "--seed", "3", "--json").Json(), second = CliRunner.Run("verify", "--quick", "--seed", "3",
-            "--json").Json();
+        JsonElement first = CliRunner.RunLine("verify --quick --seed 3 --json").Json(), second = CliRunner.RunLine("verify --quick --seed 3 --json").Json();
         Assert.Multiple(() =>
         {
             Assert.That(first.GetProperty("failed").GetInt32(), Is.Zero);
@@ -140,9 +140,8 @@ internal sealed class CommandTests
     public void BenchTimesAndDraws()
     {
         using TemporaryFolder folder = new();
-        CliResult result = CliRunner.Run("bench", "--len", "64,128", "--dim", "32", "--heads", "2", "--kv-heads", "1", "--seconds", "0.01", "--mask",
-            "none,causal", "--dtype",
-            "float16,float32", "--json", "--svg", folder["b.svg"]);
+        CliResult result = CliRunner.Run("bench", "--len", "64,128", "--dim", "32", "--heads", "2", "--kv-heads", "1", "--seconds", "0.01",
+            "--mask", "none,causal", "--dtype", "float16,float32", "--json", "--svg", folder["b.svg"]);
         JsonElement[] cells = [.. result.Json().GetProperty("cells").EnumerateArray()];
         Assert.That(cells, Has.Length.EqualTo(16));
         foreach (JsonElement cell in cells)
@@ -153,7 +152,17 @@ internal sealed class CommandTests
         }
         XDocument svg = XDocument.Load(folder["b.svg"]);
         Assert.That(svg.Root!.Elements().Count(element => element.Name.LocalName == "polyline"), Is.EqualTo(8), "one line per pass, type and mask");
-        Assert.That(CliRunner.Run("bench", "--len", "32", "--dim", "600", "--pass", "forward", "--seconds", "0.01").Out, Does.Contain("600"));
+    }
+
+    [Test]
+    public void BenchSaysWhatItDidNotTime()
+    {
+        CliResult unsupported = CliRunner.RunLine("bench --len 32 --dim 600 --pass forward --seconds 0.01");
+        Assert.That(unsupported.Code, Is.EqualTo(ExitCode.Failed));
+        Assert.That(unsupported.Out, Does.Contain("600").And.Not.Contain("fa_"));
+        CliResult large = CliRunner.RunLine("bench --len 16777216 --dim 256 --heads 64 --mask none --pass forward");
+        Assert.That(large.Code, Is.EqualTo(ExitCode.Failed), large.Error);
+        Assert.That(large.Out, Does.Contain("not timed: the tensors need"));
     }
 
     private static string Bracketed(JsonElement element)

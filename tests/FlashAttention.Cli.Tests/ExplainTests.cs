@@ -31,8 +31,8 @@ internal sealed class ExplainTests
     public void BackwardByHand()
     {
         CostStep[] steps = CostModel.Backward(Small, tileKv: 4);
-        StepCost naive = steps.Aggregate(StepCost.Zero, (sum, step) => sum + step.Naive), fused = steps.Aggregate(StepCost.Zero, (sum,
-            step) => sum + step.Fused);
+        StepCost naive = steps.Aggregate(StepCost.Zero, (sum, step) => sum + step.Naive);
+        StepCost fused = steps.Aggregate(StepCost.Zero, (sum, step) => sum + step.Fused);
         Assert.Multiple(() =>
         {
             // dV and dP: 2 * 120 * 6 each; dQ and dK: 2 * 120 * 8 each; the fused form computes S again.
@@ -58,16 +58,18 @@ internal sealed class ExplainTests
             Assert.That(FusedFlops("none"), Is.EqualTo(4.0 * 24 * 32));
         });
 
-        static double FusedFlops(string mask) => CliRunner.RunLine($"explain --heads 1 --len-q 4 --len-kv 6 --dim 32 --mask {mask} --pass forward --json").Json()
+        static double FusedFlops(string mask) => CliRunner
+            .RunLine($"explain --heads 1 --len-q 4 --len-kv 6 --dim 32 --mask {mask} --pass forward --json").Json()
             .GetProperty("passes")[0].GetProperty("total").GetProperty("fused").GetProperty("flops").GetDouble();
     }
 
     [Test]
-    public void TotalsAreThoseOfTheLibrary([Values("--device cpu", "--assume-cc 80", "--assume-cc 90 --assume-sms 132")] string device, [Values("none",
-        "causal")] string mask)
+    public void TotalsAreThoseOfTheLibrary([Values("--device cpu", "--assume-cc 80", "--assume-cc 90 --assume-sms 132")] string device,
+        [Values("none", "causal")] string mask)
     {
         bool gpu = device.Contains("cc");
-        JsonElement json = CliRunner.RunLine($"explain --batch 2 --heads 8 --kv-heads 2 --len-q 1000 --len-kv 1500 --dim 64 --mask {mask} {device} --json").Json();
+        JsonElement json = CliRunner
+            .RunLine($"explain --batch 2 --heads 8 --kv-heads 2 --len-q 1000 --len-kv 1500 --dim 64 --mask {mask} {device} --json").Json();
         foreach (JsonElement pass in json.GetProperty("passes").EnumerateArray().Where(each => each.GetProperty("supported").GetBoolean()))
         {
             AttentionPlan plan = Attention.Describe(new AttentionProblem
@@ -88,7 +90,7 @@ internal sealed class ExplainTests
             JsonElement naive = pass.GetProperty("total").GetProperty("naive"), fused = pass.GetProperty("total").GetProperty("fused");
             Assert.Multiple(() =>
             {
-                Assert.That(pass.GetProperty("plan").GetProperty("kernel").GetString(), Is.EqualTo(plan.KernelName));
+                Assert.That(pass.GetProperty("plan").GetProperty("kernel_name").GetString(), Is.EqualTo(plan.KernelName));
                 Assert.That(fused.GetProperty("flops").GetDouble(), Is.EqualTo(plan.Flops).Within(1e-9).Percent);
                 Assert.That(fused.GetProperty("exponentials").GetDouble(), Is.EqualTo(plan.Exponentials));
                 Assert.That(Bytes(naive), Is.EqualTo(plan.UnfusedBytes).Within(1e-9).Percent);

@@ -67,7 +67,7 @@ internal sealed class NumPyTests
             using Process process = Process.Start(new ProcessStartInfo(python, ["-c", script, .. arguments])
             {
                 RedirectStandardOutput = true,
-                RedirectStandardError = true
+                RedirectStandardError = true,
             })!;
             Task<string> error = process.StandardError.ReadToEndAsync();
             string output = process.StandardOutput.ReadToEnd();

@@ -31,7 +31,8 @@ internal sealed class RunTests
         string causal = mask switch { "none" => string.Empty, "top-left" => "--causal --causal-alignment top-left", _ => "--causal" };
         ExactAttention exact = ExactAttention.Compute(q, k, v, gradO, sizes, offset);
 
-        CliResult result = RunIn($"--q q.npy --k k.npy --v v.npy --grad-o g.npy --out o.npy --lse l.npy --grad-q dq.npy --grad-k dk.npy --grad-v dv.npy --bf16 {causal}");
+        CliResult result = RunIn("--q q.npy --k k.npy --v v.npy --grad-o g.npy --out o.npy --lse l.npy "
+            + $"--grad-q dq.npy --grad-k dk.npy --grad-v dv.npy --bf16 {causal}");
         Assert.That(result.Code, Is.EqualTo(ExitCode.Ok), result.Error);
         Assert.Multiple(() =>
         {
@@ -74,7 +75,8 @@ internal sealed class RunTests
     public void OneSafetensorsFileInAndOneOut()
     {
         double[] values = TestTensors.Decode("BF16", TestTensors.Encode("BF16", TestTensors.Normal(9, 3 * 40)));
-        string header = """{"q":{"dtype":"BF16","shape":[5,1,8],"data_offsets":[0,80]},"key":{"dtype":"BF16","shape":[5,1,8],"data_offsets":[80,160]},"v":{"dtype":"BF16","shape":[5,1,8],"data_offsets":[160,240]}}""";
+        string header = """{"q":{"dtype":"BF16","shape":[5,1,8],"data_offsets":[0,80]},"key":{"dtype":"BF16","shape":[5,1,8],"data_offsets":[80,160]},"""
+            + """ "v":{"dtype":"BF16","shape":[5,1,8],"data_offsets":[160,240]}}""";
         File.WriteAllBytes(_folder["x.safetensors"], TestTensors.Safetensors(header, TestTensors.Encode("BF16", values)));
         CliResult result = RunIn("--q x.safetensors --k x.safetensors --k-name key --v x.safetensors --out y.safetensors --lse y.safetensors --json");
         JsonElement json = result.Json();

@@ -89,7 +89,8 @@ internal sealed unsafe class TensorFileTests
     {
         double[] values = TestTensors.Decode("F32", TestTensors.Encode("F32", TestTensors.Normal(5, 6)));
         byte[] data = [0, .. TestTensors.Encode("F32", values)];
-        File.WriteAllBytes(_folder["x.safetensors"], TestTensors.Safetensors("""{"__metadata__":{"a":"b"},"q":{"dtype":"F32","shape":[2,3],"data_offsets":[1,25]}}""", data));
+        string header = """{"__metadata__":{"a":"b"},"q":{"dtype":"F32","shape":[2,3],"data_offsets":[1,25]}}""";
+        File.WriteAllBytes(_folder["x.safetensors"], TestTensors.Safetensors(header, data));
         using HostTensor tensor = Load("x.safetensors");
         Assert.That(tensor.ToFloats().Select(value => (double)value), Is.EqualTo(values));
     }
@@ -148,20 +149,23 @@ internal sealed unsafe class TensorFileTests
         yield return Case("header longer than the file", TestTensors.Safetensors("{}", data, 1000), "claims 1000 bytes");
         yield return Case("no JSON", TestTensors.Safetensors("{\"q\":", data), "no valid JSON");
         yield return Case("JSON array", TestTensors.Safetensors("[1]", data), "no JSON object");
-        yield return Case("no such tensor", TestTensors.Safetensors("""{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}""", data), "no tensor 'q'");
-        yield return Case("no dtype", TestTensors.Safetensors("""{"q":{"shape":[2,3],"data_offsets":[0,24]}}""", data), "needs dtype");
-        yield return Case("one offset", TestTensors.Safetensors("""{"q":{"dtype":"F32","shape":[2,3],"data_offsets":[0]}}""", data), "needs dtype");
-        yield return Case("negative size", TestTensors.Safetensors("""{"q":{"dtype":"F32","shape":[-2,3],"data_offsets":[0,24]}}""", data), "needs dtype");
-        yield return Case("fractional size", TestTensors.Safetensors("""{"q":{"dtype":"F32","shape":[2.5,3],"data_offsets":[0,24]}}""", data), "needs dtype");
-        yield return Case("offsets backwards", TestTensors.Safetensors("""{"q":{"dtype":"F32","shape":[2,3],"data_offsets":[24,0]}}""", data), "before the beginning");
-        yield return Case("offsets beyond the file", TestTensors.Safetensors("""{"q":{"dtype":"F32","shape":[2,3],"data_offsets":[8,32]}}""", data), "ends at byte 32");
-        yield return Case("offset near 2^63", TestTensors.Safetensors("""{"q":{"dtype":"F32","shape":[2,3],"data_offsets":[9223372036854775800,9223372036854775807]}}""", data), "the file has 24");
-        yield return Case("range and shape differ", TestTensors.Safetensors("""{"q":{"dtype":"F32","shape":[2,2],"data_offsets":[0,24]}}""", data), "needs 16 bytes");
-        yield return Case("count overflow", TestTensors.Safetensors("""{"q":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,24]}}""", data), "more elements");
-        yield return Case("integers", TestTensors.Safetensors("""{"q":{"dtype":"I64","shape":[3],"data_offsets":[0,24]}}""", data), "I64");
-        yield return Case("tensor twice", TestTensors.Safetensors(
-            """{"q":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"q":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}""", data), "twice");
-        yield return Case("half a surrogate pair", TestTensors.Safetensors("""{"\ud800":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}""", data), "no valid JSON");
+        yield return Header("no such tensor", """{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}""", "no tensor 'q'");
+        yield return Header("no dtype", """{"q":{"shape":[2,3],"data_offsets":[0,24]}}""", "needs dtype");
+        yield return Header("one offset", """{"q":{"dtype":"F32","shape":[2,3],"data_offsets":[0]}}""", "needs dtype");
+        yield return Header("negative size", """{"q":{"dtype":"F32","shape":[-2,3],"data_offsets":[0,24]}}""", "needs dtype");
+        yield return Header("fractional size", """{"q":{"dtype":"F32","shape":[2.5,3],"data_offsets":[0,24]}}""", "needs dtype");
+        yield return Header("offsets backwards", """{"q":{"dtype":"F32","shape":[2,3],"data_offsets":[24,0]}}""", "before the beginning");
+        yield return Header("offsets beyond the file", """{"q":{"dtype":"F32","shape":[2,3],"data_offsets":[8,32]}}""", "ends at byte 32");
+        yield return Header("offset near 2^63",
+            """{"q":{"dtype":"F32","shape":[2,3],"data_offsets":[9223372036854775800,9223372036854775807]}}""", "the file has 24");
+        yield return Header("range and shape differ", """{"q":{"dtype":"F32","shape":[2,2],"data_offsets":[0,24]}}""", "needs 16 bytes");
+        yield return Header("count overflow", """{"q":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,24]}}""", "more elements");
+        yield return Header("integers", """{"q":{"dtype":"I64","shape":[3],"data_offsets":[0,24]}}""", "I64");
+        yield return Header("tensor twice",
+            """{"q":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"q":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}""", "twice");
+        yield return Header("half a surrogate pair", """{"\ud800":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}""", "no valid JSON");
+
+        TestCaseData Header(string name, string header, string message) => Case(name, TestTensors.Safetensors(header, data), message);
 
         static TestCaseData Case(string name, byte[] file, string message) => new TestCaseData(file, message).SetName($"BadSafetensorsIsRefused: {name}");
     }

@@ -65,7 +65,8 @@ internal static class TestTensors
         Npy(Dict(descr, shape, fortran), Encode(descr, values), version);
 
     public static string Dict(string descr, long[] shape, bool fortran = false) =>
-        $"{{'descr': '{descr}', 'fortran_order': {(fortran ? "True" : "False")}, 'shape': ({string.Join(", ", shape)}{(shape.Length == 1 ? "," : string.Empty)}), }}";
+        $"{{'descr': '{descr}', 'fortran_order': {(fortran ? "True" : "False")}, 'shape': ("
+        + $"{string.Join(", ", shape)}{(shape.Length == 1 ? "," : string.Empty)}), }}";
 
     /// <summary>Reads a .npy file written by the program; its header must be format 1.0.</summary>
     public static (string Descr, string Header, double[] Values) ReadNpy(string path)

@@ -12,17 +12,14 @@ namespace FlashAttention.Cli.Checking;
 /// <param name="Score">scale * |q| * |k| of the longest rows: no score is larger.</param>
 /// <param name="LikelyScore">Size of a score: for random rows hardly ever above 4/sqrt(dim) of <paramref name="Score"/>.</param>
 /// <param name="GradP">Size of a scalar product of a row of the gradient of o and a row of v: for random rows hardly ever above 4/sqrt(dim) of the product
-/// of their
-/// lengths.</param>
+/// of their lengths.</param>
 internal sealed record ProblemMagnitudes(double Epsilon, double Scale, double MaxQ, double MaxK, double MaxV, double MaxGradO, double Score, double LikelyScore,
     double GradP);
 
 /// <summary>How far a result may be from the float64 reference.</summary>
 /// <remarks>Two bounds hold at once. The unit bound: a few units of the element type at the size of the result, and a few fp32 units for every unit of
-/// score, because
-/// scores are summed in fp32 and an error of a score is a relative error of a probability. The naive bound: twice the error of a plain implementation that
-/// rounds
-/// every matrix to the element type, and one rounding of the result and of the scores.</remarks>
+/// score, because scores are summed in fp32 and an error of a score is a relative error of a probability. The naive bound: twice the error of a plain
+/// implementation that rounds every matrix to the element type, one rounding of the result and of the scores, and the fp32 rounding of sums.</remarks>
 internal static class ErrorBounds
 {
     private const double SingleEpsilon = 1.0 / (1 << 23);
@@ -50,8 +47,7 @@ internal static class ErrorBounds
     public static double UnitO(ProblemMagnitudes m) => m.MaxV * ((4 * m.Epsilon) + (4 * SingleEpsilon * (1 + m.Score)));
 
     /// <summary>As <see cref="UnitO"/> for inputs that repeat themselves, as text does: adding the same number again and again in fp32 rounds the same way
-    /// every time,
-    /// so that the error of a sum may grow with its number of terms instead of the root of it.</summary>
+    /// every time, so that the error of a sum may grow with its number of terms instead of the root of it.</summary>
     public static double UnitORepetitive(ProblemMagnitudes m, long terms) => UnitO(m) + (m.MaxV * terms * SingleEpsilon / 2);
 
     public static double UnitLse(ProblemMagnitudes m, double largest) => 8 * SingleEpsilon * (1 + m.Score + largest);
@@ -70,10 +66,9 @@ internal static class ErrorBounds
     public static double UnitGradient(ProblemMagnitudes m, double largest, double pair) => Gradient(m, Math.Max(largest, pair));
 
     /// <summary>Twice the error of the naive form, one rounding of the result, and of each pair's part the fp32 rounding: that of its score, whose error is
-    /// a relative
-    /// error of its probability, and a few more.</summary>
-    public static double Naive(ProblemMagnitudes m, double naiveError, double epsilon, double largest, double pair) =>
-        (2 * naiveError) + (epsilon * largest) + (SingleEpsilon * pair * (4 + m.LikelyScore));
+    /// a relative error of its probability, and a few more; and that of the running sum of all parts, which grows with the root of their number.</summary>
+    public static double Naive(ProblemMagnitudes m, double naiveError, double epsilon, double largest, double pair, long parts) =>
+        (2 * naiveError) + (epsilon * largest) + (SingleEpsilon * pair * (4 + m.LikelyScore + (2 * Math.Sqrt(parts))));
 
     private static double Gradient(ProblemMagnitudes m, double size) => size * ((8 * m.Epsilon) + (16 * SingleEpsilon * (1 + m.Score)));
 

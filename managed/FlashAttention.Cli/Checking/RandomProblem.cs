@@ -29,9 +29,8 @@ internal sealed record RandomProblem(TensorShape Q, TensorShape K, TensorShape V
             Deterministic = random.Next(2) == 0,
         };
         return new RandomProblem(new TensorShape(batch, lengthQ, headsKv * group, dim), new TensorShape(batch, lengthKv, headsKv, dim),
-            new TensorShape(batch, lengthKv, headsKv, dimV), type, Pick<TensorLayout>(random, [TensorLayout.BatchSequenceHeads,
-                TensorLayout.BatchHeadsSequence]), options,
-            random.Next(6) == 0 ? 4 : 1, ownSeed);
+            new TensorShape(batch, lengthKv, headsKv, dimV), type,
+            Pick<TensorLayout>(random, [TensorLayout.BatchSequenceHeads, TensorLayout.BatchHeadsSequence]), options, random.Next(6) == 0 ? 4 : 1, ownSeed);
     }
 
     /// <summary>Draws the numbers and binds them to a device, ready for both passes.</summary>
@@ -43,10 +42,14 @@ internal sealed record RandomProblem(TensorShape Q, TensorShape K, TensorShape V
         return call;
     }
 
-    public override string ToString() =>
-        $"b{Q.Batch} h{Q.Heads}/{K.Heads} q{Q.Sequence} kv{K.Sequence} d{Q.HeadDim}{(V.HeadDim == Q.HeadDim ? string.Empty : $"/{V.HeadDim}")} {OptionParsing.Name(Type)} "
-        + $"{OptionParsing.Name(Options.Mask)}{(Options.Scale is null ? string.Empty : " scaled")}{(Gain > 1 ? " large" : string.Empty)}"
-        + $"{(Layout == TensorLayout.BatchHeadsSequence ? " bhsd" : string.Empty)}";
+    public override string ToString()
+    {
+        string dimV = V.HeadDim == Q.HeadDim ? string.Empty : $"/{V.HeadDim}";
+        string scale = Options.Scale is null ? string.Empty : " scaled", large = Gain > 1 ? " large" : string.Empty;
+        string layout = Layout == TensorLayout.BatchHeadsSequence ? " bhsd" : string.Empty;
+        return $"b{Q.Batch} h{Q.Heads}/{K.Heads} q{Q.Sequence} kv{K.Sequence} d{Q.HeadDim}{dimV} {OptionParsing.Name(Type)} {OptionParsing.Name(Options.Mask)}"
+            + scale + large + layout;
+    }
 
     private HostTensor Fill(TensorShape shape, Random random, double gain)
     {

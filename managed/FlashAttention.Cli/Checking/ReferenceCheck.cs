@@ -47,14 +47,15 @@ internal static class ReferenceCheck
             ReadOnlyTensorSpan<T> gradO = call.GradO.Span<T>();
             ReferenceGradients exactGradients = ReferenceAttention.Backward(q, k, v, gradO, call.Options);
             ReferenceGradients naiveGradients = ReferenceAttention.NaiveBackward(q, k, v, gradO, default, call.Options);
-            results.Add(Gradient("dQ", call.GradQ, exactGradients.Q, naiveGradients.Q, ErrorBounds.PairGradQ(sizes)));
-            results.Add(Gradient("dK", call.GradK, exactGradients.K, naiveGradients.K, ErrorBounds.PairGradK(sizes)));
-            results.Add(Gradient("dV", call.GradV, exactGradients.V, naiveGradients.V, ErrorBounds.PairGradV(sizes)));
+            long keys = call.K.Shape.Sequence, queries = call.Q.Shape.Sequence * (call.Q.Shape.Heads / Math.Max(1, call.K.Shape.Heads));
+            results.Add(Gradient("dQ", call.GradQ, exactGradients.Q, naiveGradients.Q, ErrorBounds.PairGradQ(sizes), keys));
+            results.Add(Gradient("dK", call.GradK, exactGradients.K, naiveGradients.K, ErrorBounds.PairGradK(sizes), queries));
+            results.Add(Gradient("dV", call.GradV, exactGradients.V, naiveGradients.V, ErrorBounds.PairGradV(sizes), queries));
         }
         return [.. results];
 
-        VerifyTensor Gradient(string name, HostTensor actual, double[] exact, double[] naive, double pair) =>
-            Verdict(sizes, name, actual, exact, naive, sizes.Epsilon, pair, largest => ErrorBounds.UnitGradient(sizes, largest, pair));
+        VerifyTensor Gradient(string name, HostTensor actual, double[] exact, double[] naive, double pair, long parts) =>
+            Verdict(sizes, name, actual, exact, naive, sizes.Epsilon, pair, largest => ErrorBounds.UnitGradient(sizes, largest, pair), parts);
     }
 
     /// <summary>Compares one output.</summary>
@@ -66,8 +67,9 @@ internal static class ReferenceCheck
     /// <param name="epsilon">Unit of the output's type.</param>
     /// <param name="pair">What one (query, key) pair can add to a component.</param>
     /// <param name="unitBound">From the largest component of the reference to the unit bound.</param>
+    /// <param name="parts">How many pairs a component is the sum of; 0 for an average.</param>
     private static VerifyTensor Verdict(ProblemMagnitudes sizes, string name, HostTensor actual, double[] exact, double[] naive, double epsilon, double pair,
-        Func<double, double> unitBound)
+        Func<double, double> unitBound, long parts = 0)
     {
         float[] values = actual.ToFloats();
         double largest = 0, error = 0, naiveError = 0;
@@ -77,7 +79,7 @@ internal static class ReferenceCheck
             naiveError = Math.Max(naiveError, Difference(naive[i], exact[i]));
             largest = double.IsFinite(exact[i]) ? Math.Max(largest, Math.Abs(exact[i])) : largest;
         }
-        double unitUsed = Used(error, unitBound(largest)), naiveUsed = Used(error, ErrorBounds.Naive(sizes, naiveError, epsilon, largest, pair));
+        double unitUsed = Used(error, unitBound(largest)), naiveUsed = Used(error, ErrorBounds.Naive(sizes, naiveError, epsilon, largest, pair, parts));
         return new VerifyTensor(name, unitUsed <= 1 && naiveUsed <= 1, error, unitUsed, naiveError, naiveUsed);
     }
 

@@ -43,19 +43,13 @@ internal static class BenchCommand
             Date = DateTimeOffset.UtcNow,
             Cells = [.. cells],
         };
-        if (options.Json)
-        {
-            console.WriteJson(report, CliJson.Default.BenchReport);
-        }
-        else
-        {
-            Write(report, console);
-        }
+        console.WriteReport(report, options, CliJson.Default.BenchReport, Write);
         if (options.Svg is not null)
         {
             File.WriteAllText(options.Svg, SvgPlot.Draw(report));
         }
-        return cells.All(cell => cell.MaxErrorOfBound is null or <= 1) ? ExitCode.Ok : ExitCode.Failed;
+        // A run that timed nothing has not done what was asked for.
+        return cells.All(cell => cell.MaxErrorOfBound is null or <= 1) && cells.Any(cell => cell.MedianSeconds is not null) ? ExitCode.Ok : ExitCode.Failed;
     }
 
     private static Cell[] Grid(BenchOptions o)
@@ -64,8 +58,7 @@ internal static class BenchCommand
         Mask[] masks = [.. (o.Masks.Any() ? o.Masks : ["none", "causal"]).Select(OptionParsing.ParseMask)];
         DType[] types = [.. (o.DTypes.Any() ? o.DTypes : ["float16"]).Select(OptionParsing.ParseDType)];
         _ = OptionParsing.CheckRange("--batch", o.Batch, 1, 1 << 20);
-        _ = OptionParsing.CheckRange("--heads", o.Heads, 1, 1 << 20);
-        _ = OptionParsing.CheckRange("--kv-heads", o.KvHeads ?? o.Heads, 1, 1 << 20);
+        OptionParsing.CheckHeads(o.Heads, o.KvHeads ?? o.Heads, 1 << 20);
         _ = OptionParsing.CheckRange("--repeat", o.Repeat, 1, 100_000);
         if (!(o.Seconds > 0 && o.Seconds <= 3600))
         {
@@ -74,8 +67,11 @@ internal static class BenchCommand
         _ = OptionParsing.ParseKernel(o.Kernel);
         (bool forward, bool backward) = OptionParsing.ParsePass(o.Pass);
         bool[] passes = forward && backward ? [false, true] : [backward];
-        return [.. from pass in passes from type in types from dim in dims from mask in masks from length in lengths select new Cell(type, mask, dim, length,
-            pass)];
+        return
+        [
+            .. from pass in passes from type in types from dim in dims from mask in masks from length in lengths
+               select new Cell(type, mask, dim, length, pass),
+        ];
 
         static int[] Values(string option, IEnumerable<int> given, int[] otherwise, int minimum, int maximum)
         {
@@ -107,7 +103,7 @@ internal static class BenchCommand
         BenchCell result = new()
         {
             Pass = cell.Backward ? "backward" : "forward",
-            DType = OptionParsing.Name(cell.Type),
+            Dtype = OptionParsing.Name(cell.Type),
             Mask = OptionParsing.Name(cell.Mask),
             Batch = o.Batch,
             Heads = o.Heads,
@@ -116,10 +112,17 @@ internal static class BenchCommand
             Dim = cell.Dim,
         };
         RandomProblem problem = Problem(o, cell, o.Batch, o.Heads, kvHeads, cell.Length);
+        // Inputs, outputs and gradients: q, o, k, v and the gradient of each. More than the memory that is there would end the process without a word.
+        double bytes = 4.0 * cell.Type.GetSizeBytes() * ((double)problem.Q.ElementCount + problem.K.ElementCount);
+        double available = GC.GetGCMemoryInfo().TotalAvailableMemoryBytes;
+        if (bytes > available)
+        {
+            return result with { Note = $"not timed: the tensors need {Format.Bytes(bytes)} of host memory, this machine has {Format.Bytes(available)}" };
+        }
         using AttentionCall call = problem.Bind(device);
         if (!Attention.TryPlan(call.Problem(cell.Backward ? AttentionPass.Backward : AttentionPass.Forward), out AttentionPlan? plan, out string? reason))
         {
-            return result with { Note = reason };
+            return result with { Note = Format.Message(reason) };
         }
         int group = o.Heads / kvHeads;
         using (AttentionCall small = Problem(o, cell, 1, group, 1, Math.Min(cell.Length, CheckedLength)).Bind(device))
@@ -188,7 +191,7 @@ internal static class BenchCommand
         console.WriteTable(["pass", "type", "mask", ">dim", ">length", ">median", ">best", ">runs", ">TFLOP/s", ">scratch", "kernel"],
             report.Cells.Select(cell => new[]
         {
-            cell.Pass, cell.DType, cell.Mask, Format.Integer(cell.Dim), Format.Integer(cell.Length),
+            cell.Pass, cell.Dtype, cell.Mask, Format.Integer(cell.Dim), Format.Integer(cell.Length),
             cell.MedianSeconds is { } median ? Format.Time(median) : "-",
             cell.MinimumSeconds is { } best ? Format.Time(best) : "-",
             Format.Integer(cell.Runs),
@@ -196,6 +199,7 @@ internal static class BenchCommand
             cell.WorkspaceBytes is { } bytes ? Format.Bytes(bytes) : "-",
             cell.Note ?? cell.Kernel ?? "-",
         }));
-        console.WriteLine("Every kind of cell was checked against float64 first (a shorter sequence of the same kind). FLOPs: 4 * visible pairs * dim, backward 2.5 times that.");
+        console.WriteLine("Every kind of cell was checked against float64 first (a shorter sequence of the same kind). "
+            + "FLOPs: 4 * visible pairs * dim, backward 2.5 times that.");
     }
 }

@@ -58,7 +58,7 @@ internal static class DemoCommand
         DemoReport report = new()
         {
             Device = device.ToString(),
-            DType = OptionParsing.Name(type),
+            Dtype = OptionParsing.Name(type),
             Source = text.Source,
             Heads = heads,
             HeadDim = HeadDim,
@@ -66,14 +66,7 @@ internal static class DemoCommand
             Lengths = [.. rows],
             Query = query!,
         };
-        if (options.Json)
-        {
-            console.WriteJson(report, CliJson.Default.DemoReport);
-        }
-        else
-        {
-            Write(report, console);
-        }
+        console.WriteReport(report, options, CliJson.Default.DemoReport, Write);
         return rows.All(row => row.FusedMaxError <= row.ErrorBound) ? ExitCode.Ok : ExitCode.Failed;
     }
 
@@ -155,21 +148,24 @@ internal static class DemoCommand
         {
             double[] weights = ExactRow.Weights(q, k, position, head, heads, HeadDim);
             DemoKey[] best = [.. Enumerable.Range(0, weights.Length).OrderByDescending(j => weights[j]).ThenByDescending(j => j).Take(ShownKeys)
-                .Select(j => new DemoKey { Position = j, Weight = weights[j], Context = DemoText.Context(text, j, 14, 10) })];
-            answers.Add(new DemoHead { Head = head, LooksFor = TextEmbedding.Describe(head), MostAttended = best });
+                .Select(j => new DemoKey(j, weights[j], DemoText.Context(text, j, 14, 10)))];
+            answers.Add(new DemoHead(head, TextEmbedding.Describe(head), best));
         }
-        return new DemoQuery { Position = position, Context = DemoText.Context(text, position, 40, 0), Heads = [.. answers] };
+        return new DemoQuery(position, DemoText.Context(text, position, 40, 0), [.. answers]);
     }
 
     private static void Write(DemoReport report, CliConsole console)
     {
         console.WriteLine($"Text: {report.Source}");
-        console.WriteLine($"Every character is a query, a key and a value: {report.Heads} heads of {report.HeadDim}, {report.DType}, causal mask, on {report.Device}.");
+        console.WriteLine($"Every character is a query, a key and a value: {report.Heads} heads of {report.HeadDim}, {report.Dtype}, causal mask, "
+            + $"on {report.Device}.");
         console.WriteTable(
             [">characters", ">fused", ">naive", ">speed-up", ">error fused", ">error naive", ">scratch fused", ">scratch naive"],
             report.Lengths.Select(Row));
-        console.WriteLine($"fused: {report.Lengths[0].Kernel}. naive: the same in plain vectorised C#, all processors, with the matrix of scores in memory (fp32).");
-        console.WriteLine($"error: largest difference from a float64 computation over {SampledRows} rows of every head; at most {Format.Error(report.Lengths[^1].ErrorBound)} is allowed.");
+        console.WriteLine($"fused: {report.Lengths[0].Kernel}. naive: the same in plain vectorised C#, all processors, with the matrix of scores in memory "
+            + "(fp32).");
+        console.WriteLine($"error: largest difference from a float64 computation over {SampledRows} rows of every head; at most "
+            + $"{Format.Error(report.Lengths[^1].ErrorBound)} is allowed.");
         console.WriteLine();
         console.WriteTitle($"What does the last character of \"{report.Query.Context}\" attend to?");
         foreach (DemoHead head in report.Query.Heads)

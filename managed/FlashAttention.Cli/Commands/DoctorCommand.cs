@@ -34,24 +34,15 @@ internal static class DoctorCommand
         {
             report = report with { Checks = [new DoctorCheck("native library", false, "not loaded")] };
         }
-        report = report with
-        {
-            Loading = [.. FlashAttentionNative.Trace().Select(step => new DoctorStep(step.Origin.ToString(), step.Path,
-            step.Outcome.ToString(), step.Detail))]
-        };
-        if (options.Json)
-        {
-            console.WriteJson(report, CliJson.Default.DoctorReport);
-        }
-        else
-        {
-            Write(report, console);
-        }
+        DoctorStep[] loading =
+            [.. FlashAttentionNative.Trace().Select(step => new DoctorStep(step.Origin.ToString(), step.Path, step.Outcome.ToString(), step.Detail))];
+        report = report with { Loading = loading };
+        console.WriteReport(report, options, CliJson.Default.DoctorReport, Write);
         return report.Healthy ? ExitCode.Ok : report.LibraryVersion is null ? ExitCode.DeviceUnavailable : ExitCode.Failed;
     }
 
-    private static bool IsLoadFailure(Exception e) =>
-        e is DllNotFoundException or BadImageFormatException || (e as FlashAttentionException ?? e.InnerException as FlashAttentionException)?.Status == AttentionStatus.LibraryUnavailable;
+    private static bool IsLoadFailure(Exception e) => e is DllNotFoundException or BadImageFormatException
+        || (e as FlashAttentionException ?? e.InnerException as FlashAttentionException)?.Status == AttentionStatus.LibraryUnavailable;
 
     private static DoctorCheck[] Checks()
     {
@@ -85,15 +76,15 @@ internal static class DoctorCommand
         }
         catch (FlashAttentionException e)
         {
-            return new DoctorCheck(device.ToString(), false, e.Message);
+            return new DoctorCheck(device.ToString(), false, Format.Message(e.Message));
         }
     }
 
     private static void Write(DoctorReport report, CliConsole console)
     {
         console.WriteLine($"flashattn {report.CliVersion}, looking for {report.LibraryFileName} with ABI {report.ExpectedAbiVersion}");
-        console.WriteTable(["tried", "because of", "outcome", "detail"], report.Loading.Select(step => new[] { step.Path, step.Origin, step.Outcome,
-            step.Detail }));
+        console.WriteTable(["tried", "because of", "outcome", "detail"],
+            report.Loading.Select(step => new[] { step.Path, step.Origin, step.Outcome, step.Detail }));
         if (report.LibraryVersion is not null)
         {
             console.WriteLine($"library {report.LibraryVersion}, ABI {report.AbiVersion}, {report.LibraryBuild}");

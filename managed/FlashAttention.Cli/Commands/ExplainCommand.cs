@@ -21,28 +21,22 @@ internal static class ExplainCommand
         {
             passes.Add(Pass(problem with { Pass = AttentionPass.Backward }, peaks));
         }
-        ExplainReport report = new() { Problem = Describe(problem), Device = deviceName, Passes = [.. passes] };
-        if (options.Json)
-        {
-            console.WriteJson(report, CliJson.Default.ExplainReport);
-        }
-        else
-        {
-            ExplainText.Write(report, console);
-        }
+        ExplainReport report = new(Describe(problem), deviceName, [.. passes]);
+        console.WriteReport(report, options, CliJson.Default.ExplainReport, ExplainText.Write);
         return passes.Any(pass => pass.Supported) ? ExitCode.Ok : ExitCode.Failed;
     }
 
     private static AttentionProblem Problem(ExplainOptions o)
     {
         const long MaxSize = 1L << 40;
+        OptionParsing.CheckHeads(o.Heads, o.KvHeads ?? o.Heads, MaxSize);
         return new AttentionProblem
         {
             Device = o.AssumeComputeCapability is null ? OptionParsing.ParseDevice(o.Device ?? "cpu") : FlashAttention.Device.Cuda(0),
             DType = OptionParsing.ParseDType(o.DType),
             Batch = OptionParsing.CheckRange("--batch", o.Batch, 0, MaxSize),
-            HeadsQ = OptionParsing.CheckRange("--heads", o.Heads, 1, MaxSize),
-            HeadsKv = OptionParsing.CheckRange("--kv-heads", o.KvHeads ?? o.Heads, 1, MaxSize),
+            HeadsQ = o.Heads,
+            HeadsKv = o.KvHeads ?? o.Heads,
             LengthQ = OptionParsing.CheckRange("--len-q", o.LenQ, 0, MaxSize),
             LengthKv = OptionParsing.CheckRange("--len-kv", o.LenKv ?? o.LenQ, 0, MaxSize),
             HeadDim = OptionParsing.CheckRange("--dim", o.Dim, 1, MaxSize),
@@ -51,7 +45,7 @@ internal static class ExplainCommand
             {
                 Mask = OptionParsing.ParseMask(o.Mask),
                 Deterministic = o.Deterministic,
-                Kernel = OptionParsing.ParseKernel(o.Kernel)
+                Kernel = OptionParsing.ParseKernel(o.Kernel),
             },
             AssumedComputeCapability = Assumed(o),
             AssumedMultiprocessorCount = o.AssumeMultiprocessors ?? 0,
@@ -76,8 +70,8 @@ internal static class ExplainCommand
         if (o.AssumeComputeCapability is { } capability)
         {
             string count = o.AssumeMultiprocessors is { } sms ? $", {sms} multiprocessors" : string.Empty;
-            return ($"assumed GPU of compute capability {capability / 10}.{capability % 10}{count}", Roofline.OfComputeCapability(capability,
-                o.AssumeMultiprocessors));
+            return ($"assumed GPU of compute capability {capability / 10}.{capability % 10}{count}",
+                Roofline.OfComputeCapability(capability, o.AssumeMultiprocessors));
         }
         OptionParsing.RequireDevice(device);
         string name = device.GetInfo().Name;
@@ -90,11 +84,10 @@ internal static class ExplainCommand
         string name = backward ? "backward" : "forward";
         if (!Attention.TryPlan(problem, out AttentionPlan? plan, out string? reason))
         {
-            return new ExplainPass { Pass = name, Supported = false, WhyNot = reason };
+            return new ExplainPass { Pass = name, Supported = false, WhyNot = Format.Message(reason) };
         }
         CostInput input = new(problem.Batch, problem.HeadsQ, problem.HeadsKv!.Value, problem.LengthQ, problem.LengthKv, problem.HeadDim,
-            problem.HeadDimV!.Value,
-            problem.DType.GetSizeBytes(), plan.Exponentials);
+            problem.HeadDimV!.Value, problem.DType.GetSizeBytes(), plan.Exponentials);
         CostStep[] steps = backward ? CostModel.Backward(input, plan.TileKv) : CostModel.Forward(input, plan.TileQ);
         StepCost naive = steps.Aggregate(StepCost.Zero, (sum, step) => sum + step.Naive);
         StepCost fused = steps.Aggregate(StepCost.Zero, (sum, step) => sum + step.Fused);
@@ -102,12 +95,10 @@ internal static class ExplainCommand
         {
             Pass = name,
             Supported = true,
-            Plan = Plan(plan),
+            Plan = plan,
             Steps = [.. steps.Select(step => new ExplainStep(step.Name, step.Note, Cost(step.Naive), Cost(step.Fused)))],
             Total = new ExplainStep("total", string.Empty, Cost(naive), Cost(fused)),
             NaiveScratchBytes = CostModel.NaiveScratchBytes(input, backward),
-            FusedScratchBytes = plan.WorkspaceBytes,
-            MinimumBytes = plan.MinimumBytes,
             Roofline = peaks is null || problem.DType == DType.Float32 ? null : Bound(peaks, naive, fused, plan.MinimumBytes),
         };
     }
@@ -120,25 +111,9 @@ internal static class ExplainCommand
         return new ExplainRoofline(peaks.Name, fusedTimes.Bound, fusedTimes.Limit, naiveTimes.Bound, naiveTimes.Limit);
     }
 
-    private static ExplainPlan Plan(AttentionPlan plan) => new()
-    {
-        Kernel = plan.KernelName,
-        Family = plan.Kernel.ToString().ToLowerInvariant(),
-        Reason = plan.Reason,
-        TileQ = plan.TileQ,
-        TileKv = plan.TileKv,
-        Stages = plan.Stages,
-        Threads = plan.Threads,
-        RegistersPerThread = plan.RegistersPerThread,
-        Launches = plan.Launches,
-        Blocks = plan.Blocks,
-        SharedMemoryBytes = plan.SharedMemoryBytes,
-        WorkspaceBytes = plan.WorkspaceBytes,
-    };
-
     private static ExplainCost Cost(StepCost cost) => new(cost.Flops, cost.Exponentials, cost.BytesRead, cost.BytesWritten, cost.Intensity);
 
     private static string Describe(AttentionProblem p) =>
-        $"batch {p.Batch}, heads {p.HeadsQ} (kv {p.HeadsKv}), len_q {p.LengthQ}, len_kv {p.LengthKv}, dim {p.HeadDim} (v {p.HeadDimV}), {OptionParsing.Name(p.DType)}, "
-        + $"mask {OptionParsing.Name(p.Options.Mask)}{(p.Options.Deterministic ? ", deterministic" : string.Empty)}";
+        $"batch {p.Batch}, heads {p.HeadsQ} (kv {p.HeadsKv}), len_q {p.LengthQ}, len_kv {p.LengthKv}, dim {p.HeadDim} (v {p.HeadDimV}), "
+        + $"{OptionParsing.Name(p.DType)}, mask {OptionParsing.Name(p.Options.Mask)}{(p.Options.Deterministic ? ", deterministic" : string.Empty)}";
 }

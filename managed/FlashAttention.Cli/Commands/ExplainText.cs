@@ -31,18 +31,23 @@ internal static class ExplainText
             return;
         }
         console.WriteLine();
-        console.WriteLine("naive: each step reads and writes whole matrices, masked pairs included; its backward pass reads the P of the forward pass. Inputs and outputs count once.");
-        console.WriteLine("fused: bytes count every load of a tile; tiles loaded again come from the cache for the most part. FLOPs are those of the matrix products.");
+        console.WriteLine("naive: each step reads and writes whole matrices, masked pairs included; its backward pass reads the P of the forward pass. "
+            + "Inputs and outputs count once.");
+        console.WriteLine("fused: bytes count every load of a tile; tiles loaded again come from the cache for the most part. "
+            + "FLOPs are those of the matrix products.");
     }
 
-    private static void WritePlan(ExplainPlan plan, CliConsole console)
+    private static void WritePlan(AttentionPlan plan, CliConsole console)
     {
         bool gpu = plan.RegistersPerThread > 0 || plan.SharedMemoryBytes > 0;
-        console.WriteLine($"kernel     {plan.Kernel}: {plan.Reason}");
-        console.WriteLine($"tiles      {plan.TileQ} queries x {plan.TileKv} keys, {(gpu ? $"{plan.Stages} stages, {Format.Integer(plan.Blocks)} blocks, {plan.Launches} launches" : $"{Format.Integer(plan.Blocks)} tasks")}");
+        console.WriteLine($"kernel     {plan.KernelName}: {plan.Reason}");
+        string work = gpu
+            ? $"{Format.Plural(plan.Stages, "stage")}, {Format.Plural(plan.Blocks, "block")}, {Format.Plural(plan.Launches, "launch", "es")}"
+            : Format.Plural(plan.Blocks, "task");
+        console.WriteLine($"tiles      {plan.TileQ} queries x {plan.TileKv} keys, {work}");
         console.WriteLine(gpu
             ? $"budget     {plan.Threads} threads x {plan.RegistersPerThread} registers, {Format.Bytes(plan.SharedMemoryBytes)} shared memory per block"
-            : $"budget     {plan.Threads} threads");
+            : $"budget     {Format.Plural(plan.Threads, "thread")}");
     }
 
     private static void WriteCosts(ExplainPass pass, CliConsole console)
@@ -54,8 +59,9 @@ internal static class ExplainText
         }
         ExplainCost naive = pass.Total!.Naive, fused = pass.Total.Fused;
         double naiveBytes = naive.BytesRead + naive.BytesWritten, fusedBytes = fused.BytesRead + fused.BytesWritten;
-        console.WriteLine($"moved      naive {Format.Bytes(naiveBytes)}, fused {Format.Bytes(fusedBytes)} of tile loads, at least {Format.Bytes(pass.MinimumBytes!.Value)}");
-        console.WriteLine($"scratch    naive {Format.Bytes(pass.NaiveScratchBytes!.Value)}, fused {Format.Bytes(pass.FusedScratchBytes!.Value)}");
+        console.WriteLine($"moved      naive {Format.Bytes(naiveBytes)}, fused {Format.Bytes(fusedBytes)} of tile loads, "
+            + $"at least {Format.Bytes(pass.Plan!.MinimumBytes)}");
+        console.WriteLine($"scratch    naive {Format.Bytes(pass.NaiveScratchBytes!.Value)}, fused {Format.Bytes(pass.Plan.WorkspaceBytes)}");
         if (pass.Roofline is { } roofline)
         {
             console.WriteLine($"roofline   {roofline.Product}: fused at least {Format.Time(roofline.FusedSeconds)} ({roofline.FusedLimit}), "

@@ -30,14 +30,7 @@ internal static class InfoCommand
             Devices = [.. devices.Select(Describe)],
             Kernels = [.. devices.SelectMany(Kernels)],
         };
-        if (options.Json)
-        {
-            console.WriteJson(report, CliJson.Default.InfoReport);
-        }
-        else
-        {
-            Write(report, console);
-        }
+        console.WriteReport(report, options, CliJson.Default.InfoReport, Write);
         return ExitCode.Ok;
     }
 
@@ -75,8 +68,8 @@ internal static class InfoCommand
             {
                 yield return new InfoKernel(device.ToString(), OptionParsing.Name(type), dim, Kernel(AttentionPass.Forward), Kernel(AttentionPass.Backward));
 
-                string? Kernel(AttentionPass pass) => Attention.TryPlan(Problem(device, type, dim, pass), out AttentionPlan? plan,
-                    out _) ? plan.KernelName : null;
+                string? Kernel(AttentionPass pass) =>
+                    Attention.TryPlan(Problem(device, type, dim, pass), out AttentionPlan? plan, out _) ? plan.KernelName : null;
             }
         }
     }
@@ -112,7 +105,7 @@ internal static class InfoCommand
         console.WriteTitle("Which kernel computes what (batch 1, 8 heads, 2048 x 2048, causal)");
         console.WriteTable(["device", "type", ">dim", "forward", "backward"], report.Kernels.Select(kernel => new[]
         {
-            kernel.Device, kernel.DType, Format.Integer(kernel.Dim), kernel.Forward ?? "-", kernel.Backward ?? "-",
+            kernel.Device, kernel.Dtype, Format.Integer(kernel.Dim), kernel.Forward ?? "-", kernel.Backward ?? "-",
         }));
     }
 }

@@ -39,7 +39,8 @@ internal static unsafe class RunCommand
         call.Download();
 
         OutputFiles.Write(Results(options, call), options.Overwrite, cancellation);
-        Report(options, console, call, plan, backwardPlan, forwardSeconds, backwardSeconds, outputs);
+        console.WriteReport(Report(call, plan, backwardPlan, forwardSeconds, backwardSeconds, outputs), options, CliJson.Default.RunReport,
+            (report, _) => Write(report, outputs, console));
         return ExitCode.Ok;
     }
 
@@ -47,8 +48,8 @@ internal static unsafe class RunCommand
     private static List<(string Option, string Path)> CheckFiles(RunOptions o)
     {
         List<(string Option, string Path)> outputs = [];
-        foreach ((string option, string? path) in new[] { ("--out", o.Out), ("--lse", o.Lse), ("--grad-q", o.GradQ), ("--grad-k", o.GradK), ("--grad-v",
-            o.GradV) })
+        (string Option, string? Path)[] named = [("--out", o.Out), ("--lse", o.Lse), ("--grad-q", o.GradQ), ("--grad-k", o.GradK), ("--grad-v", o.GradV)];
+        foreach ((string option, string? path) in named)
         {
             if (path is not null)
             {
@@ -211,40 +212,44 @@ internal static unsafe class RunCommand
         }
     }
 
-    private static void Report(RunOptions options, CliConsole console, AttentionCall call, AttentionPlan plan, AttentionPlan? backwardPlan,
-        double forwardSeconds,
-        double? backwardSeconds, List<(string Option, string Path)> outputs)
+    private static RunReport Report(AttentionCall call, AttentionPlan plan, AttentionPlan? backwardPlan, double forwardSeconds, double? backwardSeconds,
+        List<(string Option, string Path)> outputs) => new()
+        {
+            Device = call.Device.ToString(),
+            Dtype = OptionParsing.Name(call.Q.Type),
+            Q = Sizes(call.Q.Shape),
+            K = Sizes(call.K.Shape),
+            V = Sizes(call.V.Shape),
+            Mask = OptionParsing.Name(call.Options.Mask),
+            Kernel = plan.KernelName,
+            ForwardSeconds = forwardSeconds,
+            ForwardFlops = plan.Flops,
+            BackwardKernel = backwardPlan?.KernelName,
+            BackwardSeconds = backwardSeconds,
+            BackwardFlops = backwardPlan?.Flops,
+            WorkspaceBytes = call.WorkspaceBytes,
+            NaiveScratchBytes = (backwardPlan ?? plan).UnfusedScratchBytes,
+            Written = [.. outputs.Select(output => output.Path).Distinct()],
+        };
+
+    private static void Write(RunReport report, List<(string Option, string Path)> outputs, CliConsole console)
     {
-        if (options.Json)
+        console.WriteLine($"q {Shape(report.Q)}  k {Shape(report.K)}  v {Shape(report.V)}  {report.Dtype}, mask {report.Mask}, on {report.Device}");
+        WritePass("forward", report.ForwardSeconds, report.ForwardFlops, report.Kernel);
+        if (report.BackwardKernel is not null)
         {
-            console.WriteJson(new RunReport
-            {
-                Device = call.Device.ToString(),
-                DType = OptionParsing.Name(call.Q.Type),
-                Q = Sizes(call.Q.Shape),
-                K = Sizes(call.K.Shape),
-                V = Sizes(call.V.Shape),
-                Mask = OptionParsing.Name(call.Options.Mask),
-                Kernel = plan.KernelName,
-                ForwardSeconds = forwardSeconds,
-                BackwardKernel = backwardPlan?.KernelName,
-                BackwardSeconds = backwardSeconds,
-                WorkspaceBytes = call.WorkspaceBytes,
-                Written = [.. outputs.Select(output => output.Path).Distinct()],
-            }, CliJson.Default.RunReport);
-            return;
+            WritePass("backward", report.BackwardSeconds!.Value, report.BackwardFlops!.Value, report.BackwardKernel);
         }
-        console.WriteLine($"q {call.Q.Shape}  k {call.K.Shape}  v {call.V.Shape}  {OptionParsing.Name(call.Q.Type)}, mask {OptionParsing.Name(call.Options.Mask)}, on {call.Device}");
-        console.WriteLine($"forward   {Format.Time(forwardSeconds),9}  {Format.Digits(plan.Flops / forwardSeconds / 1e9),6} GFLOP/s  {plan.KernelName}");
-        if (backwardPlan is not null)
-        {
-            console.WriteLine($"backward  {Format.Time(backwardSeconds!.Value),9}  {Format.Digits(backwardPlan.Flops / backwardSeconds.Value / 1e9),6} GFLOP/s  {backwardPlan.KernelName}");
-        }
-        console.WriteLine($"scratch   {Format.Bytes(call.WorkspaceBytes)} (naive: {Format.Bytes((backwardPlan ?? plan).UnfusedScratchBytes)})");
+        console.WriteLine($"scratch   {Format.Bytes(report.WorkspaceBytes)} (naive: {Format.Bytes(report.NaiveScratchBytes)})");
         foreach ((string option, string path) in outputs)
         {
             console.WriteLine($"{option[2..],-8}  {path}");
         }
+
+        static string Shape(long[] sizes) => StoredTypes.FormatShape(sizes);
+
+        void WritePass(string name, double seconds, double flops, string kernel) =>
+            console.WriteLine($"{name,-8}  {Format.Time(seconds),9}  {Format.Digits(flops / seconds / 1e9),6} GFLOP/s  {kernel}");
     }
 
     private static long[] Sizes(TensorShape shape) => [shape.Batch, shape.Sequence, shape.Heads, shape.HeadDim];

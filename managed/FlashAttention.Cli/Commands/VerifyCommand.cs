@@ -8,12 +8,12 @@ namespace FlashAttention.Cli.Commands;
 /// <summary>flashattn verify: random problems against the float64 reference.</summary>
 internal static class VerifyCommand
 {
-    private const int QuickCount = 12;
+    private const int DefaultCount = 60, QuickCount = 12;
     private const string Passed = "ok", Failed = "FAILED", Unsupported = "not computed";
 
     public static ExitCode Run(VerifyOptions options, CliConsole console, CancellationToken cancellation)
     {
-        int count = (int)OptionParsing.CheckRange("--count", options.Quick ? QuickCount : options.Count, 1, 1_000_000);
+        int count = (int)OptionParsing.CheckRange("--count", options.Count ?? (options.Quick ? QuickCount : DefaultCount), 1, 1_000_000);
         int seed = options.Seed ?? (int)(DateTime.UtcNow.Ticks & 0x7FFF_FFFF);
         Device device = OptionParsing.UseDevice(options);
         List<VerifyCase> cases = [];
@@ -35,26 +35,19 @@ internal static class VerifyCommand
             Unsupported = cases.Count(each => each.Verdict == Unsupported),
             Cases = [.. cases],
         };
-        if (options.Json)
-        {
-            console.WriteJson(report, CliJson.Default.VerifyReport);
-        }
-        else
-        {
-            Write(report, options, console);
-        }
+        console.WriteReport(report, options, CliJson.Default.VerifyReport, (_, _) => Write(report, options, console));
         // A run that computed nothing has verified nothing.
         return report.Failed == 0 && report.Passed > 0 ? ExitCode.Ok : ExitCode.Failed;
     }
 
     private static VerifyCase Check(RandomProblem problem, int index, Device device)
     {
-        VerifyCase result = new() { Index = index, Problem = problem.ToString(), Verdict = Failed };
+        VerifyCase result = new(index, problem.ToString(), Failed, Kernel: null, Detail: null, Tensors: []);
         using AttentionCall call = problem.Bind(device);
         if (!Attention.TryPlan(call.Problem(AttentionPass.Forward), out AttentionPlan? plan, out string? reason)
             || !Attention.TryPlan(call.Problem(AttentionPass.Backward), out _, out reason))
         {
-            return result with { Verdict = Unsupported, Detail = reason };
+            return result with { Verdict = Unsupported, Detail = Format.Message(reason) };
         }
         try
         {
@@ -63,7 +56,7 @@ internal static class VerifyCommand
         }
         catch (FlashAttentionException e)
         {
-            return result with { Kernel = plan.KernelName, Detail = e.Message };
+            return result with { Kernel = plan.KernelName, Detail = Format.Message(e.Message) };
         }
     }
 
@@ -72,26 +65,30 @@ internal static class VerifyCommand
         console.WriteLine($"{report.Cases.Length} problems on {report.Device}, seed {report.Seed}: forward and backward against float64");
         string[] columns = ["#", "problem", "kernel", ">O", ">LSE", ">dQ", ">dK", ">dV", "verdict"];
         console.WriteTable(columns, report.Cases.Select(Row));
-        console.WriteLine("Numbers are the largest error as a part of what is allowed, by the tighter of two bounds: units of the element type; twice the error of a naive");
+        console.WriteLine("Numbers are the largest error as a part of what is allowed, by the tighter of two bounds: units of the element type; "
+            + "twice the error of a naive");
         console.WriteLine("implementation in the element type and one rounding. Outputs were poisoned with NaN first.");
         foreach (VerifyCase failure in report.Cases.Where(each => each.Verdict == Failed))
         {
-            console.WriteLine($"#{failure.Index} {failure.Problem}: {failure.Detail ?? string.Join(", ", failure.Tensors.Where(t => !t.Passed).Select(Explain))}");
+            string detail = failure.Detail ?? string.Join(", ", failure.Tensors.Where(tensor => !tensor.Passed).Select(Explain));
+            console.WriteLine($"#{failure.Index} {failure.Problem}: {detail}");
         }
         string rest = report.Unsupported > 0 ? $", {report.Unsupported} not computed by this device" : string.Empty;
         console.WriteTitle($"{report.Passed} passed, {report.Failed} failed{rest}");
         if (report.Failed > 0)
         {
-            console.WriteLine($"Repeat with: flashattn verify --device {report.Device} --seed {report.Seed} {(options.Quick ? "--quick" : $"--count {report.Cases.Length}")}");
+            string quick = options.Quick ? " --quick" : string.Empty;
+            console.WriteLine($"Repeat with: flashattn verify --device {report.Device} --seed {report.Seed}{quick} --count {report.Cases.Length}");
         }
     }
 
     private static string Explain(VerifyTensor tensor) =>
-        $"{tensor.Name} is off by {Format.Error(tensor.MaxError)}, {Format.Digits(tensor.UnitBoundUsed)} x the unit bound and {Format.Digits(tensor.NaiveBoundUsed)} x the naive bound";
+        $"{tensor.Name} is off by {Format.Error(tensor.MaxError)}, {Format.Digits(tensor.UnitBoundUsed)} x the unit bound and "
+        + $"{Format.Digits(tensor.NaiveBoundUsed)} x the naive bound";
 
     private static string[] Row(VerifyCase each)
     {
         string Used(int i) => i < each.Tensors.Length ? Format.Digits(Math.Max(each.Tensors[i].UnitBoundUsed, each.Tensors[i].NaiveBoundUsed)) : "-";
-        return [each.Index.ToString(System.Globalization.CultureInfo.InvariantCulture), each.Problem, each.Kernel ?? "-", Used(0), Used(1), Used(2), Used(3), Used(4), each.Verdict];
+        return [Format.Integer(each.Index), each.Problem, each.Kernel ?? "-", .. Enumerable.Range(0, 5).Select(Used), each.Verdict];
     }
 }

@@ -17,7 +17,8 @@ internal sealed class DemoText(byte[] bytes, string source)
     {
         if (path is null)
         {
-            using Stream stream = Assembly.GetExecutingAssembly().GetManifestResourceStream("alice.txt") ?? throw new InvalidOperationException("The built-in text is missing.");
+            using Stream stream = Assembly.GetExecutingAssembly().GetManifestResourceStream("alice.txt")
+                ?? throw new InvalidOperationException("The built-in text is missing.");
             byte[] bytes = new byte[stream.Length];
             stream.ReadExactly(bytes);
             return new DemoText(bytes, "Lewis Carroll, Alice's Adventures in Wonderland (1865), chapters 1 and 2");

@@ -48,7 +48,7 @@ internal static class Roofline
         [89] = "RTX 4090",
         [90] = "H100",
         [100] = "B200",
-        [120] = "RTX 5090"
+        [120] = "RTX 5090",
     };
 
     /// <summary>Peaks of a GPU by its product name; null if it is not in the table.</summary>

@@ -44,7 +44,8 @@ internal static unsafe class OutputFiles
             }
             if (!seen.TryAdd(full, option) && format == TensorFormat.Kind.Npy)
             {
-                throw CliException.Usage($"{option} {path}: {seen[full]} writes the same file; a .npy file holds one tensor (a .safetensors file may hold all)");
+                throw CliException.Usage($"{option} {path}: {seen[full]} writes the same file; a .npy file holds one tensor "
+                    + "(a .safetensors file may hold all)");
             }
             string? directory = Path.GetDirectoryName(full);
             if (directory is null || !Directory.Exists(directory))

@@ -112,13 +112,14 @@ internal sealed unsafe class TensorSource : IDisposable
             throw CliException.Usage($"{label}: shape {StoredTypes.FormatShape(shape)} has more elements than any file can hold");
         }
         long needed = count * type.Bytes();
+        string sizes = StoredTypes.FormatShape(shape);
         if (needed > available || (exact && needed != available) || offset + needed > file.Length)
         {
-            throw CliException.Usage($"{label}: shape {StoredTypes.FormatShape(shape)} of {type.Name()} needs {needed} bytes of data, the file has {available}");
+            throw CliException.Usage($"{label}: shape {sizes} of {type.Name()} needs {needed} bytes of data, the file has {available}");
         }
         if (!exact && needed != available)
         {
-            throw CliException.Usage($"{label}: {available - needed} bytes follow the {needed} bytes of data that shape {StoredTypes.FormatShape(shape)} needs");
+            throw CliException.Usage($"{label}: {available - needed} bytes follow the {needed} bytes of data that shape {sizes} needs");
         }
     }
 }

@@ -115,5 +115,16 @@ internal static class OptionParsing
     public static long CheckRange(string option, long value, long minimum, long maximum) =>
         value >= minimum && value <= maximum ? value : throw CliException.Usage($"{option}: expected {minimum} to {maximum}, got {value}");
 
+    /// <summary>Checks --heads and --kv-heads together.</summary>
+    public static void CheckHeads(long heads, long kvHeads, long maximum)
+    {
+        _ = CheckRange("--heads", heads, 1, maximum);
+        _ = CheckRange("--kv-heads", kvHeads, 1, maximum);
+        if (heads % kvHeads != 0)
+        {
+            throw CliException.Usage($"--heads: expected a multiple of --kv-heads ({kvHeads}), got {heads}");
+        }
+    }
+
     private static CliException Unknown(string option, string text, string known) => CliException.Usage($"{option}: expected one of {known}; got '{text}'");
 }

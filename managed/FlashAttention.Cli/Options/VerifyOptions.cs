@@ -12,12 +12,12 @@ internal sealed class VerifyOptions : DeviceOptions
         "flashattn verify --device cuda:0 --count 500",
     ];
 
-    [Option("count", Default = 60, MetaValue = "N", HelpText = "Number of problems.")]
-    public int Count { get; set; } = 60;
+    [Option("count", MetaValue = "N", HelpText = "Number of problems (default 60, with --quick 12).")]
+    public int? Count { get; set; }
 
     [Option("seed", MetaValue = "N", HelpText = "Seed of the problems (default: from the clock; it is printed, so that a run can be repeated).")]
     public int? Seed { get; set; }
 
-    [Option("quick", HelpText = "12 small problems.")]
+    [Option("quick", HelpText = "Small problems only.")]
     public bool Quick { get; set; }
 }

@@ -1,5 +1,9 @@
+using System.Buffers;
+using System.Text;
+using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Serialization.Metadata;
+using FlashAttention.Cli.Options;
 using Spectre.Console;
 using Spectre.Console.Rendering;
 
@@ -59,8 +63,21 @@ internal sealed class CliConsole
         _ansi.Write(table);
     }
 
-    /// <summary>Writes a result as one JSON object.</summary>
-    public void WriteJson<T>(T value, JsonTypeInfo<T> type) => Out.WriteLine(JsonSerializer.Serialize(value, type));
+    /// <summary>Writes the result of a command: as one JSON object if --json is given, otherwise as text.</summary>
+    public void WriteReport<T>(T report, CommonOptions options, JsonTypeInfo<T> type, Action<T, CliConsole> writeText)
+    {
+        if (!options.Json)
+        {
+            writeText(report, this);
+            return;
+        }
+        ArrayBufferWriter<byte> bytes = new();
+        using (Utf8JsonWriter writer = new(bytes, new JsonWriterOptions { Indented = true, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping }))
+        {
+            JsonSerializer.Serialize(writer, report, type);
+        }
+        Out.WriteLine(Encoding.UTF8.GetString(bytes.WrittenSpan));
+    }
 
     /// <summary>Runs work of a known number of steps, with a progress bar if standard error is a terminal.</summary>
     /// <param name="title">What is being done.</param>

@@ -1,3 +1,4 @@
+using System.Text.Json;
 using System.Text.Json.Serialization;
 
 namespace FlashAttention.Cli.Output;
@@ -6,17 +7,19 @@ namespace FlashAttention.Cli.Output;
 internal sealed record RunReport
 {
     public required string Device { get; init; }
-    [JsonPropertyName("dtype")]
-    public required string DType { get; init; }
+    public required string Dtype { get; init; }
     public required long[] Q { get; init; }
     public required long[] K { get; init; }
     public required long[] V { get; init; }
     public required string Mask { get; init; }
     public required string Kernel { get; init; }
     public required double ForwardSeconds { get; init; }
+    public required double ForwardFlops { get; init; }
     public string? BackwardKernel { get; init; }
     public double? BackwardSeconds { get; init; }
+    public double? BackwardFlops { get; init; }
     public required long WorkspaceBytes { get; init; }
+    public required double NaiveScratchBytes { get; init; }
     public required string[] Written { get; init; }
 }
 
@@ -24,8 +27,7 @@ internal sealed record RunReport
 internal sealed record DemoReport
 {
     public required string Device { get; init; }
-    [JsonPropertyName("dtype")]
-    public required string DType { get; init; }
+    public required string Dtype { get; init; }
     public required string Source { get; init; }
     public required int Heads { get; init; }
     public required int HeadDim { get; init; }
@@ -49,26 +51,11 @@ internal sealed record DemoRow
     public required double ErrorBound { get; init; }
 }
 
-internal sealed record DemoQuery
-{
-    public required int Position { get; init; }
-    public required string Context { get; init; }
-    public required DemoHead[] Heads { get; init; }
-}
+internal sealed record DemoQuery(int Position, string Context, DemoHead[] Heads);
 
-internal sealed record DemoHead
-{
-    public required int Head { get; init; }
-    public required string LooksFor { get; init; }
-    public required DemoKey[] MostAttended { get; init; }
-}
+internal sealed record DemoHead(int Head, string LooksFor, DemoKey[] MostAttended);
 
-internal sealed record DemoKey
-{
-    public required int Position { get; init; }
-    public required double Weight { get; init; }
-    public required string Context { get; init; }
-}
+internal sealed record DemoKey(int Position, double Weight, string Context);
 
 /// <summary>Result of "verify".</summary>
 internal sealed record VerifyReport
@@ -83,55 +70,24 @@ internal sealed record VerifyReport
     public required VerifyCase[] Cases { get; init; }
 }
 
-internal sealed record VerifyCase
-{
-    public required int Index { get; init; }
-    public required string Problem { get; init; }
-    public required string Verdict { get; init; }
-    public string? Kernel { get; init; }
-    public string? Detail { get; init; }
-    public VerifyTensor[] Tensors { get; init; } = [];
-}
+internal sealed record VerifyCase(int Index, string Problem, string Verdict, string? Kernel, string? Detail, VerifyTensor[] Tensors);
 
 /// <summary>Errors of one output: the largest error as a part of what each bound allows (above 1 is a failure).</summary>
 internal sealed record VerifyTensor(string Name, bool Passed, double MaxError, double UnitBoundUsed, double NaiveMaxError, double NaiveBoundUsed);
 
 /// <summary>Result of "explain".</summary>
-internal sealed record ExplainReport
-{
-    public required string Problem { get; init; }
-    public required string Device { get; init; }
-    public required ExplainPass[] Passes { get; init; }
-}
+internal sealed record ExplainReport(string Problem, string Device, ExplainPass[] Passes);
 
 internal sealed record ExplainPass
 {
     public required string Pass { get; init; }
     public required bool Supported { get; init; }
     public string? WhyNot { get; init; }
-    public ExplainPlan? Plan { get; init; }
+    public AttentionPlan? Plan { get; init; }
     public ExplainStep[] Steps { get; init; } = [];
     public ExplainStep? Total { get; init; }
     public double? NaiveScratchBytes { get; init; }
-    public double? FusedScratchBytes { get; init; }
-    public double? MinimumBytes { get; init; }
     public ExplainRoofline? Roofline { get; init; }
-}
-
-internal sealed record ExplainPlan
-{
-    public required string Kernel { get; init; }
-    public required string Family { get; init; }
-    public required string Reason { get; init; }
-    public required int TileQ { get; init; }
-    public required int TileKv { get; init; }
-    public required int Stages { get; init; }
-    public required int Threads { get; init; }
-    public required int RegistersPerThread { get; init; }
-    public required int Launches { get; init; }
-    public required long Blocks { get; init; }
-    public required long SharedMemoryBytes { get; init; }
-    public required long WorkspaceBytes { get; init; }
 }
 
 internal sealed record ExplainStep(string Name, string Note, ExplainCost Naive, ExplainCost Fused);
@@ -155,8 +111,7 @@ internal sealed record BenchReport
 internal sealed record BenchCell
 {
     public required string Pass { get; init; }
-    [JsonPropertyName("dtype")]
-    public required string DType { get; init; }
+    public required string Dtype { get; init; }
     public required string Mask { get; init; }
     public required int Batch { get; init; }
     public required int Heads { get; init; }
@@ -194,7 +149,7 @@ internal sealed record InfoDevice(string Device, string Name, string ComputeCapa
     long SharedMemoryPerBlockBytes, int DriverVersion, int ClockKilohertz);
 
 /// <summary>Which kernel computes a head dimension on a device; null where none does.</summary>
-internal sealed record InfoKernel(string Device, string DType, int Dim, string? Forward, string? Backward);
+internal sealed record InfoKernel(string Device, string Dtype, int Dim, string? Forward, string? Backward);
 
 /// <summary>Result of "doctor".</summary>
 internal sealed record DoctorReport
@@ -215,7 +170,10 @@ internal sealed record DoctorStep(string Origin, string Path, string Outcome, st
 /// <summary>One check; a device that is absent is no failure.</summary>
 internal sealed record DoctorCheck(string Name, bool Passed, string Detail);
 
-[JsonSourceGenerationOptions(WriteIndented = true, PropertyNamingPolicy = JsonKnownNamingPolicy.SnakeCaseLower,
+/// <summary>"cpu", "sm80", "sm90": as the option --kernel names them.</summary>
+internal sealed class KernelFamilyConverter() : JsonStringEnumConverter<KernelFamily>(JsonNamingPolicy.SnakeCaseLower);
+
+[JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.SnakeCaseLower, Converters = [typeof(KernelFamilyConverter)],
     NumberHandling = JsonNumberHandling.AllowNamedFloatingPointLiterals)]
 [JsonSerializable(typeof(RunReport))]
 [JsonSerializable(typeof(DemoReport))]

@@ -58,5 +58,15 @@ internal static class Format
         _ => value.ToString("0.0e-0", CultureInfo.InvariantCulture),
     };
 
+    /// <summary>"1 launch", "2 launches": a count and its word, which takes <paramref name="plural"/> unless the count is 1.</summary>
+    public static string Plural(long count, string word, string plural = "s") => $"{Integer(count)} {word}{(count == 1 ? string.Empty : plural)}";
+
+    /// <summary>A message of the library without the C function's name in front, which says nothing at a terminal.</summary>
+    public static string Message(string text)
+    {
+        int colon = text.IndexOf(": ", StringComparison.Ordinal);
+        return colon > 0 && text.StartsWith("fa_", StringComparison.Ordinal) && !text.AsSpan(0, colon).Contains(' ') ? text[(colon + 2)..] : text;
+    }
+
     public static string Integer(long value) => value.ToString("N0", CultureInfo.InvariantCulture).Replace(',', ' ');
 }

@@ -15,13 +15,14 @@ internal static class SvgPlot
     public static string Draw(BenchReport report)
     {
         var series = report.Cells.Where(cell => cell.Tflops is not null)
-            .GroupBy(cell => $"{cell.Pass} {cell.DType} d{cell.Dim} {cell.Mask}")
+            .GroupBy(cell => $"{cell.Pass} {cell.Dtype} d{cell.Dim} {cell.Mask}")
             .Select(group => (Name: group.Key, Points: group.OrderBy(cell => cell.Length).ToArray()))
             .ToArray();
         int[] lengths = [.. series.SelectMany(s => s.Points).Select(cell => cell.Length).Distinct().Order()];
         double top = NiceCeiling(series.SelectMany(s => s.Points).Select(cell => cell.Tflops!.Value).DefaultIfEmpty(1).Max());
         StringBuilder svg = new();
-        svg.Append(CultureInfo.InvariantCulture, $"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {Width} {Height}" font-family="sans-serif" font-size="13">""").Append('\n');
+        svg.Append(CultureInfo.InvariantCulture, $"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {Width} {Height}" """)
+            .Append("font-family=\"sans-serif\" font-size=\"13\">\n");
         svg.Append("<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n");
         Text(svg, Left, 28, "start", $"Attention on {report.DeviceName}", "font-size=\"17\"");
         Text(svg, Left, 46, "start", $"TFLOP/s, median of runs; library {report.LibraryVersion}, {report.Date:yyyy-MM-dd}", "fill=\"#555\"");

@@ -13,9 +13,9 @@ internal static class FileShapes
             [long b, long x, long y, long d] => heads ? new TensorShape(b, y, x, d) : new TensorShape(b, x, y, d),
             [long x, long y, long d] => heads ? new TensorShape(1, y, x, d) : new TensorShape(1, x, y, d),
             [long s, long d] => new TensorShape(1, s, 1, d),
-            _ => throw CliException.Usage(
-                $"{label}: shape {StoredTypes.FormatShape(shape)} has rank {shape.Length}; expected 4 {(heads ? "(batch, heads, seq, dim)" : "(batch, seq, heads, dim)")}, "
-                + $"3 {(heads ? "(heads, seq, dim)" : "(seq, heads, dim)")} or 2 (seq, dim)"),
+            _ => throw CliException.Usage($"{label}: shape {StoredTypes.FormatShape(shape)} has rank {shape.Length}; "
+                + (heads ? "expected 4 (batch, heads, seq, dim), 3 (heads, seq, dim)" : "expected 4 (batch, seq, heads, dim), 3 (seq, heads, dim)")
+                + " or 2 (seq, dim)"),
         };
     }
 

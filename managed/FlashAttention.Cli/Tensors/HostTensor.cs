@@ -4,9 +4,8 @@ using FlashAttention.Cli.Files;
 
 namespace FlashAttention.Cli.Tensors;
 
-/// <summary>A dense tensor in host memory: its elements fill one range of bytes without gaps, in the order of <see cref="Layout"/>. Either memory of its own
-/// or a
-/// view of a mapped file (read-only).</summary>
+/// <summary>A dense tensor in host memory: its elements fill one range of bytes without gaps, in the order of <see cref="Layout"/>. Either memory of its
+/// own or a view of a mapped file (read-only).</summary>
 internal sealed unsafe class HostTensor : IDisposable
 {
     /// <summary>The library moves rows fastest from addresses that are multiples of this.</summary>
@@ -52,9 +51,8 @@ internal sealed unsafe class HostTensor : IDisposable
         string? bfloat16Descr = null)
     {
         long bytes = shape.ElementCount * type.GetSizeBytes();
-        return new HostTensor(type, shape, layout, rank, NativeMemory.AlignedAlloc((nuint)Math.Max(bytes, 1), Alignment),
-            null)
-        { BFloat16Descr = bfloat16Descr };
+        void* memory = NativeMemory.AlignedAlloc((nuint)Math.Max(bytes, 1), Alignment);
+        return new HostTensor(type, shape, layout, rank, memory, null) { BFloat16Descr = bfloat16Descr };
     }
 
     /// <summary>Takes a tensor of a file: as it lies in the mapped file where that is possible, otherwise as a converted copy. Owns the source from here
@@ -70,7 +68,8 @@ internal sealed unsafe class HostTensor : IDisposable
             StoredType.Float32 => DType.Float32,
             StoredType.Float16 => DType.Float16,
             StoredType.BFloat16 => DType.BFloat16,
-            _ => throw CliException.Usage($"{source.Label}: the elements are float64, which no kernel computes; add --dtype float32 (or float16, bfloat16) to round them"),
+            _ => throw CliException.Usage($"{source.Label}: the elements are float64, which no kernel computes; "
+                + "add --dtype float32 (or float16, bfloat16) to round them"),
         };
         bool asItLies = source.Type == Stored(type) && !source.FortranOrder && (nint)source.Data % type.GetSizeBytes() == 0;
         if (asItLies)
