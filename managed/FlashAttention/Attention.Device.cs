@@ -46,7 +46,8 @@ public static partial class Attention
         using HandleLoan lseLoan = new(lse.Owner, nameof(lse));
         using HandleLoan streamLoan = DeviceStream.Lend(stream);
 
-        fa_attention_options nativeOptions = options.ToNative();
+        NativeOptions nativeOptions = default;
+        using OptionLoans loans = OptionLoans.Lend(options, &nativeOptions, device, q.Sizes.Batch, q.Sizes.Heads);
         fa_forward_params call = default;
         call.struct_size = (uint)sizeof(fa_forward_params);
         call.device = device.ToNative();
@@ -55,7 +56,7 @@ public static partial class Attention
         v.CopyTo(&call.v);
         o.CopyTo(&call.o);
         call.lse = (float*)lse.Data;
-        call.options = &nativeOptions;
+        call.options = &nativeOptions.Options;
         call.stream = DeviceStream.ValueOf(stream);
         RunForward(&call, workspace);
     }
@@ -79,7 +80,7 @@ public static partial class Attention
     /// <exception cref="FlashAttentionException">The arguments contradict each other or are not supported (nothing was queued), or the driver
     /// refused.</exception>
     /// <exception cref="ObjectDisposedException">A tensor, the workspace or the stream was disposed.</exception>
-    public static unsafe void Backward(
+    public static void Backward(
         in TensorView q,
         in TensorView k,
         in TensorView v,
@@ -92,8 +93,46 @@ public static partial class Attention
         LseView gradLse,
         AttentionOptions options,
         Workspace workspace,
+        DeviceStream? stream) =>
+        Backward(in q, in k, in v, in o, in gradO, lse, in gradQ, in gradK, in gradV, gradLse, ModifierGradients.None, options, workspace, stream);
+
+    /// <summary>Computes the gradients of q, k, v and, where wanted, of bias and sinks on a device; as asynchronous as the forward pass.</summary>
+    /// <param name="q">In: (batch, len_q, heads_q, head_dim).</param>
+    /// <param name="k">In: (batch, len_kv, heads_kv, head_dim).</param>
+    /// <param name="v">In: (batch, len_kv, heads_kv, head_dim_v).</param>
+    /// <param name="o">In: (batch, len_q, heads_q, head_dim_v), as the forward pass gave it for equal options.</param>
+    /// <param name="gradO">In: gradient of o, shaped like o.</param>
+    /// <param name="lse">In: batch · heads_q · len_q fp32 numbers, as the forward pass gave them; a tensor or an address.</param>
+    /// <param name="gradQ">Out: gradient of q, shaped like q. No output may overlap an input or another output; every element is written.</param>
+    /// <param name="gradK">Out: gradient of k, shaped like k.</param>
+    /// <param name="gradV">Out: gradient of v, shaped like v.</param>
+    /// <param name="gradLse">In: gradient of lse; <see cref="LseView.None"/> if lse took no part in the loss.</param>
+    /// <param name="gradients">Where the gradients of bias and sinks go; <see cref="ModifierGradients.None"/> if not wanted.</param>
+    /// <param name="options">Equal to those of the forward pass.</param>
+    /// <param name="workspace">Scratch memory of the same device, grown if it is too small; no other call may use it at the same time.</param>
+    /// <param name="stream">Stream of the device; null for the default stream.</param>
+    /// <exception cref="ArgumentException">Arguments of different devices, or a tensor for an lse argument with another number of elements.</exception>
+    /// <exception cref="ArgumentNullException"><paramref name="gradients"/>, <paramref name="options"/> or <paramref name="workspace"/> is null.</exception>
+    /// <exception cref="FlashAttentionException">The arguments contradict each other or are not supported (nothing was queued), or the driver
+    /// refused.</exception>
+    /// <exception cref="ObjectDisposedException">A tensor, the workspace or the stream was disposed.</exception>
+    public static unsafe void Backward(
+        in TensorView q,
+        in TensorView k,
+        in TensorView v,
+        in TensorView o,
+        in TensorView gradO,
+        LseView lse,
+        in TensorView gradQ,
+        in TensorView gradK,
+        in TensorView gradV,
+        LseView gradLse,
+        ModifierGradients gradients,
+        AttentionOptions options,
+        Workspace workspace,
         DeviceStream? stream)
     {
+        ArgumentNullException.ThrowIfNull(gradients);
         ArgumentNullException.ThrowIfNull(options);
         ArgumentNullException.ThrowIfNull(workspace);
         Device device = q.Device;
@@ -121,8 +160,10 @@ public static partial class Attention
         using HandleLoan gradLseLoan = new(gradLse.Owner, nameof(gradLse));
         using HandleLoan streamLoan = DeviceStream.Lend(stream);
 
-        fa_attention_options nativeOptions = options.ToNative();
+        NativeOptions nativeOptions = default;
+        using OptionLoans loans = OptionLoans.Lend(options, &nativeOptions, device, q.Sizes.Batch, q.Sizes.Heads);
         fa_backward_params call = default;
+        using GradientLoans gradientLoans = GradientLoans.Lend(gradients, &call, device, q.Sizes.Heads);
         call.struct_size = (uint)sizeof(fa_backward_params);
         call.device = device.ToNative();
         q.CopyTo(&call.q);
@@ -135,7 +176,7 @@ public static partial class Attention
         gradV.CopyTo(&call.grad_v);
         call.lse = (float*)lse.Data;
         call.grad_lse = (float*)gradLse.Data;
-        call.options = &nativeOptions;
+        call.options = &nativeOptions.Options;
         call.stream = DeviceStream.ValueOf(stream);
         RunBackward(&call, workspace);
     }
@@ -179,10 +220,11 @@ public static partial class Attention
     {
         ArgumentNullException.ThrowIfNull(problem);
         ArgumentNullException.ThrowIfNull(problem.Options, "problem.Options");
-        fa_attention_options options = problem.Options.ToNative();
+        NativeOptions options = default;
+        using OptionLoans loans = OptionLoans.Lend(problem.Options, &options, null, problem.Batch, problem.HeadsQ);
         fa_describe_params call = default;
         problem.ToNative(&call);
-        call.options = &options;
+        call.options = &options.Options;
         fa_plan_description description = default;
         description.struct_size = (uint)sizeof(fa_plan_description);
         fa_status status = NativeMethods.fa_attention_describe(&call, &description);

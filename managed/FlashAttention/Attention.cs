@@ -73,7 +73,8 @@ public static partial class Attention
         fixed (T* qData = q, kData = k, vData = v, oData = o)
         fixed (float* lseData = lse)
         {
-            fa_attention_options nativeOptions = options.ToNative();
+            NativeOptions nativeOptions = default;
+            using OptionLoans loans = OptionLoans.Lend(options, &nativeOptions, Device.Cpu, q.Lengths[0], q.Lengths[2]);
             fa_forward_params call = default;
             call.struct_size = (uint)sizeof(fa_forward_params);
             call.device = Device.Cpu.ToNative();
@@ -82,7 +83,7 @@ public static partial class Attention
             Fill(&call.v, vData, v.Lengths, v.Strides, dtype);
             Fill(&call.o, oData, o.Lengths, o.Strides, dtype);
             call.lse = lseData;
-            call.options = &nativeOptions;
+            call.options = &nativeOptions.Options;
             RunForward(&call, Workspace.ForHostCalls);
         }
     }

@@ -2,79 +2,6 @@ using FlashAttention.Interop;
 
 namespace FlashAttention;
 
-/// <summary>Where the diagonal of a causal mask lies when the numbers of queries and keys differ.</summary>
-public enum Alignment
-{
-    /// <summary>Query i sees key j iff j ≤ i (PyTorch's is_causal).</summary>
-    TopLeft = 1,
-
-    /// <summary>Query i sees key j iff j ≤ i + len_kv − len_q: the last query sees every key (FlashAttention's causal).</summary>
-    BottomRight = 2,
-}
-
-/// <summary>Which keys a query sees. Immutable; compares by value.</summary>
-public abstract record Mask
-{
-    private static readonly Mask CausalTopLeft = new CausalMask(Alignment.TopLeft);
-    private static readonly Mask CausalBottomRight = new CausalMask(Alignment.BottomRight);
-
-    private protected Mask()
-    {
-    }
-
-    /// <summary>Every query sees every key.</summary>
-    public static Mask None { get; } = new NoMask();
-
-    /// <summary>A query sees the keys up to its own position.</summary>
-    /// <param name="alignment">Where the diagonal lies when len_q ≠ len_kv; both mean the same when they are equal.</param>
-    /// <returns>A shared instance.</returns>
-    /// <exception cref="ArgumentOutOfRangeException"><paramref name="alignment"/> is no defined value.</exception>
-    public static Mask Causal(Alignment alignment) => alignment switch
-    {
-        Alignment.TopLeft => CausalTopLeft,
-        Alignment.BottomRight => CausalBottomRight,
-        _ => throw new ArgumentOutOfRangeException(nameof(alignment), alignment, "alignment: expected TopLeft or BottomRight."),
-    };
-
-    /// <summary>How the native library names this mask.</summary>
-    internal abstract fa_mask ToNative();
-
-    /// <summary>Number of keys that a query sees; they are always the first ones.</summary>
-    internal abstract long VisibleKeys(long query, long lengthQ, long lengthKv);
-}
-
-/// <summary>Every query sees every key. See <see cref="Mask.None"/>.</summary>
-public sealed record NoMask : Mask
-{
-    internal NoMask()
-    {
-    }
-
-    /// <inheritdoc/>
-    public override string ToString() => "none";
-
-    internal override fa_mask ToNative() => fa_mask.FA_MASK_NONE;
-
-    internal override long VisibleKeys(long query, long lengthQ, long lengthKv) => lengthKv;
-}
-
-/// <summary>A query sees the keys up to its own position. See <see cref="Mask.Causal"/>.</summary>
-public sealed record CausalMask : Mask
-{
-    internal CausalMask(Alignment alignment) => Alignment = alignment;
-
-    /// <summary>Where the diagonal lies when len_q ≠ len_kv.</summary>
-    public Alignment Alignment { get; }
-
-    /// <inheritdoc/>
-    public override string ToString() => Alignment == Alignment.TopLeft ? "causal, top-left" : "causal, bottom-right";
-
-    internal override fa_mask ToNative() => Alignment == Alignment.TopLeft ? fa_mask.FA_MASK_CAUSAL_TOP_LEFT : fa_mask.FA_MASK_CAUSAL_BOTTOM_RIGHT;
-
-    internal override long VisibleKeys(long query, long lengthQ, long lengthKv) =>
-        Math.Clamp(query + 1 + (Alignment == Alignment.TopLeft ? 0 : lengthKv - lengthQ), 0, lengthKv);
-}
-
 /// <summary>A family of kernels.</summary>
 public enum KernelFamily
 {
@@ -92,7 +19,14 @@ public enum KernelFamily
 }
 
 /// <summary>How to compute. Immutable, compares by value; make it once and reuse it, since making one allocates.</summary>
-/// <remarks>A forward pass and its backward pass must be given equal options.</remarks>
+/// <remarks>
+/// <para>A forward pass and its backward pass must be given equal options. What they refer to must hold the same contents.</para>
+/// <para>Each score s = scale · q·k becomes softcap · tanh(s / softcap), then the bias is added, then ALiBi taken off. A query sees a key iff the mask,
+/// <see cref="Visible"/>,
+/// <see cref="BlockMask"/> and <see cref="Sequences"/> all show it. Tensors and vectors that options refer to lie on the device of the call; for calls on
+/// host spans that is host
+/// memory. Thread-safe, as long as nothing changes their contents.</para>
+/// </remarks>
 public sealed record AttentionOptions
 {
     /// <summary>No mask, scale 1/√head_dim, not deterministic, the planner's choice of kernel.</summary>
@@ -111,26 +45,65 @@ public sealed record AttentionOptions
     /// <summary>Insist on a family of kernels: the call fails if that family cannot compute the problem. Default: <see cref="KernelFamily.Auto"/>.</summary>
     public KernelFamily Kernel { get; init; }
 
+    /// <summary>Bound of the scores: softcap · tanh(s / softcap), finite and &gt; 0, as in Gemma 2. Applied before bias and ALiBi. Default, null:
+    /// none.</summary>
+    public float? Softcap { get; init; }
+
+    /// <summary>Linear biases by distance. Default, null: none.</summary>
+    public Alibi? Alibi { get; init; }
+
+    /// <summary>A number added to each score. Default, null: none.</summary>
+    public Bias? Bias { get; init; }
+
+    /// <summary>A further key without value for each head. Default, null: none.</summary>
+    public Sinks? Sinks { get; init; }
+
+    /// <summary>A boolean mask, pair by pair or key by key. Default, null: all.</summary>
+    public VisibleMask? Visible { get; init; }
+
+    /// <summary>A block-sparse mask. Default, null: all.</summary>
+    public BlockMask? BlockMask { get; init; }
+
+    /// <summary>Dropout of probabilities. Default, null: none.</summary>
+    public Dropout? Dropout { get; init; }
+
+    /// <summary>Lengths of the sequences. Default, null: every batch entry is a sequence of full length.</summary>
+    public Sequences? Sequences { get; init; }
+
+    /// <summary>Whether some option refers to memory.</summary>
+    internal bool HasMemory => Alibi is not null || Bias is not null || Sinks is not null || Visible is not null || BlockMask is not null || Sequences is not null;
+
     /// <summary>The factor on q·k for a head dimension.</summary>
     internal double ScaleFor(long headDim) => Scale ?? 1.0 / Math.Sqrt(headDim);
 
-    internal unsafe fa_attention_options ToNative()
+    /// <summary>Fills what refers to no memory.</summary>
+    internal unsafe void CopyScalarsTo(fa_attention_options* native)
     {
-        if (Scale is { } scale && !(float.IsFinite(scale) && scale > 0))
+        // 0 means "default" or "none" to the native library, so it must not get through as an explicit value.
+        CheckPositive(Scale, nameof(Scale));
+        CheckPositive(Softcap, nameof(Softcap));
+        native->struct_size = (uint)sizeof(fa_attention_options);
+        (Mask ?? throw new ArgumentException("options.Mask: expected a mask, got null.", "options")).Terms.CopyTo(native);
+        native->scale = Scale ?? 0;
+        native->deterministic = Deterministic ? 1 : 0;
+        native->kernel = (fa_kernel)(int)Kernel;
+        native->softcap = Softcap ?? 0;
+        if (Dropout is { } dropout)
         {
-            // 0 means "default" to the native library, so it must not get through as an explicit scale.
-            ThrowScale(scale);
+            native->dropout = dropout.Rate;
+            native->dropout_seed = dropout.Seed;
+            native->dropout_offset = dropout.Offset;
         }
-
-        fa_attention_options native = default;
-        native.struct_size = (uint)sizeof(fa_attention_options);
-        native.mask = Mask is { } mask ? mask.ToNative() : throw new ArgumentException("options.Mask: expected a mask, got null.", "options");
-        native.scale = Scale ?? 0;
-        native.deterministic = Deterministic ? 1 : 0;
-        native.kernel = (fa_kernel)(int)Kernel;
-        return native;
     }
 
-    private static void ThrowScale(float scale) =>
-        throw new ArgumentException($"options.Scale: expected null or a finite number > 0, got {scale}.", "options");
+    private static void CheckPositive(float? value, string name)
+    {
+        if (value is { } number && !(float.IsFinite(number) && number > 0))
+        {
+            ThrowNotPositive(number, name);
+        }
+    }
+
+    private static void ThrowNotPositive(float value, string name) =>
+        throw new ArgumentException($"options.{name}: expected null or a finite number > 0, got {value}.", "options");
 }

@@ -7,7 +7,7 @@ namespace FlashAttention;
 public static class DeviceTensor
 {
     /// <summary>Allocates a tensor in the order (batch, sequence, heads, head_dim). Contents are undefined.</summary>
-    /// <typeparam name="T">float, Half or BFloat16.</typeparam>
+    /// <typeparam name="T">float, Half, BFloat16, or for masks byte or bool.</typeparam>
     /// <param name="device">Where the memory will be.</param>
     /// <param name="sizes">Sizes in elements, none negative.</param>
     /// <returns>A tensor to dispose.</returns>
@@ -16,7 +16,7 @@ public static class DeviceTensor
         where T : unmanaged => Allocate<T>(device, sizes, TensorLayout.BatchSequenceHeads);
 
     /// <summary>Allocates a tensor. Contents are undefined.</summary>
-    /// <typeparam name="T">float, Half or BFloat16.</typeparam>
+    /// <typeparam name="T">float, Half, BFloat16, or for masks byte or bool.</typeparam>
     /// <param name="device">Where the memory will be.</param>
     /// <param name="sizes">Sizes in elements, none negative.</param>
     /// <param name="layout">Order in memory.</param>
@@ -29,7 +29,7 @@ public static class DeviceTensor
         where T : unmanaged => new(device, sizes, layout);
 
     /// <summary>Allocates a tensor in the order (batch, sequence, heads, head_dim) and copies host data into it; waits for the copy.</summary>
-    /// <typeparam name="T">float, Half or BFloat16.</typeparam>
+    /// <typeparam name="T">float, Half, BFloat16, or for masks byte or bool.</typeparam>
     /// <param name="device">Where the memory will be.</param>
     /// <param name="sizes">Sizes in elements, none negative.</param>
     /// <param name="source">As many elements as the tensor has, in its memory order.</param>
@@ -40,7 +40,7 @@ public static class DeviceTensor
         where T : unmanaged => From(device, sizes, TensorLayout.BatchSequenceHeads, source);
 
     /// <summary>Allocates a tensor and copies host data into it; waits for the copy.</summary>
-    /// <typeparam name="T">float, Half or BFloat16.</typeparam>
+    /// <typeparam name="T">float, Half, BFloat16, or for masks byte or bool.</typeparam>
     /// <param name="device">Where the memory will be.</param>
     /// <param name="sizes">Sizes in elements, none negative.</param>
     /// <param name="layout">Order in memory.</param>
@@ -67,7 +67,7 @@ public static class DeviceTensor
 }
 
 /// <summary>A tensor without gaps in memory of a device, which it owns.</summary>
-/// <typeparam name="T">float, Half or BFloat16.</typeparam>
+/// <typeparam name="T">float, Half, BFloat16, or for masks byte or bool.</typeparam>
 /// <remarks>Converts to <see cref="TensorView"/> wherever a call takes one. For CUDA, freeing waits for queued work that uses the device, so a tensor may be
 /// disposed as soon as the calls that use it have returned. Reading members and copying are thread-safe; the contents are the caller's to order.</remarks>
 public sealed unsafe class DeviceTensor<T> : IDisposable
@@ -77,7 +77,7 @@ public sealed unsafe class DeviceTensor<T> : IDisposable
 
     internal DeviceTensor(Device device, TensorShape sizes, TensorLayout layout)
     {
-        DType = ElementType<T>.DType;
+        DType = StorageType<T>.DType;
         Ensure.NotNegative(sizes.Batch, "sizes.Batch");
         Ensure.NotNegative(sizes.Sequence, "sizes.Sequence");
         Ensure.NotNegative(sizes.Heads, "sizes.Heads");
@@ -135,7 +135,16 @@ public sealed unsafe class DeviceTensor<T> : IDisposable
         return tensor.AsView();
     }
 
-    /// <inheritdoc cref="op_Implicit(DeviceTensor{T})"/>
+    /// <summary>The tensor as what options refer to.</summary>
+    /// <param name="tensor">Tensor.</param>
+    /// <exception cref="ObjectDisposedException">The tensor was disposed.</exception>
+    public static implicit operator AttentionTensor(DeviceTensor<T> tensor)
+    {
+        ArgumentNullException.ThrowIfNull(tensor);
+        return tensor.AsView();
+    }
+
+    /// <summary>The tensor as an argument of a call. The view keeps the memory from being collected, but not from being disposed.</summary>
     /// <returns>A view of the whole tensor.</returns>
     public TensorView AsView() => new(Pointer, DType, Device, Sizes, Strides, _memory);
 

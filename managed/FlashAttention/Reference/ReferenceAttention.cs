@@ -11,7 +11,14 @@ public sealed record ReferenceOutput(double[] O, double[] Lse);
 /// <param name="Q">Gradient of q without gaps in the order (batch, len_q, heads_q, head_dim).</param>
 /// <param name="K">Gradient of k without gaps in the order (batch, len_kv, heads_kv, head_dim).</param>
 /// <param name="V">Gradient of v without gaps in the order (batch, len_kv, heads_kv, head_dim_v).</param>
-public sealed record ReferenceGradients(double[] Q, double[] K, double[] V);
+public sealed record ReferenceGradients(double[] Q, double[] K, double[] V)
+{
+    /// <summary>Gradient of the bias, without gaps in the order of its dimensions; empty without a bias.</summary>
+    public double[] Bias { get; init; } = [];
+
+    /// <summary>Gradient of the sinks, heads_q numbers; empty without sinks.</summary>
+    public double[] Sinks { get; init; } = [];
+}
 
 /// <summary>Attention straight from its definition, in managed code: what to check any other computation against. Slow, and O(len_q · len_kv) time in
 /// float64.</summary>
@@ -21,7 +28,7 @@ public sealed record ReferenceGradients(double[] Q, double[] K, double[] V);
 /// <para><see cref="Naive{T}"/> and <see cref="NaiveBackward{T}"/> do what a plain implementation in the element type does: every matrix (scaled queries,
 /// scores, probabilities, gradients) is rounded to it. The field's rule for an exact kernel is that its error against float64 is at most twice theirs.</para>
 /// <para>Semantics are those of <see cref="Attention"/>, <see cref="AttentionOptions.Deterministic"/> and <see cref="AttentionOptions.Kernel"/> aside, which
-/// mean nothing here. A tensor may have at most 2³¹ − 1 elements. Thread-safe; results are the same in every run.</para>
+/// mean nothing here; every other option is computed. A tensor may have at most 2³¹ − 1 elements. Thread-safe; results are the same in every run.</para>
 /// </remarks>
 public static class ReferenceAttention
 {
@@ -30,7 +37,7 @@ public static class ReferenceAttention
     /// <param name="q">(batch, len_q, heads_q, head_dim).</param>
     /// <param name="k">(batch, len_kv, heads_kv, head_dim).</param>
     /// <param name="v">(batch, len_kv, heads_kv, head_dim_v).</param>
-    /// <param name="options">Mask and scale.</param>
+    /// <param name="options">Mask, scale and so on; what it refers to must be in host memory.</param>
     /// <returns>o and lse.</returns>
     /// <exception cref="ArgumentException">A rank is not 4, or shapes contradict each other.</exception>
     /// <exception cref="NotSupportedException"><typeparamref name="T"/> is another type.</exception>
@@ -39,9 +46,9 @@ public static class ReferenceAttention
     {
         ArgumentNullException.ThrowIfNull(options);
         ReferenceSizes sizes = ReferenceSizes.From(in q, in k, in v);
-        ReferenceForward pass = new(
-            sizes, options, ReferenceLayout.ToHeadMajor(in q), ReferenceLayout.ToHeadMajor(in k), ReferenceLayout.ToHeadMajor(in v));
-        Parallel.For(0, sizes.Batch * sizes.HeadsQ, pass.ComputeHead);
+        ReferencePasses<double, Unrounded> pass = new(
+            new ReferenceProblem(sizes, options), ReferenceLayout.ToHeadMajor(in q), ReferenceLayout.ToHeadMajor(in k), ReferenceLayout.ToHeadMajor(in v));
+        pass.Forward();
         return new ReferenceOutput(ReferenceLayout.ToSequenceMajor(pass.O, sizes.Batch, sizes.HeadsQ, sizes.LengthQ, sizes.HeadDimV), pass.Lse);
     }
 
@@ -51,7 +58,7 @@ public static class ReferenceAttention
     /// <param name="k">(batch, len_kv, heads_kv, head_dim).</param>
     /// <param name="v">(batch, len_kv, heads_kv, head_dim_v).</param>
     /// <param name="gradO">Gradient of o, (batch, len_q, heads_q, head_dim_v).</param>
-    /// <param name="options">Mask and scale.</param>
+    /// <param name="options">Mask, scale and so on; what it refers to must be in host memory.</param>
     /// <returns>Gradients.</returns>
     /// <exception cref="ArgumentException">A rank is not 4, or shapes contradict each other.</exception>
     /// <exception cref="NotSupportedException"><typeparamref name="T"/> is another type.</exception>
@@ -66,7 +73,7 @@ public static class ReferenceAttention
     /// <param name="v">(batch, len_kv, heads_kv, head_dim_v).</param>
     /// <param name="gradO">Gradient of o, (batch, len_q, heads_q, head_dim_v).</param>
     /// <param name="gradLse">Gradient of lse, batch · heads_q · len_q numbers; empty if lse took no part. Ignored for rows that see no key.</param>
-    /// <param name="options">Mask and scale.</param>
+    /// <param name="options">Mask, scale and so on; what it refers to must be in host memory.</param>
     /// <returns>Gradients.</returns>
     /// <exception cref="ArgumentException">A rank is not 4, or shapes contradict each other.</exception>
     /// <exception cref="NotSupportedException"><typeparamref name="T"/> is another type.</exception>
@@ -82,16 +89,10 @@ public static class ReferenceAttention
         ArgumentNullException.ThrowIfNull(options);
         ReferenceSizes sizes = ReferenceSizes.From(in q, in k, in v);
         sizes.CheckGradients(in gradO, gradLse);
-        ReferenceBackward pass = new(
-            sizes,
-            options,
-            ReferenceLayout.ToHeadMajor(in q),
-            ReferenceLayout.ToHeadMajor(in k),
-            ReferenceLayout.ToHeadMajor(in v),
-            ReferenceLayout.ToHeadMajor(in gradO),
-            gradLse.ToArray());
-        Parallel.For(0, sizes.Batch * sizes.HeadsKv, pass.ComputeGroup);
-        return Pack(sizes, pass.GradQ, pass.GradK, pass.GradV);
+        ReferencePasses<double, Unrounded> pass = new(
+            new ReferenceProblem(sizes, options), ReferenceLayout.ToHeadMajor(in q), ReferenceLayout.ToHeadMajor(in k), ReferenceLayout.ToHeadMajor(in v));
+        pass.Backward(ReferenceLayout.ToHeadMajor(in gradO), Array.ConvertAll(gradLse.ToArray(), x => (double)x));
+        return Pack(sizes, pass.GradQ, pass.GradK, pass.GradV) with { Bias = pass.GradBias, Sinks = pass.GradSinks };
     }
 
     /// <summary>Computes o and lse as a plain implementation in the element type does: scaled queries, scores, probabilities and output are rounded to it,
@@ -100,7 +101,7 @@ public static class ReferenceAttention
     /// <param name="q">(batch, len_q, heads_q, head_dim).</param>
     /// <param name="k">(batch, len_kv, heads_kv, head_dim).</param>
     /// <param name="v">(batch, len_kv, heads_kv, head_dim_v).</param>
-    /// <param name="options">Mask and scale.</param>
+    /// <param name="options">Mask, scale and so on; what it refers to must be in host memory.</param>
     /// <returns>o and lse: numbers of the element type and of fp32, widened.</returns>
     /// <exception cref="ArgumentException">A rank is not 4, or shapes contradict each other.</exception>
     /// <exception cref="NotSupportedException"><typeparamref name="T"/> is another type.</exception>
@@ -109,10 +110,11 @@ public static class ReferenceAttention
     {
         ArgumentNullException.ThrowIfNull(options);
         ReferenceSizes sizes = ReferenceSizes.From(in q, in k, in v);
-        NaiveForward<T> pass = new(sizes, options, Singles(in q), Singles(in k), Singles(in v));
-        Parallel.For(0, sizes.Batch * sizes.HeadsQ, pass.ComputeHead);
-        double[] o = ReferenceLayout.ToSequenceMajor(ReferenceLayout.ToDouble(pass.O), sizes.Batch, sizes.HeadsQ, sizes.LengthQ, sizes.HeadDimV);
-        return new ReferenceOutput(o, ReferenceLayout.ToDouble(pass.Lse));
+        ReferencePasses<float, RoundedTo<T>> pass = new(new ReferenceProblem(sizes, options), Singles(in q), Singles(in k), Singles(in v));
+        pass.Forward();
+        double[] o = ReferenceLayout.ToDouble(pass.O);
+        return new ReferenceOutput(
+            ReferenceLayout.ToSequenceMajor(o, sizes.Batch, sizes.HeadsQ, sizes.LengthQ, sizes.HeadDimV), ReferenceLayout.ToDouble(pass.Lse));
     }
 
     /// <summary>Computes the gradients of q, k and v as a plain implementation in the element type does: every matrix is rounded to it, products are summed in
@@ -123,7 +125,7 @@ public static class ReferenceAttention
     /// <param name="v">(batch, len_kv, heads_kv, head_dim_v).</param>
     /// <param name="gradO">Gradient of o, (batch, len_q, heads_q, head_dim_v).</param>
     /// <param name="gradLse">Gradient of lse, batch · heads_q · len_q numbers; empty if lse took no part. Ignored for rows that see no key.</param>
-    /// <param name="options">Mask and scale.</param>
+    /// <param name="options">Mask, scale and so on; what it refers to must be in host memory.</param>
     /// <returns>Gradients: numbers of the element type, widened.</returns>
     /// <exception cref="ArgumentException">A rank is not 4, or shapes contradict each other.</exception>
     /// <exception cref="NotSupportedException"><typeparamref name="T"/> is another type.</exception>
@@ -139,9 +141,13 @@ public static class ReferenceAttention
         ArgumentNullException.ThrowIfNull(options);
         ReferenceSizes sizes = ReferenceSizes.From(in q, in k, in v);
         sizes.CheckGradients(in gradO, gradLse);
-        NaiveBackward<T> pass = new(sizes, options, Singles(in q), Singles(in k), Singles(in v), Singles(in gradO), gradLse.ToArray());
-        Parallel.For(0, sizes.Batch * sizes.HeadsKv, pass.ComputeGroup);
-        return Pack(sizes, ReferenceLayout.ToDouble(pass.GradQ), ReferenceLayout.ToDouble(pass.GradK), ReferenceLayout.ToDouble(pass.GradV));
+        ReferencePasses<float, RoundedTo<T>> pass = new(new ReferenceProblem(sizes, options), Singles(in q), Singles(in k), Singles(in v));
+        pass.Backward(Singles(in gradO), gradLse.ToArray());
+        return Pack(sizes, ReferenceLayout.ToDouble(pass.GradQ), ReferenceLayout.ToDouble(pass.GradK), ReferenceLayout.ToDouble(pass.GradV)) with
+        {
+            Bias = ReferenceLayout.ToDouble(pass.GradBias),
+            Sinks = ReferenceLayout.ToDouble(pass.GradSinks),
+        };
     }
 
     /// <summary>Largest absolute difference between a result and a reference.</summary>

@@ -1,124 +1,251 @@
+using System.Numerics;
 using System.Numerics.Tensors;
 
 namespace FlashAttention;
 
-/// <summary>The forward pass in float64. Arrays are in the order (batch, heads, sequence, head_dim).</summary>
-internal sealed class ReferenceForward(ReferenceSizes sizes, AttentionOptions options, double[] q, double[] k, double[] v)
+/// <summary>How intermediate matrices are stored.</summary>
+internal interface IRounding<TNumber>
 {
-    private readonly double _scale = options.ScaleFor(sizes.HeadDim);
-
-    public double[] O { get; } = new double[sizes.Batch * sizes.HeadsQ * sizes.LengthQ * sizes.HeadDimV];
-
-    public double[] Lse { get; } = new double[sizes.Batch * sizes.HeadsQ * sizes.LengthQ];
-
-    /// <summary>Computes one head of one batch entry.</summary>
-    /// <param name="index">batch index · heads_q + query head.</param>
-    public void ComputeHead(int index)
-    {
-        int kvIndex = (index / sizes.HeadsQ * sizes.HeadsKv) + (index % sizes.HeadsQ / sizes.GroupSize);
-        double[] p = new double[sizes.LengthKv];
-        for (int i = 0; i < sizes.LengthQ; ++i)
-        {
-            int row = (index * sizes.LengthQ) + i;
-            int visible = (int)options.Mask.VisibleKeys(i, sizes.LengthQ, sizes.LengthKv);
-            Span<double> probabilities = p.AsSpan(0, visible);
-            ReadOnlySpan<double> query = q.AsSpan(row * sizes.HeadDim, sizes.HeadDim);
-            Lse[row] = ReferenceSoftmax.Row(query, k.AsSpan(kvIndex * sizes.LengthKv * sizes.HeadDim), _scale, probabilities);
-            Span<double> output = O.AsSpan(row * sizes.HeadDimV, sizes.HeadDimV);
-            for (int j = 0; j < visible; ++j)
-            {
-                ReadOnlySpan<double> value = v.AsSpan(((kvIndex * sizes.LengthKv) + j) * sizes.HeadDimV, sizes.HeadDimV);
-                TensorPrimitives.MultiplyAdd(value, probabilities[j], output, output);
-            }
-        }
-    }
+    static abstract TNumber Round(TNumber value);
 }
 
-/// <summary>The backward pass in float64. Arrays are in the order (batch, heads, sequence, head_dim).</summary>
-/// <remarks>With P = softmax(S) and dP = dO Vᵀ: dV = Pᵀ dO, dS = P ∘ (dP − rowsum(P ∘ dP) + dLse), dQ = scale · dS K, dK = scale · dSᵀ Q.</remarks>
-internal sealed class ReferenceBackward(
-    ReferenceSizes sizes, AttentionOptions options, double[] q, double[] k, double[] v, double[] gradO, float[] gradLse)
+/// <summary>As computed.</summary>
+internal readonly struct Unrounded : IRounding<double>
 {
-    private readonly double _scale = options.ScaleFor(sizes.HeadDim);
-
-    public double[] GradQ { get; } = new double[q.Length];
-
-    public double[] GradK { get; } = new double[k.Length];
-
-    public double[] GradV { get; } = new double[v.Length];
-
-    /// <summary>Computes one kv head of one batch entry with all query heads that read it.</summary>
-    /// <param name="kvIndex">batch index · heads_kv + kv head.</param>
-    public void ComputeGroup(int kvIndex)
-    {
-        double[] p = new double[sizes.LengthKv];
-        double[] gradP = new double[sizes.LengthKv];
-        for (int head = 0; head < sizes.GroupSize; ++head)
-        {
-            // (b · heads_kv + kv head) · group + head within the group = b · heads_q + query head.
-            int index = (kvIndex * sizes.GroupSize) + head;
-            for (int i = 0; i < sizes.LengthQ; ++i)
-            {
-                int visible = (int)options.Mask.VisibleKeys(i, sizes.LengthQ, sizes.LengthKv);
-                ComputeRow((index * sizes.LengthQ) + i, kvIndex, p.AsSpan(0, visible), gradP.AsSpan(0, visible));
-            }
-        }
-    }
-
-    private void ComputeRow(int row, int kvIndex, Span<double> p, Span<double> gradP)
-    {
-        ReadOnlySpan<double> query = q.AsSpan(row * sizes.HeadDim, sizes.HeadDim);
-        ReadOnlySpan<double> gradOutput = gradO.AsSpan(row * sizes.HeadDimV, sizes.HeadDimV);
-        Span<double> gradQuery = GradQ.AsSpan(row * sizes.HeadDim, sizes.HeadDim);
-        int firstKey = kvIndex * sizes.LengthKv;
-        ReferenceSoftmax.Row(query, k.AsSpan(firstKey * sizes.HeadDim), _scale, p);
-        for (int j = 0; j < p.Length; ++j)
-        {
-            gradP[j] = TensorPrimitives.Dot(gradOutput, v.AsSpan((firstKey + j) * sizes.HeadDimV, sizes.HeadDimV));
-        }
-
-        double mean = TensorPrimitives.Dot<double>(p, gradP);
-        double fromLse = gradLse.Length == 0 ? 0 : gradLse[row];
-        for (int j = 0; j < p.Length; ++j)
-        {
-            double gradScore = _scale * p[j] * (gradP[j] - mean + fromLse);
-            int keyStart = (firstKey + j) * sizes.HeadDim;
-            Span<double> gradKey = GradK.AsSpan(keyStart, sizes.HeadDim);
-            Span<double> gradValue = GradV.AsSpan((firstKey + j) * sizes.HeadDimV, sizes.HeadDimV);
-            TensorPrimitives.MultiplyAdd(k.AsSpan(keyStart, sizes.HeadDim), gradScore, gradQuery, gradQuery);
-            TensorPrimitives.MultiplyAdd(query, gradScore, gradKey, gradKey);
-            TensorPrimitives.MultiplyAdd(gradOutput, p[j], gradValue, gradValue);
-        }
-    }
+    public static double Round(double value) => value;
 }
 
-/// <summary>One row of softmax(scale · q Kᵀ) in float64.</summary>
-internal static class ReferenceSoftmax
+/// <summary>Rounded to an element type.</summary>
+internal readonly struct RoundedTo<T> : IRounding<float>
+    where T : unmanaged
 {
-    /// <summary>Fills the probabilities of the visible keys, which are the first ones, and returns the natural logarithm of the sum of exp(score).</summary>
-    /// <param name="query">One query.</param>
-    /// <param name="keys">Keys of its kv head, one after the other.</param>
-    /// <param name="scale">Factor on the dot product.</param>
-    /// <param name="probabilities">Receives one probability for each visible key.</param>
-    public static double Row(ReadOnlySpan<double> query, ReadOnlySpan<double> keys, double scale, Span<double> probabilities)
+    public static float Round(float value) => ElementType<T>.Round(value);
+}
+
+/// <summary>Both passes from the definition, row by row. Arrays are in the order (batch, heads, sequence, head_dim).</summary>
+/// <remarks>With P = softmax(S) over the visible keys and the sink, and K = keep / (1 − rate): O = (P ∘ K) V, dV = (P ∘ K)ᵀ dO, dP = K ∘ dO Vᵀ, dS = P ∘ (dP
+/// − rowsum(P ∘ dP) + dLse),
+/// dBias = dS, dSink = P_sink · (dLse − rowsum(P ∘ dP)), and through the softcap dS ∘ (1 − tanh²) to dQ = scale · dS K, dK = scale · dSᵀ Q.</remarks>
+/// <typeparam name="TNumber">Type of all sums.</typeparam>
+/// <typeparam name="TRounding">What each matrix (scaled queries, scores, probabilities, gradients) is stored in.</typeparam>
+internal sealed class ReferencePasses<TNumber, TRounding>(ReferenceProblem problem, TNumber[] q, TNumber[] k, TNumber[] v)
+    where TNumber : unmanaged, IBinaryFloatingPointIeee754<TNumber>
+    where TRounding : struct, IRounding<TNumber>
+{
+    private readonly ReferenceSizes _sizes = problem.Sizes;
+    private readonly TNumber _scale = TNumber.CreateTruncating(problem.Scale);
+
+    public TNumber[] O { get; } = new TNumber[problem.Sizes.Batch * problem.Sizes.HeadsQ * problem.Sizes.LengthQ * problem.Sizes.HeadDimV];
+
+    public TNumber[] Lse { get; } = new TNumber[problem.Sizes.Batch * problem.Sizes.HeadsQ * problem.Sizes.LengthQ];
+
+    public TNumber[] GradQ { get; } = new TNumber[q.Length];
+
+    public TNumber[] GradK { get; } = new TNumber[k.Length];
+
+    public TNumber[] GradV { get; } = new TNumber[v.Length];
+
+    public TNumber[] GradBias { get; } = new TNumber[problem.Bias?.Length ?? 0];
+
+    public TNumber[] GradSinks { get; } = new TNumber[problem.SinkCount];
+
+    public void Forward()
     {
-        double largest = double.NegativeInfinity;
-        for (int j = 0; j < probabilities.Length; ++j)
+        // Positions of no sequence keep this value, sinks or not.
+        Array.Fill(Lse, TNumber.NegativeInfinity);
+        Parallel.For(0, problem.Places.Length * _sizes.HeadsQ, index => ForwardHead(index / _sizes.HeadsQ, index % _sizes.HeadsQ));
+    }
+
+    public void Backward(TNumber[] gradO, TNumber[] gradLse)
+    {
+        // Sums over several heads must have one order, so that results are the same in every run.
+        ParallelOptions parallel = new() { MaxDegreeOfParallelism = problem.HasSharedGradients ? 1 : -1 };
+        Parallel.For(0, problem.Places.Length * _sizes.HeadsKv, parallel, index =>
+            BackwardGroup(index / _sizes.HeadsKv, index % _sizes.HeadsKv, gradO, gradLse));
+        if (problem.BiasIsRounded)
         {
-            probabilities[j] = scale * TensorPrimitives.Dot(query, keys.Slice(j * query.Length, query.Length));
-            largest = Math.Max(largest, probabilities[j]);
+            RoundAll(GradBias);
+        }
+    }
+
+    private static void RoundAll(Span<TNumber> values)
+    {
+        for (int i = 0; i < values.Length; ++i)
+        {
+            values[i] = TRounding.Round(values[i]);
+        }
+    }
+
+    private void ForwardHead(int sequence, int head)
+    {
+        SequencePlace place = problem.Places[sequence];
+        Row row = new(_sizes, place.LengthKv);
+        for (int i = 0; i < place.LengthQ; ++i)
+        {
+            int index = Fill(row, sequence, head, i);
+            Lse[index] = row.Lse;
+            Span<TNumber> output = O.AsSpan(index * _sizes.HeadDimV, _sizes.HeadDimV);
+            for (int n = 0; n < row.Count; ++n)
+            {
+                TNumber p = row.P[n] * TNumber.CreateTruncating(problem.KeepFactor(sequence, head, i, row.Keys[n]));
+                TensorPrimitives.MultiplyAdd(Value(place, head, row.Keys[n]), p, output, output);
+            }
+
+            RoundAll(output);
+        }
+    }
+
+    private void BackwardGroup(int sequence, int kvHead, TNumber[] gradO, TNumber[] gradLse)
+    {
+        SequencePlace place = problem.Places[sequence];
+        TNumber[] headK = new TNumber[place.LengthKv * _sizes.HeadDim];
+        TNumber[] headV = new TNumber[place.LengthKv * _sizes.HeadDimV];
+        int firstKey = (((place.Batch * _sizes.HeadsKv) + kvHead) * _sizes.LengthKv) + place.FirstKv;
+        Span<TNumber> gradK = GradK.AsSpan(firstKey * _sizes.HeadDim, headK.Length);
+        Span<TNumber> gradV = GradV.AsSpan(firstKey * _sizes.HeadDimV, headV.Length);
+        Row row = new(_sizes, place.LengthKv);
+        for (int head = kvHead * _sizes.GroupSize; head < (kvHead + 1) * _sizes.GroupSize; ++head)
+        {
+            Array.Clear(headK);
+            Array.Clear(headV);
+            for (int i = 0; i < place.LengthQ; ++i)
+            {
+                BackwardRow(row, sequence, head, i, gradO, gradLse, headK, headV);
+            }
+
+            // Each head's gradients are matrices of their own, and so is the sum over the group.
+            RoundAll(headK);
+            RoundAll(headV);
+            TensorPrimitives.Add(gradK, headK, gradK);
+            TensorPrimitives.Add(gradV, headV, gradV);
         }
 
-        double sum = 0;
-        for (int j = 0; j < probabilities.Length; ++j)
+        RoundAll(gradK);
+        RoundAll(gradV);
+    }
+
+    private void BackwardRow(Row row, int sequence, int head, int i, TNumber[] gradO, TNumber[] gradLse, TNumber[] headK, TNumber[] headV)
+    {
+        SequencePlace place = problem.Places[sequence];
+        int index = Fill(row, sequence, head, i);
+        ReadOnlySpan<TNumber> gradOutput = gradO.AsSpan(index * _sizes.HeadDimV, _sizes.HeadDimV);
+        TNumber fromLse = gradLse.Length == 0 ? TNumber.Zero : gradLse[index];
+        TNumber mean = TNumber.Zero;
+        for (int n = 0; n < row.Count; ++n)
         {
-            probabilities[j] = Math.Exp(probabilities[j] - largest);
-            sum += probabilities[j];
+            row.Keep[n] = TNumber.CreateTruncating(problem.KeepFactor(sequence, head, i, row.Keys[n]));
+            row.GradP[n] = TRounding.Round(row.Keep[n] * TensorPrimitives.Dot(gradOutput, Value(place, head, row.Keys[n])));
+            mean += row.P[n] * row.GradP[n];
         }
 
-        TensorPrimitives.Divide(probabilities, sum, probabilities);
+        if (GradSinks.Length > 0)
+        {
+            GradSinks[head] += row.SinkProbability * (fromLse - mean);
+        }
+
+        Span<TNumber> gradQuery = GradQ.AsSpan(index * _sizes.HeadDim, _sizes.HeadDim);
+        for (int n = 0; n < row.Count; ++n)
+        {
+            int key = row.Keys[n];
+            TNumber gradScore = TRounding.Round(row.P[n] * (row.GradP[n] - mean + fromLse));
+            if (problem.Bias is { } bias)
+            {
+                GradBias[bias.Index(sequence, head, i, key)] += gradScore;
+            }
+
+            gradScore = problem.Softcap is null ? gradScore : TRounding.Round(gradScore * row.CapSlope[n]);
+            TensorPrimitives.MultiplyAdd(Key(place, head, key), gradScore, gradQuery, gradQuery);
+            Span<TNumber> gradKey = headK.AsSpan(key * _sizes.HeadDim, _sizes.HeadDim);
+            Span<TNumber> gradValue = headV.AsSpan(key * _sizes.HeadDimV, _sizes.HeadDimV);
+            TensorPrimitives.MultiplyAdd(row.ScaledQuery, gradScore, gradKey, gradKey);
+            TensorPrimitives.MultiplyAdd(gradOutput, TRounding.Round(row.P[n] * row.Keep[n]), gradValue, gradValue);
+        }
+
+        RoundAll(gradQuery);
+        TensorPrimitives.Multiply(gradQuery, _scale, gradQuery);
+        RoundAll(gradQuery);
+    }
+
+    /// <summary>Probabilities of one row; returns its index in the tensors.</summary>
+    private int Fill(Row row, int sequence, int head, int i)
+    {
+        SequencePlace place = problem.Places[sequence];
+        int index = (((place.Batch * _sizes.HeadsQ) + head) * _sizes.LengthQ) + place.FirstQ + i;
+        TensorPrimitives.Multiply(q.AsSpan(index * _sizes.HeadDim, _sizes.HeadDim), _scale, row.ScaledQuery);
+        RoundAll(row.ScaledQuery);
+        row.Count = problem.VisibleKeys(sequence, head, i, row.Keys);
+        TNumber sink = TNumber.CreateTruncating(problem.Sink(head));
+        TNumber largest = sink;
+        for (int n = 0; n < row.Count; ++n)
+        {
+            int key = row.Keys[n];
+            TNumber score = TRounding.Round(TensorPrimitives.Dot<TNumber>(row.ScaledQuery, Key(place, head, key)));
+            if (problem.Softcap is { } softcap)
+            {
+                TNumber cap = TNumber.CreateTruncating(softcap);
+                TNumber tanh = TNumber.Tanh(score / cap);
+                row.CapSlope[n] = TNumber.One - (tanh * tanh);
+                score = TRounding.Round(cap * tanh);
+            }
+
+            score = problem.Bias is { } bias ? TRounding.Round(score + TNumber.CreateTruncating(bias[sequence, head, i, key])) : score;
+            row.P[n] = TRounding.Round(score - TNumber.CreateTruncating(problem.Distance(sequence, head, i, key)));
+            largest = TNumber.Max(largest, row.P[n]);
+        }
+
+        Normalise(row, largest, sink);
+        return index;
+    }
+
+    private static void Normalise(Row row, TNumber largest, TNumber sink)
+    {
+        Span<TNumber> p = row.P.AsSpan(0, row.Count);
+        TNumber fromSink = TNumber.IsNegativeInfinity(sink) ? TNumber.Zero : TNumber.Exp(sink - largest);
+        TNumber sum = fromSink;
+        for (int n = 0; n < p.Length; ++n)
+        {
+            p[n] = TNumber.Exp(p[n] - largest);
+            sum += p[n];
+        }
+
+        for (int n = 0; n < p.Length; ++n)
+        {
+            p[n] = TRounding.Round(p[n] / sum);
+        }
+
+        row.SinkProbability = TNumber.IsZero(fromSink) ? TNumber.Zero : fromSink / sum;
 
         // An infinite largest score makes the sum NaN, but its logarithm is known from the definition.
-        return double.IsInfinity(largest) ? largest : largest + Math.Log(sum);
+        row.Lse = TNumber.IsInfinity(largest) ? largest : largest + TNumber.Log(sum);
+    }
+
+    private ReadOnlySpan<TNumber> Key(SequencePlace place, int head, int key) => Vector(k, place, head, key, _sizes.HeadDim);
+
+    private ReadOnlySpan<TNumber> Value(SequencePlace place, int head, int key) => Vector(v, place, head, key, _sizes.HeadDimV);
+
+    private ReadOnlySpan<TNumber> Vector(TNumber[] rows, SequencePlace place, int head, int key, int width) =>
+        rows.AsSpan(((((place.Batch * _sizes.HeadsKv) + (head / _sizes.GroupSize)) * _sizes.LengthKv) + place.FirstKv + key) * width, width);
+
+    /// <summary>What one row needs, kept from row to row.</summary>
+    private sealed class Row(ReferenceSizes sizes, int keys)
+    {
+        public int[] Keys { get; } = new int[keys];
+
+        public TNumber[] P { get; } = new TNumber[keys];
+
+        public TNumber[] GradP { get; } = new TNumber[keys];
+
+        public TNumber[] Keep { get; } = new TNumber[keys];
+
+        /// <summary>Derivative of the softcap at each score.</summary>
+        public TNumber[] CapSlope { get; } = new TNumber[keys];
+
+        public TNumber[] ScaledQuery { get; } = new TNumber[sizes.HeadDim];
+
+        public int Count { get; set; }
+
+        public TNumber Lse { get; set; }
+
+        public TNumber SinkProbability { get; set; }
     }
 }

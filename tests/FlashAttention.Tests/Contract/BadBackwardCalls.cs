@@ -28,7 +28,7 @@ internal static unsafe class BadBackwardCalls
     [
         Backward("grad_o dtype differs", Invalid, (ref p, ref _) => p.grad_o.dtype = fa_dtype.FA_DTYPE_FLOAT32, "grad_o.dtype", "float16", "float32"),
         Backward("grad_q dtype differs", Invalid, (ref p, ref _) => p.grad_q.dtype = fa_dtype.FA_DTYPE_BFLOAT16, "grad_q.dtype", "bfloat16"),
-        Backward("grad_v dtype unknown", Invalid, (ref p, ref _) => p.grad_v.dtype = (fa_dtype)3, "grad_v.dtype", "got 3"),
+        Backward("grad_v dtype unknown", Invalid, (ref p, ref _) => p.grad_v.dtype = (fa_dtype)7, "grad_v.dtype", "got 7"),
         Backward("o head_dim is that of q", Invalid, (ref p, ref _) => p.o.sizes[3] = 16, "o.sizes[3]", "8", "got 16"),
         Backward("grad_o sequence differs", Invalid, (ref p, ref _) => p.grad_o.sizes[1] = 7, "grad_o.sizes[1]", "5", "got 7"),
         Backward("grad_q heads differ", Invalid, (ref p, ref _) => p.grad_q.sizes[2] = 2, "grad_q.sizes[2]", "4", "got 2"),
