@@ -15,6 +15,15 @@
 #define FA_INLINE static inline __attribute__((always_inline))
 #endif
 
+/// Before a loop: two steps per round.
+#if defined(__clang__)
+#define FA_UNROLL_2 _Pragma("clang loop unroll_count(2)")
+#elif defined(__GNUC__)
+#define FA_UNROLL_2 _Pragma("GCC unroll 2")
+#else
+#define FA_UNROLL_2
+#endif
+
 #define FA_CONCAT_(a, b) a##b
 #define FA_CONCAT(a, b) FA_CONCAT_(a, b)
 
