@@ -71,7 +71,8 @@ public sealed record AttentionOptions
     public Sequences? Sequences { get; init; }
 
     /// <summary>Whether some option refers to memory.</summary>
-    internal bool HasMemory => Alibi is not null || Bias is not null || Sinks is not null || Visible is not null || BlockMask is not null || Sequences is not null;
+    internal bool HasMemory =>
+        Alibi is not null || Bias is not null || Sinks is not null || Visible is not null || BlockMask is not null || Sequences is not null;
 
     /// <summary>The factor on q·k for a head dimension.</summary>
     internal double ScaleFor(long headDim) => Scale ?? 1.0 / Math.Sqrt(headDim);

@@ -178,7 +178,8 @@ internal static class ReferencePlaces
         if (first < 0 || length < 0 || length > places || first + places > whole)
         {
             throw new ArgumentException(
-                $"options.Sequences: expected at most {places} used positions inside {whole}, got {length} of sequence {b} from {first} in {suffix}.", "options");
+                $"options.Sequences: expected at most {places} used positions inside {whole}, got {length} of sequence {b} from {first} in {suffix}.",
+                "options");
         }
 
         return (sequences.LeftPadded ? first + places - length : first, length);

@@ -13,7 +13,13 @@ namespace FlashAttention.Tests;
 /// <item>output: |ΔO| ≤ ε Σ p|v| + n η max|v| + one unit in the last place of the output format (half of it is the final rounding);</item>
 /// <item>lse: |Δ| ≤ 2δ + (8 + 2√n) u + one ulp;</item>
 /// <item>backward, with dS = p (dP − D + g), D = Σ dO O: O carries its own error, so |ΔD| ≤ Σ|dO||ΔO| + dot error;
-/// |ΔdS| ≤ (ε + uP) p (|dP| + |D| + |g|) + p (|ΔD| + |ΔdP|) + η; the gradients sum these with weights |k|, |q|; dV sums (ε p + η)|dO|.</item>
+/// |ΔdS| ≤ (ε + uP) p (|dP| + |D| + |g|) + p (|ΔD| + |ΔdP|) + η; the gradients sum these with weights |k|, |q|; dV sums (ε p + η)|dO|;</item>
+/// <item>score variants: each adds its own roundings to δ. tanh comes from exponentials, whose error is a few u of 1, so softcap · tanh has 8 u softcap; a
+/// sum with a bias or
+/// an ALiBi term rounds at the size of the term: 3 u each. The derivative 1 − t² of the softcap, t = tanh, moves by 2|t|(δ / softcap + 8 u) + 2 u. Kept
+/// probabilities
+/// are multiplied by 1 / (1 − dropout): 2 u;</item>
+/// <item>gradients of bias and sinks are fp32 sums of n terms: ΣΔ + (8 + 2√n) u Σ|term|.</item>
 /// </list></summary>
 internal readonly struct ErrorModel
 {
@@ -42,6 +48,24 @@ internal readonly struct ErrorModel
 
     /// <summary>δ of a row.</summary>
     public double Score(double normQ, double maxNormK) => dotFactor * scale * normQ * maxNormK;
+
+    /// <summary>What score variants add to δ.</summary>
+    public static double Modifiers(double softcap, double maxBias, double maxAlibi) => U * (8 * softcap + 3 * maxBias + 3 * maxAlibi);
+
+    /// <summary>Error of the softcap's derivative at t = tanh(s / softcap).</summary>
+    public static double CapSlope(double t, double score, double softcap) => 2 * Math.Abs(t) * (score / softcap + 8 * U) + 2 * U;
+
+    /// <summary>What one rounding of the score and one of tanh do to the softcap's derivative.</summary>
+    public static double OneRoundingOfCapSlope(double t, double oneRounding, double softcap) => 2 * Math.Abs(t) * oneRounding / softcap + 2 * U;
+
+    /// <summary>Relative error of an fp32 sum of n terms.</summary>
+    public static double Sum(double n) => (8 + 2 * Math.Sqrt(n)) * U;
+
+    /// <summary>Relative error of the factor 1 / (1 - dropout).</summary>
+    public static double KeepScale => 2 * U;
+
+    /// <summary>What one rounding of each score variant adds to <see cref="OneRoundingOfProbability"/>.</summary>
+    public static double OneRoundingOfModifiers(double softcap, double maxBias, double maxAlibi) => U * (softcap + maxBias + maxAlibi);
 
     /// <summary>What one fp32 rounding of a score, and one of its exponential, do to a probability: u (1 + scale ‖q‖ max‖k‖), relative.</summary>
     public double OneRoundingOfProbability(double normQ, double maxNormK) => U * (1 + scale * normQ * maxNormK);

@@ -14,6 +14,10 @@ internal static class Accuracy
         {
             return;
         }
+        if (Refusal.OfVariant(device, problem, call) is { } variant)
+        {
+            Unsupported.Count(device, variant);
+        }
         OracleResult oracle = AttentionOracle.Compute(problem, inputs);
         AttentionResult naive = NaiveAttention.Compute(problem, inputs);
 
@@ -27,6 +31,8 @@ internal static class Accuracy
         Tolerance.AssertWithin("grad_q", r => r.GradQ, actual, oracle, naive, problem.Format);
         Tolerance.AssertWithin("grad_k", r => r.GradK, actual, oracle, naive, problem.Format);
         Tolerance.AssertWithin("grad_v", r => r.GradV, actual, oracle, naive, problem.Format);
+        Tolerance.AssertWithin("grad_bias", r => r.GradBias, actual, oracle, naive, problem.BiasFormat);
+        Tolerance.AssertWithin("grad_sinks", r => r.GradSinks, actual, oracle, naive, ElementFormat.Float32);
     }
 }
 
@@ -43,14 +49,36 @@ internal static unsafe class Refusal
         {
             return false;
         }
+        if (problem.Variants != Variants.None && (!device.IsCuda || problem.FitsTensorCores))
+        {
+            return false;
+        }
         Assert.That(device.IsCuda && !problem.FitsTensorCores, Is.True, $"{device} refuses {problem}: {NativeCall.LastMessage}");
         AssertRefused(call);
         return true;
     }
 
+    /// <summary>The variant of a case that a device has no kernel for; null if it computes both passes. The refusal names it and nothing was written.</summary>
+    public static string? OfVariant(TestDevice device, ProblemCase problem, AttentionCall call)
+    {
+        foreach (fa_pass pass in Enum.GetValues<fa_pass>())
+        {
+            if (call.Describe(pass, out _) == fa_status.FA_STATUS_OK)
+            {
+                continue;
+            }
+            string message = NativeCall.LastMessage;
+            string? named = problem.Variants.Names().FirstOrDefault(name => message.Contains(name, StringComparison.Ordinal));
+            Assert.That(named, Is.Not.Null, $"{device} refuses {problem}, {pass}, and names none of its variants: {message}");
+            AssertRefused(call);
+            return $"{named}, {(pass == fa_pass.FA_PASS_FORWARD ? "forward" : "backward")}";
+        }
+        return null;
+    }
+
     private static void AssertRefused(AttentionCall call)
     {
-        TensorBuffer[] outputs = [call.O, call.Lse, call.GradQ, call.GradK, call.GradV];
+        TensorBuffer[] outputs = [call.O, call.Lse, .. call.Gradients];
         foreach (TensorBuffer output in outputs)
         {
             output.Poison();

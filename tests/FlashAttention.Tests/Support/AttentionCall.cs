@@ -9,6 +9,7 @@ internal sealed unsafe class AttentionCall : IDisposable
     private readonly TestDevice device;
     private readonly ProblemCase problem;
     private readonly List<GuardedBlock> blocks = [];
+    private readonly VariantBuffers variants;
 
     public AttentionCall(TestDevice device, ProblemCase problem, AttentionInputs inputs)
     {
@@ -29,6 +30,7 @@ internal sealed unsafe class AttentionCall : IDisposable
         (O, GradO) = (Tensor(problem.SizesO), Tensor(problem.SizesO));
         Lse = Rows();
         GradLse = Rows();
+        variants = new VariantBuffers(device, problem, inputs.Extra, blocks);
         Q.Store(inputs.Q);
         K.Store(inputs.K);
         V.Store(inputs.V);
@@ -50,13 +52,28 @@ internal sealed unsafe class AttentionCall : IDisposable
     public TensorBuffer GradK { get; }
     public TensorBuffer GradV { get; }
 
-    public fa_attention_options Options => new()
+    /// <summary>Gradients of bias and sinks; null without them.</summary>
+    public TensorBuffer? GradBias => variants.GradBias;
+    public TensorBuffer? GradSinks => variants.GradSinks;
+
+    /// <summary>All outputs of the backward pass.</summary>
+    public TensorBuffer[] Gradients => [.. new[] { GradQ, GradK, GradV, GradBias, GradSinks }.OfType<TensorBuffer>()];
+
+    public fa_attention_options Options
     {
-        struct_size = (uint)sizeof(fa_attention_options),
-        mask = (fa_mask)(int)problem.Mask,
-        scale = problem.Scale,
-        deterministic = problem.Deterministic ? 1 : 0,
-    };
+        get
+        {
+            var options = new fa_attention_options
+            {
+                struct_size = (uint)sizeof(fa_attention_options),
+                mask = (fa_mask)(int)problem.Mask,
+                scale = problem.Scale,
+                deterministic = problem.Deterministic ? 1 : 0,
+            };
+            variants.AddTo(ref options);
+            return options;
+        }
+    }
 
     /// <summary>Parameters of the forward pass without options and workspace.</summary>
     public fa_forward_params ForwardParams(bool withLse = true) => new()
@@ -85,6 +102,8 @@ internal sealed unsafe class AttentionCall : IDisposable
         grad_v = GradV.Native,
         lse = (float*)Lse.Native.data,
         grad_lse = problem.GradLse ? (float*)GradLse.Native.data : null,
+        grad_bias = GradBias is null ? default : VariantBuffers.Pairs(GradBias),
+        grad_sinks = GradSinks is null ? null : (float*)GradSinks.Native.data,
     };
 
     /// <summary>Runs the forward pass; fails the test if it does not succeed.</summary>
@@ -105,7 +124,7 @@ internal sealed unsafe class AttentionCall : IDisposable
 
     /// <summary>Runs the backward pass on what <see cref="Forward"/> left in O and Lse.</summary>
     public void Backward() =>
-        Run(BackwardWorkspaceBytes(), [GradQ, GradK, GradV], (workspace, bytes, stream) =>
+        Run(BackwardWorkspaceBytes(), Gradients, (workspace, bytes, stream) =>
         {
             fa_attention_options options = Options;
             fa_backward_params p = BackwardParams();
@@ -175,14 +194,15 @@ internal sealed unsafe class AttentionCall : IDisposable
     }
 
     /// <summary>What the device would run for the case: OK, or UNSUPPORTED.</summary>
-    public fa_status Describe(fa_pass pass, out fa_plan_description description)
+    public fa_status Describe(fa_pass pass, out fa_plan_description description, int assumedCapability = 0)
     {
         fa_attention_options options = Options;
         var p = new fa_describe_params
         {
             struct_size = (uint)sizeof(fa_describe_params),
             pass = pass,
-            device = device.Handle,
+            device = assumedCapability == 0 ? device.Handle : TestDevice.Cuda.Handle,
+            assumed_compute_capability = assumedCapability,
             q = Q.Native,
             k = K.Native,
             v = V.Native,
@@ -208,10 +228,16 @@ internal sealed unsafe class AttentionCall : IDisposable
         into.GradQ = GradQ.LoadWritten("grad_q");
         into.GradK = GradK.LoadWritten("grad_k");
         into.GradV = GradV.LoadWritten("grad_v");
+        into.GradBias = GradBias?.LoadWritten("grad_bias") ?? [];
+        into.GradSinks = GradSinks?.LoadWritten("grad_sinks") ?? [];
         return into;
     }
 
-    public void Dispose() => blocks.ForEach(block => block.Dispose());
+    public void Dispose()
+    {
+        blocks.ForEach(block => block.Dispose());
+        variants.Dispose();
+    }
 
     private delegate fa_status Launch(void* workspace, ulong workspaceBytes, nint stream);
 

@@ -11,6 +11,8 @@ internal sealed class AttentionInputs
     /// <summary>(batch, heads_q, len_q), fp32 values; empty if the case has none.</summary>
     public required double[] GradLse { get; init; }
 
+    public VariantData Extra { get; init; } = VariantData.Empty;
+
     /// <summary>Random inputs of a case: the same seed gives the same values on every machine.</summary>
     public static AttentionInputs Create(ProblemCase problem)
     {
@@ -31,7 +33,8 @@ internal sealed class AttentionInputs
             RepeatFirstBatch(k, problem.SizesK);
             RepeatFirstHead(v, problem.SizesV);
         }
-        var inputs = new AttentionInputs { Q = q, K = k, V = v, GradO = gradO, GradLse = gradLse };
+        VariantData extra = problem.Variants == Variants.None ? VariantData.Empty : VariantData.Create(problem);
+        var inputs = new AttentionInputs { Q = q, K = k, V = v, GradO = gradO, GradLse = gradLse, Extra = extra };
         inputs.PlaceSpecialValues(problem);
         return inputs;
     }
@@ -70,6 +73,9 @@ internal sealed class AttentionInputs
             case InputKind.InfiniteValue when problem.Layout != Layout.Broadcast:
                 V[^dv] = double.PositiveInfinity;
                 break;
+            case InputKind.HiddenNan when problem.Variants != Variants.None:
+                HideBehindVariants(problem);
+                break;
             case InputKind.HiddenNan:
                 int seen = problem.LenQ == 0 ? 0 : problem.VisibleKeys(problem.LenQ - 1);
                 for (int head = 0; head < problem.Batch * problem.HeadsKv; head++)
@@ -78,6 +84,55 @@ internal sealed class AttentionInputs
                     V.AsSpan((head * problem.LenKv + seen) * dv, (problem.LenKv - seen) * dv).Fill(double.NaN);
                 }
                 break;
+        }
+    }
+
+    /// <summary>NaN in all that nothing may read: keys and values that no query sees, queries of no sequence, bias of hidden pairs.</summary>
+    private void HideBehindVariants(ProblemCase problem)
+    {
+        var rules = new PairRules(problem, Extra);
+        var seenKeys = new bool[problem.Batch * problem.HeadsKv * problem.LenKv];
+        var usedQueries = new bool[problem.LseCount];
+        var seenBias = new bool[Extra.Bias.Length];
+        for (int sequence = 0; sequence < rules.Places.Length; sequence++)
+        {
+            Place place = rules.Places[sequence];
+            for (int head = 0; head < problem.HeadsQ; head++)
+            {
+                int pair = place.Batch * problem.HeadsKv + head / problem.Group;
+                for (int i = 0; i < place.LenQ; i++)
+                {
+                    usedQueries[(place.Batch * problem.HeadsQ + head) * problem.LenQ + place.FirstQ + i] = true;
+                    for (int j = 0; j < place.LenKv; j++)
+                    {
+                        seenKeys[pair * problem.LenKv + place.FirstKv + j] |= rules.Sees(sequence, head, i, j);
+                        if (seenBias.Length > 0)
+                        {
+                            seenBias[rules.BiasIndex(sequence, head, i, j)] |= rules.SeesWithoutBias(sequence, head, i, j);
+                        }
+                    }
+                }
+            }
+        }
+        FillWhereUnset(seenKeys, K, problem.HeadDim);
+        FillWhereUnset(seenKeys, V, problem.HeadDimV);
+        FillWhereUnset(usedQueries, Q, problem.HeadDim);
+        FillWhereUnset(usedQueries, GradO, problem.HeadDimV);
+        FillWhereUnset(seenBias, Extra.Bias, 1);
+        if (GradLse.Length > 0)
+        {
+            FillWhereUnset(usedQueries, GradLse, 1);
+        }
+    }
+
+    private static void FillWhereUnset(bool[] set, double[] values, int width)
+    {
+        for (int row = 0; row < set.Length; row++)
+        {
+            if (!set[row])
+            {
+                values.AsSpan(row * width, width).Fill(double.NaN);
+            }
         }
     }
 

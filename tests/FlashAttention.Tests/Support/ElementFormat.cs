@@ -7,6 +7,12 @@ public sealed class ElementFormat
     public static readonly ElementFormat Float16 = new("f16", 1, 2, 11, -14, 15);
     public static readonly ElementFormat BFloat16 = new("bf16", 2, 2, 8, -126, 127);
 
+    /// <summary>Bytes of boolean masks.</summary>
+    public static readonly ElementFormat UInt8 = new("u8", 3, 1, 8, 0, 7);
+
+    /// <summary>Lengths; no fa_dtype.</summary>
+    public static readonly ElementFormat Int32 = new("i32", -1, 4, 31, 0, 30);
+
     private readonly int minExponent;
 
     private ElementFormat(string name, int code, int bytes, int precision, int minExponent, int maxExponent)
@@ -65,9 +71,9 @@ public sealed class ElementFormat
     };
 
     /// <summary>A NaN whose payload no arithmetic produces: marks memory that must be written, or must not be touched.</summary>
-    public uint Poison => Code switch { 0 => 0x7FA5_A5A5u, 1 => 0x7DA5u, _ => 0x7FA5u };
+    public uint Poison => Code switch { 0 or -1 => 0x7FA5_A5A5u, 1 => 0x7DA5u, 3 => 0xA5u, _ => 0x7FA5u };
 
-    public unsafe uint ReadBits(byte* address) => Bytes == 4 ? *(uint*)address : *(ushort*)address;
+    public unsafe uint ReadBits(byte* address) => Bytes switch { 4 => *(uint*)address, 2 => *(ushort*)address, _ => *address };
 
     public unsafe void WriteBits(byte* address, uint bits)
     {
@@ -75,9 +81,13 @@ public sealed class ElementFormat
         {
             *(uint*)address = bits;
         }
-        else
+        else if (Bytes == 2)
         {
             *(ushort*)address = (ushort)bits;
+        }
+        else
+        {
+            *address = (byte)bits;
         }
     }
 
@@ -85,12 +95,17 @@ public sealed class ElementFormat
     {
         0 => BitConverter.UInt32BitsToSingle(bits),
         1 => (double)BitConverter.UInt16BitsToHalf((ushort)bits),
-        _ => BitConverter.UInt32BitsToSingle(bits << 16),
+        2 => BitConverter.UInt32BitsToSingle(bits << 16),
+        _ => bits,
     };
 
     /// <summary>Bits of a value, rounded to the format.</summary>
     public uint Encode(double x)
     {
+        if (Code is 3 or -1)
+        {
+            return (uint)x;
+        }
         double rounded = Round(x);
         return Code switch
         {

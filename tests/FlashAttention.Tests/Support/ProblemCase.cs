@@ -72,6 +72,13 @@ public sealed record ProblemCase
     public bool Deterministic { get; init; }
     public bool GradLse { get; init; }
     public int Seed { get; init; } = 1;
+    public Variants Variants { get; init; } = Variants.None;
+
+    /// <summary>Seed and offset of dropout: numbers with high bits set.</summary>
+    public ulong DropoutSeed => 0xFEDC_BA98_0000_0001ul + (ulong)Seed;
+    public uint DropoutOffset => 0x8000_0000u + (uint)Seed;
+
+    public ElementFormat BiasFormat => Variants.BiasFloat32 ? ElementFormat.Float32 : Format;
 
     public int Group => HeadsQ / HeadsKv;
 
@@ -83,7 +90,7 @@ public sealed record ProblemCase
     public long[] SizesO => [Batch, LenQ, HeadsQ, HeadDimV];
     public int LseCount => Batch * HeadsQ * LenQ;
 
-    /// <summary>Number of keys that query i sees: they are the first ones under every mask.</summary>
+    /// <summary>Number of keys that query i sees without variants: they are the first ones under every mask.</summary>
     public int VisibleKeys(int i) => Mask switch
     {
         MaskKind.None => LenKv,
@@ -91,13 +98,14 @@ public sealed record ProblemCase
         _ => Math.Clamp(i + LenKv - LenQ + 1, 0, LenKv),
     };
 
-    /// <summary>True if the CUDA kernels must compute the case: 16-bit elements, head dims that are multiples of 8 up to 256.</summary>
+    /// <summary>True if the CUDA kernels must compute the case without its variants: 16-bit elements, head dims that are multiples of 8 up to 256.</summary>
     public bool FitsTensorCores => Format.Bytes == 2 && HeadDim % 8 == 0 && HeadDimV % 8 == 0 && HeadDim <= 256 && HeadDimV <= 256;
 
     public override string ToString()
     {
         string mask = Mask switch { MaskKind.None => "full", MaskKind.TopLeft => "causal-tl", _ => "causal-br" };
         return $"{Format} b{Batch} h{HeadsQ}/{HeadsKv} q{LenQ} k{LenKv} d{HeadDim}/{HeadDimV} {mask} {Layout} {Inputs}"
-            + (Scale == 0 ? "" : FormattableString.Invariant($" scale{Scale}")) + (Deterministic ? " det" : "") + (GradLse ? " glse" : "") + $" seed{Seed}";
+            + (Scale == 0 ? "" : FormattableString.Invariant($" scale{Scale}"))
+            + (Deterministic ? " det" : "") + (GradLse ? " glse" : "") + Variants + $" seed{Seed}";
     }
 }

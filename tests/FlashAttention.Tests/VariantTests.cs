@@ -1,0 +1,64 @@
+using FlashAttention.Interop;
+
+namespace FlashAttention.Tests;
+
+/// <summary>Every case of the variant table, forward and backward, against the float64 oracle within both bounds. What a device has no kernel for must be
+/// refused with the variant's name;
+/// it is then skipped, counted and listed, so that the day a kernel computes it the same case runs.</summary>
+[TestFixtureSource(typeof(TestDevice), nameof(TestDevice.Wanted))]
+public sealed class VariantTests(TestDevice device) : DeviceFixture(device)
+{
+    [TestCaseSource(typeof(VariantTable), nameof(VariantTable.All))]
+    public void ForwardAndBackwardMatchTheOracle(ProblemCase problem) => Accuracy.Check(Device, problem);
+
+    [OneTimeTearDown]
+    public void ListWhatIsUnsupported()
+    {
+        foreach (string line in Unsupported.List(Device))
+        {
+            TestContext.Progress.WriteLine("unsupported " + line);
+        }
+    }
+}
+
+/// <summary>What devices that are not here would say: the planner for assumed GPUs, variant by variant.</summary>
+[TestFixture]
+public sealed class VariantPlanTests
+{
+    private static readonly ProblemCase Base = new()
+    {
+        Format = ElementFormat.Float16,
+        Batch = 2,
+        HeadsQ = 4,
+        HeadsKv = 2,
+        LenQ = 128,
+        LenKv = 256,
+        HeadDim = 64,
+        HeadDimV = 64,
+    };
+
+    public static IEnumerable<Variants> Single() => VariantTable.Alone.Select(c => c.Variants).Distinct().Where(v => !v.IsPacked);
+
+    /// <summary>A GPU computes a variant or refuses it by name; nothing else.</summary>
+    [TestCaseSource(nameof(Single))]
+    public void AnAssumedGpuComputesOrNamesTheVariant(Variants variants)
+    {
+        ProblemCase problem = Base with { Variants = variants };
+        using var call = new AttentionCall(TestDevice.Cpu, problem, AttentionInputs.Create(problem));
+        foreach (int capability in new[] { 80, 90 })
+        {
+            foreach (fa_pass pass in Enum.GetValues<fa_pass>())
+            {
+                fa_status status = call.Describe(pass, out fa_plan_description plan, capability);
+                if (status == fa_status.FA_STATUS_OK)
+                {
+                    Assert.That(plan.kernel, Is.AnyOf(fa_kernel.FA_KERNEL_SM80, fa_kernel.FA_KERNEL_SM90));
+                    continue;
+                }
+                Assert.That(status, Is.EqualTo(fa_status.FA_STATUS_UNSUPPORTED), NativeCall.LastMessage);
+                string message = NativeCall.LastMessage;
+                Assert.That(variants.Names().Any(name => message.Contains(name, StringComparison.Ordinal)), Is.True, message);
+            }
+        }
+    }
+}
