@@ -57,10 +57,10 @@ bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* pl
     return false;
   }
   const int64_t kv_tiles = (problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv();
-  const double blocks = static_cast<double>(kv_tiles) * static_cast<double>(problem.batch) * static_cast<double>(problem.heads_kv);
+  const double blocks = static_cast<double>(kv_tiles * tile.blocks_per_tile()) * static_cast<double>(problem.batch) * static_cast<double>(problem.heads_kv);
   const double rows = static_cast<double>(problem.len_q + kSm90RowPadding) * static_cast<double>(problem.batch) * static_cast<double>(problem.heads_q);
   if (blocks > kMaxBlocks || rows > kMaxRows) {
-    why_not->set("batch * heads_kv * ceil(len_kv / %d) and batch * heads_q * len_q / 8 must be at most 2^31", tile.tile_kv());
+    why_not->set("batch * heads_kv * ceil(len_kv / %d) and batch * heads_q * len_q / 8 must be at most 2^31", tile.kv_box_rows());
     return false;
   }
 
@@ -71,13 +71,19 @@ bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* pl
   plan->threads = tile.threads();
   plan->registers_per_thread = tile.consumer_registers();
   plan->launches = problem.is_causal() ? 4 : 3;
-  plan->blocks = kv_tiles * problem.batch * problem.heads_kv;
+  plan->blocks = kv_tiles * problem.batch * problem.heads_kv * tile.blocks_per_tile();
   plan->shared_memory_bytes = tile.shared_memory_bytes();
   plan->workspace_bytes = sm90_backward_workspace(tile, problem).total_bytes;
   std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "sm90_backward_d%d_%dx%d", tile.head_dim, tile.tile_q, tile.tile_kv());
-  plan->reason.set(
-      "Hopper: wgmma and TMA, 2 consumer warpgroups of 64 keys, head_dim padded to %d; P and dS stay in registers, grad_q by fp32 additions in any order",
-      tile.head_dim);
+  if (tile.is_wide()) {
+    plan->reason.set(
+        "Hopper: wgmma and TMA, clusters of 2 blocks of 64 keys, head_dim padded to %d; blocks exchange dS and add half of grad_q's columns each, in any order",
+        tile.head_dim);
+  } else {
+    plan->reason.set(
+        "Hopper: wgmma and TMA, 2 consumer warpgroups of 64 keys, head_dim padded to %d; P and dS stay in registers, grad_q by fp32 additions in any order",
+        tile.head_dim);
+  }
   return true;
 }
 

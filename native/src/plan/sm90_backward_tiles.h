@@ -27,19 +27,41 @@ struct Sm90BackwardTile {
   /// True: without a mask each block starts at another query tile and goes round, so that not all blocks of a head add to the same tile of grad_q at once.
   bool rotate_queries;
 
-  static constexpr int kWarpgroups = 2;  ///< consumer warpgroups, each with 64 keys
+  static constexpr int kWarpgroups = 2;  ///< consumer warpgroups, each with 64 keys; in the wide kernel both with the 64 keys of their block
   static constexpr int kStages = 2;      ///< tiles of q and of grad_o in flight, and of dS
   constexpr int tile_kv() const { return 64 * kWarpgroups; }
   constexpr int threads() const { return 128 * (1 + kWarpgroups); }
-  static constexpr int consumer_registers() { return 240; }
-  static constexpr int producer_registers() { return 24; }
+  constexpr int consumer_registers() const { return is_wide() ? 232 : 240; }
+  constexpr int producer_registers() const { return is_wide() ? 40 : 24; }
   constexpr int64_t q_tile_bytes() const { return int64_t{2} * tile_q * head_dim; }
   constexpr int64_t kv_tile_bytes() const { return int64_t{2} * tile_kv() * head_dim; }
   constexpr int64_t score_tile_bytes() const { return int64_t{2} * tile_q * tile_kv(); }
   constexpr int64_t grad_q_bytes() const { return grad_q_path == Sm90GradQPath::kBulk ? int64_t{4} * tile_q * head_dim : 0; }
+
+  // The wide kernel (src/kernels/sm90/backward_wide), for more than 128 columns: a cluster of two blocks shares a tile of keys, each with 64 of them.
+  static constexpr int kCluster = 2;
+  constexpr bool is_wide() const { return head_dim > 128; }
+  constexpr int blocks_per_tile() const { return is_wide() ? kCluster : 1; }
+  /// grad_o comes in parts of whole 64-column panels, each with a barrier of its own, where two whole tiles do not fit.
+  constexpr int grad_o_parts() const { return head_dim == 256 ? 2 : 1; }
+  constexpr int grad_o_slots() const { return head_dim == 256 ? 3 : 2; }
+  /// Tiles of dS, of the block's own and of the other block's.
+  constexpr int ds_stages() const { return head_dim == 256 ? 1 : 2; }
+  static constexpr int64_t kPBytes = int64_t{4} * 64 * 64;
+  static constexpr int64_t kDsBytes = int64_t{2} * 64 * 64;
+  /// Two panels of the other block's keys.
+  static constexpr int64_t peer_k_bytes() { return int64_t{2} * 2 * 64 * 64; }
+  /// Rows of the boxes by which TMA loads q and grad_o (the wide kernel: half a tile per block, for both), k and v.
+  constexpr int q_box_rows() const { return is_wide() ? tile_q / kCluster : tile_q; }
+  constexpr int kv_box_rows() const { return tile_kv() / blocks_per_tile(); }
+
   /// Per stage a row of log-sum-exp and one of delta, then barriers; sizes are multiples of the 1024 bytes that tiles are aligned to.
   static constexpr int64_t kTailBytes = 3072;
   constexpr int64_t shared_memory_bytes() const {
+    if (is_wide()) {
+      return 2 * kv_tile_bytes() / kCluster + peer_k_bytes() + kStages * q_tile_bytes() + grad_o_slots() * q_tile_bytes() / grad_o_parts() + kPBytes +
+             2 * ds_stages() * kDsBytes + kTailBytes;
+    }
     return 2 * kv_tile_bytes() + kStages * (2 * q_tile_bytes() + score_tile_bytes()) + grad_q_bytes() + kTailBytes;
   }
 };
@@ -48,6 +70,8 @@ struct Sm90BackwardTile {
 inline constexpr Sm90BackwardTile kSm90BackwardTiles[] = {
     {64, 128, Sm90GradQPath::kFromRegisters, false, false},
     {128, 64, Sm90GradQPath::kFromRegisters, false, false},
+    {192, 64, Sm90GradQPath::kFromRegisters, false, false},
+    {256, 64, Sm90GradQPath::kFromRegisters, false, false},
 };
 inline constexpr int kNumSm90BackwardTiles = sizeof(kSm90BackwardTiles) / sizeof(kSm90BackwardTiles[0]);
 

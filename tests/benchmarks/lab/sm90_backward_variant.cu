@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/sm90/backward/launch_kernel.cuh"
+#include "kernels/sm90/backward_wide/launch_kernel.cuh"
 
 /// A call as lab_backward.py describes it; strides in elements (batch, seq, head). Outside the unnamed namespace, since exported functions take it.
 struct LabCall {
@@ -57,10 +58,17 @@ fa::BackwardArgs args_of(const LabCall& call) {
   return args;
 }
 
+template <typename Element>
+void launch_main(const fa::sm90::BackwardParams& params, cudaStream_t stream) {
+  if constexpr (LabTile::kTile.is_wide()) {
+    fa::sm90::launch_backward_wide<fa::sm90::BackwardWideConfig<Element, LabTile>>(params, stream);
+  } else {
+    fa::sm90::launch_backward<fa::sm90::BackwardConfig<Element, LabTile>>(params, stream);
+  }
+}
+
 void launch(const LabCall& call) {
-  const auto launch_main = call.is_bfloat16 ? fa::sm90::launch_backward<fa::sm90::BackwardConfig<__nv_bfloat16, LabTile>>
-                                            : fa::sm90::launch_backward<fa::sm90::BackwardConfig<__half, LabTile>>;
-  fa::sm90::run_backward(LabTile::kTile, args_of(call), launch_main, call.passes);
+  fa::sm90::run_backward(LabTile::kTile, args_of(call), call.is_bfloat16 ? launch_main<__nv_bfloat16> : launch_main<__half>, call.passes);
 }
 
 char g_message[2048] = "";

@@ -23,6 +23,7 @@ struct BackwardConfig {
   static constexpr int kStages = kTile.kStages;
   static constexpr int kWarpgroups = kTile.kWarpgroups;
   static constexpr int kThreads = kTile.threads();
+  static constexpr int kClusterSize = 1;
   static constexpr int kConsumerThreads = 128 * kWarpgroups;
   static constexpr int kConsumerWarps = 4 * kWarpgroups;
   static constexpr int kPanels = kHeadDim / 64;

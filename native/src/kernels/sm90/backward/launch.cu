@@ -1,6 +1,8 @@
 #include "dispatch/dispatch.h"
 #include "kernels/sm90/backward/config.h"
 #include "kernels/sm90/backward/launch.h"
+#include "kernels/sm90/backward_wide/config.h"
+#include "kernels/sm90/backward_wide/launch.h"
 
 namespace fa {
 
@@ -10,6 +12,8 @@ namespace {
 
 template <typename Element, int kVariant>
 using Planned = BackwardConfig<Element, PlannedBackwardTile<kVariant>>;
+template <typename Element, int kVariant>
+using PlannedWide = BackwardWideConfig<Element, PlannedBackwardTile<kVariant>>;
 
 using BackwardLauncher = void (*)(const BackwardParams&, cudaStream_t);
 
@@ -17,6 +21,8 @@ using BackwardLauncher = void (*)(const BackwardParams&, cudaStream_t);
 constexpr BackwardLauncher kBackwardLaunchers[][2] = {
     {launch_backward<Planned<__half, 0>>, launch_backward<Planned<__nv_bfloat16, 0>>},
     {launch_backward<Planned<__half, 1>>, launch_backward<Planned<__nv_bfloat16, 1>>},
+    {launch_backward_wide<PlannedWide<__half, 2>>, launch_backward_wide<PlannedWide<__nv_bfloat16, 2>>},
+    {launch_backward_wide<PlannedWide<__half, 3>>, launch_backward_wide<PlannedWide<__nv_bfloat16, 3>>},
 };
 static_assert(sizeof(kBackwardLaunchers) / sizeof(kBackwardLaunchers[0]) == kNumSm90BackwardTiles, "one row per tile");
 

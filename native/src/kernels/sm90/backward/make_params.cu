@@ -37,10 +37,10 @@ BackwardParams make_backward_params(const Sm90BackwardTile& tile, const Backward
   const bool has_queries = problem.len_q > 0;
 
   BackwardParams params{};
-  params.map_q = encode_tensor_map(has_queries ? args.q : args.k, has_queries ? q_shape : k_shape, problem.dtype, tile.tile_q, "params.q");
-  params.map_grad_o = encode_tensor_map(has_queries ? args.grad_o : args.k, has_queries ? o_shape : k_shape, problem.dtype, tile.tile_q, "params.grad_o");
-  params.map_k = encode_tensor_map(args.k, visible_k_shape, problem.dtype, tile.tile_kv(), "params.k");
-  params.map_v = encode_tensor_map(args.v, visible_v_shape, problem.dtype, tile.tile_kv(), "params.v");
+  params.map_q = encode_tensor_map(has_queries ? args.q : args.k, has_queries ? q_shape : k_shape, problem.dtype, tile.q_box_rows(), "params.q");
+  params.map_grad_o = encode_tensor_map(has_queries ? args.grad_o : args.k, has_queries ? o_shape : k_shape, problem.dtype, tile.q_box_rows(), "params.grad_o");
+  params.map_k = encode_tensor_map(args.k, visible_k_shape, problem.dtype, tile.kv_box_rows(), "params.k");
+  params.map_v = encode_tensor_map(args.v, visible_v_shape, problem.dtype, tile.kv_box_rows(), "params.v");
   params.map_grad_k = encode_tensor_map(args.grad_k, k_shape, problem.dtype, 64, "params.grad_k");
   params.map_grad_v = encode_tensor_map(args.grad_v, v_shape, problem.dtype, 64, "params.grad_v");
 

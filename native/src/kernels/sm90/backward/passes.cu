@@ -27,10 +27,14 @@ __device__ __forceinline__ float dot8(const uint4& a, const uint4& b, float sum)
   return sum;
 }
 
-/// kPaddedDim / 8 lanes per row of the padded workspace.
+/// Lanes that prepare a row of the padded workspace together: a power of two, eight columns each.
+constexpr int prepare_lanes(int padded_dim) {
+  return padded_dim > 128 ? 32 : padded_dim / 8;
+}
+
 template <typename Element, int kPaddedDim>
 __global__ void __launch_bounds__(kPassThreads) backward_prepare_kernel(const __grid_constant__ BackwardPassParams p) {
-  constexpr int kLanes = kPaddedDim / 8;
+  constexpr int kLanes = prepare_lanes(kPaddedDim);
   const int lane = threadIdx.x % kLanes;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kPassThreads / kLanes) + threadIdx.x / kLanes;
   const bool in_workspace = row < p.num_rows;
@@ -60,8 +64,10 @@ __global__ void __launch_bounds__(kPassThreads) backward_prepare_kernel(const __
   }
   // Which of the accumulator's elements a lane clears does not matter: together the rows of a block of 64 clear it all.
   auto* g_zero = reinterpret_cast<float4*>(p.grad_q_accumulator + row * kPaddedDim);
-  g_zero[lane] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-  g_zero[lane + kLanes] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+  for (int i = lane; i < kPaddedDim / 4; i += kLanes) {
+    g_zero[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  }
 }
 
 /// grad_q = scale * accumulator. A thread takes eight columns of two rows, row and row + 8: four neighbouring float4 of the accumulator (kGradQBlock). A warp
@@ -108,30 +114,33 @@ void launch_pass(PassKernel kernel, const BackwardPassParams& params, int64_t th
   cuda_check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(kPassThreads), arguments, 0, stream), what);
 }
 
-/// The instantiation for a padded head_dim, or an error that names it.
-template <typename Element>
-PassKernel pick(PassKernel d64, PassKernel d128, int padded_dim) {
-  if (padded_dim != 64 && padded_dim != 128) {
-    fail(FA_STATUS_UNSUPPORTED, "sm90 backward passes: expected a padded head_dim of 64 or 128, got %d", padded_dim);
+/// The instantiation for a padded head_dim, of those for 64, 128, 192 and 256, or an error that names it.
+PassKernel pick(const PassKernel (&kernels)[4], int padded_dim) {
+  if (padded_dim % 64 != 0 || padded_dim < 64 || padded_dim > 256) {
+    fail(FA_STATUS_UNSUPPORTED, "sm90 backward passes: expected a padded head_dim of 64, 128, 192 or 256, got %d", padded_dim);
   }
-  return padded_dim == 64 ? d64 : d128;
+  return kernels[padded_dim / 64 - 1];
 }
 
 template <typename Element>
 PassKernel prepare_kernel(int padded_dim) {
-  return pick<Element>(backward_prepare_kernel<Element, 64>, backward_prepare_kernel<Element, 128>, padded_dim);
+  return pick({backward_prepare_kernel<Element, 64>, backward_prepare_kernel<Element, 128>, backward_prepare_kernel<Element, 192>,
+               backward_prepare_kernel<Element, 256>},
+              padded_dim);
 }
 
 template <typename Element>
 PassKernel finish_kernel(int padded_dim) {
-  return pick<Element>(backward_finish_kernel<Element, 64>, backward_finish_kernel<Element, 128>, padded_dim);
+  return pick(
+      {backward_finish_kernel<Element, 64>, backward_finish_kernel<Element, 128>, backward_finish_kernel<Element, 192>, backward_finish_kernel<Element, 256>},
+      padded_dim);
 }
 
 }  // namespace
 
 void launch_backward_prepare(const BackwardPassParams& params, DType dtype, int padded_dim, cudaStream_t stream) {
   const PassKernel kernel = dtype == DType::kFloat16 ? prepare_kernel<__half>(padded_dim) : prepare_kernel<__nv_bfloat16>(padded_dim);
-  launch_pass(kernel, params, params.num_rows * (padded_dim / 8), stream, "launch of the sm90 backward prepare kernel");
+  launch_pass(kernel, params, params.num_rows * prepare_lanes(padded_dim), stream, "launch of the sm90 backward prepare kernel");
 }
 
 void launch_backward_finish(const BackwardPassParams& params, DType dtype, int padded_dim, cudaStream_t stream) {

@@ -17,7 +17,7 @@ struct KeyTile {
 
 template <typename Config>
 __device__ __forceinline__ KeyTile key_tile(const BackwardParams& params) {
-  const TileOrder::Work work = params.order.work(blockIdx.x);
+  const TileOrder::Work work = params.order.work(blockIdx.x / Config::kClusterSize);
   KeyTile tile;
   tile.batch = work.head / params.heads_kv;
   tile.kv_head = work.head - tile.batch * params.heads_kv;
