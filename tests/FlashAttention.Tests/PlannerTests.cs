@@ -93,6 +93,22 @@ public sealed class PlannerTests
         AssertSensible(PlanQuery.Of(problem, fa_pass.FA_PASS_BACKWARD, Cuda, 90), SharedMemoryLimit(90));
     }
 
+    /// <summary>Above head_dim 128 a cluster of two blocks shares a tile of 128 keys.</summary>
+    [Test]
+    public void HopperUsesItsOwnBackwardKernel([Values(8, 64, 128, 136, 192, 200, 256)] int headDim, [Values] MaskKind mask)
+    {
+        ProblemCase problem = Base with { HeadDim = headDim, HeadDimV = headDim, Mask = mask };
+        fa_plan_description plan = PlanQuery.Of(problem, fa_pass.FA_PASS_BACKWARD, Cuda, 90);
+        AssertSensible(plan, SharedMemoryLimit(90));
+        long keyTiles = (problem.LenKv + 127) / 128 * problem.Batch * problem.HeadsKv;
+        Assert.Multiple(() =>
+        {
+            Assert.That(plan.kernel, Is.EqualTo(fa_kernel.FA_KERNEL_SM90), plan.Reason());
+            Assert.That(plan.tile_kv, Is.EqualTo(128));
+            Assert.That(plan.blocks, Is.EqualTo(headDim > 128 ? 2 * keyTiles : keyTiles));
+        });
+    }
+
     [Test]
     public void APlanCanBeInsistedOn()
     {
