@@ -3,17 +3,26 @@
 # Works with Windows PowerShell 5.1 and PowerShell 7.
 [CmdletBinding()]
 param(
+    [Alias('h', '?')]
+    [switch] $Help,
     [Parameter(Position = 0, ValueFromRemainingArguments = $true)]
     [string[]] $Arguments = @()
 )
 
 Set-StrictMode -Version 2.0
 $ErrorActionPreference = 'Stop'
-$Root = $PSScriptRoot
+$Root = $PSScriptRoot.Replace('\', '/')   # MSBuild, CMake and PowerShell all take it, and nothing reads it as an escape
 Set-Location $Root
 
+# Elsewhere than on Windows the other script does the work.
+if ($PSVersionTable.PSEdition -eq 'Core' -and -not $IsWindows) {
+    if ($Help) { $Arguments = @('--help') }
+    & "$Root/build.sh" @Arguments
+    exit $LASTEXITCODE
+}
+
 $HelpText = @'
-Usage: ./build.ps1 [VERB] [OPTIONS] [ARGUMENTS]
+Usage: ./build.ps1 [VERB] [OPTIONS] [ARGUMENTS]     (on Linux it passes everything on to build.sh)
 
 Verbs
   build      native library and all managed projects (default)
@@ -23,7 +32,7 @@ Verbs
   format     format C, C++, CUDA and C# sources in place
   check      formatting, warnings as errors, kernel budgets, drift between headers and bindings
   pack       NuGet packages into artifacts/packages
-  bench      benchmarks; ARGUMENTS go to the benchmark program (as in demo and bindings)
+  bench      benchmarks; ARGUMENTS go to the benchmark program (demo and bindings pass theirs on too)
 
 Options
   --no-cuda    leave the CUDA backend out
@@ -43,8 +52,8 @@ $Configuration = 'Release'
 $ShowOutput = $false
 $Extra = @()
 $Verbs = @('build', 'demo', 'test', 'bindings', 'format', 'check', 'pack', 'bench')
-for ($i = 0; $i -lt $Arguments.Count; $i++) {
-    $argument = $Arguments[$i]
+if ($Help) { Write-Host $HelpText; exit 0 }
+foreach ($argument in $Arguments) {
     if ($Verbs -ccontains $argument) {
         if ($Verb) { Write-Host "build.ps1: two verbs, '$Verb' and '$argument'; give one"; exit 2 }
         $Verb = $argument
@@ -131,7 +140,8 @@ function Enter-CompilerEnvironment {
         }
         if (-not $installation) {
             Write-Host 'build.ps1: the C++ tools of Visual Studio 2022 are missing here. Run'
-            Write-Host '  winget install Microsoft.VisualStudio.2022.BuildTools --override "--wait --quiet --add Microsoft.VisualStudio.Workload.VCTools --includeRecommended"'
+            Write-Host ('  winget install Microsoft.VisualStudio.2022.BuildTools --override ' +
+                '"--wait --quiet --add Microsoft.VisualStudio.Workload.VCTools --includeRecommended"')
             exit 1
         }
         $batch = Join-Path $installation 'VC/Auxiliary/Build/vcvars64.bat'
@@ -170,20 +180,24 @@ function Get-NativeFolder {
     $name = 'build'
     if ($Cuda -eq 'off') { $name += '-cpu' }
     if ($Configuration -ne 'Release') { $name += '-debug' }
-    return (Join-Path $Root "native/$name")
+    return "$Root/native/$name"
 }
 
-function Get-LibraryPath { return (Join-Path (Get-NativeFolder) 'flash_attention.dll') }
+function Get-LibraryPath { return "$(Get-NativeFolder)/flash_attention.dll" }
 
+# Warnings are errors in `check` alone: each version of Visual Studio brings new ones, and none of them may keep a user from the library.
 function Build-Native {
-    param([bool] $Tests)
+    param([switch] $Tests, [switch] $Strict)
     $folder = Get-NativeFolder
-    $withCuda = 'OFF'
-    if ($Cuda -eq 'on') { $withCuda = 'ON' }
-    $options = @('-S', 'native', '-B', $folder, '-G', 'Ninja', "-DCMAKE_BUILD_TYPE=$Configuration", '-DFA_WERROR=ON', "-DFA_CUDA=$withCuda")
+    $withCuda = if ($Cuda -eq 'on') { 'ON' } else { 'OFF' }
+    $strictly = if ($Strict) { 'ON' } else { 'OFF' }
+    $options = @('-S', 'native', '-B', $folder, '-G', 'Ninja', "-DCMAKE_BUILD_TYPE=$Configuration", "-DFA_WERROR=$strictly", "-DFA_CUDA=$withCuda")
     $targets = @('flash_attention')
     if ($Cuda -eq 'on') { $targets += 'fa_kernel_guard' }
-    if ($Tests) { $options += '-DFA_TESTS=ON'; $targets = @('all') }
+    if ($Tests) {
+        $options += '-DFA_TESTS=ON'
+        $targets = @('all')
+    }
     Invoke-Program cmake $options
     Invoke-Program cmake (@('--build', $folder, '--target') + $targets)
 }
@@ -196,9 +210,23 @@ function Invoke-CTest {
 
 # ---- managed ---------------------------------------------------------------------------------------------------------------------------
 function Get-MSBuildOptions { return @('-c', $Configuration, '-v:minimal', '-nologo', "-p:FlashAttentionNativeDirectory=$(Get-NativeFolder)/") }
-function Get-Program { param([string] $Project, [string] $Assembly) return (Join-Path $Root "artifacts/bin/$Project/$($Configuration.ToLowerInvariant())/$Assembly.dll") }
-function Build-Managed { param([string] $Target = 'FlashAttention.sln') Invoke-Program dotnet (@('build', $Target) + (Get-MSBuildOptions)) }
-function Invoke-Generator { param([string[]] $GeneratorArguments) Invoke-Program dotnet (@((Get-Program 'FlashAttention.BindingGenerator' 'FlashAttention.BindingGenerator')) + $GeneratorArguments) }
+
+function Get-OutputFolder {
+    param([string] $Project)
+    return "$Root/artifacts/bin/$Project/$($Configuration.ToLowerInvariant())"
+}
+
+function Build-Managed {
+    param([string] $Target = 'FlashAttention.sln')
+    Invoke-Program dotnet (@('build', $Target) + (Get-MSBuildOptions))
+}
+
+function Get-Generator { return "$(Get-OutputFolder 'FlashAttention.BindingGenerator')/FlashAttention.BindingGenerator.dll" }
+
+function Invoke-Generator {
+    param([string[]] $GeneratorArguments)
+    Invoke-Program dotnet (@(Get-Generator) + $GeneratorArguments)
+}
 
 function Build-Packages {
     if (Test-Path artifacts/packages) { Remove-Item -Recurse -Force artifacts/packages }
@@ -211,7 +239,7 @@ function Invoke-NUnit {
     param([string] $Assembly)
     $env:FLASH_ATTENTION_LIBRARY = Get-LibraryPath
     try {
-        Invoke-Program dotnet @((Get-Program $Assembly $Assembly), '--no-progress', '--no-ansi', '--results-directory', $Results, '--report-trx',
+        Invoke-Program dotnet @("$(Get-OutputFolder $Assembly)/$Assembly.dll", '--no-progress', '--no-ansi', '--results-directory', $Results, '--report-trx',
             '--report-trx-filename', "$Assembly.trx")
     }
     finally { $env:FLASH_ATTENTION_LIBRARY = $null }
@@ -219,7 +247,8 @@ function Invoke-NUnit {
 
 function Get-NativeSources {
     $extensions = @('.h', '.c', '.cpp', '.cu', '.cuh')
-    return @(Get-ChildItem -Recurse -File native/include, native/src, tests, bindings | Where-Object { $extensions -contains $_.Extension } | ForEach-Object { $_.FullName })
+    return @(Get-ChildItem -Recurse -File native/include, native/src, tests, bindings | Where-Object { $extensions -contains $_.Extension } |
+        ForEach-Object { $_.FullName })
 }
 
 function Format-Native {
@@ -270,7 +299,7 @@ function Test-Everything {
     Assert-Dotnet
     Resolve-Cuda
     # Without GoogleTest, which no Windows brings, the C and C++ consumers and the managed suites still run.
-    Invoke-Step 'native library and tests' { Build-Native $true } | Out-Null
+    Invoke-Step 'native library and tests' { Build-Native -Tests } | Out-Null
     Invoke-Step 'managed projects' { Build-Managed } | Out-Null
     $succeeded = Invoke-Step 'native tests' { Invoke-CTest 'native' (Get-NativeFolder) } -GoOn
     Add-Results (Join-Path $Results 'native.xml') $succeeded
@@ -281,7 +310,7 @@ function Test-Everything {
     Invoke-Step 'packages' { Build-Packages } | Out-Null
     Invoke-Step 'package tests, configure' {
         Invoke-Program cmake @('-S', 'tests/PackageConsumer', '-B', 'artifacts/package-tests', '-G', 'Ninja', "-DFEED=$Root/artifacts/packages",
-            "-DLIBRARY=$(Get-LibraryPath)", "-DGENERATOR=$(Get-Program 'FlashAttention.BindingGenerator' 'FlashAttention.BindingGenerator')")
+            "-DLIBRARY=$(Get-LibraryPath)", "-DGENERATOR=$(Get-Generator)")
     } | Out-Null
     $succeeded = Invoke-Step 'package and README' { Invoke-CTest 'package' 'artifacts/package-tests' } -GoOn
     Add-Results (Join-Path $Results 'package.xml') $succeeded
@@ -295,9 +324,9 @@ switch ($Verb) {
         Enter-CompilerEnvironment
         Assert-Dotnet
         Resolve-Cuda
-        Invoke-Step 'native library' { Build-Native $false } | Out-Null
+        Invoke-Step 'native library' { Build-Native } | Out-Null
         Invoke-Step 'managed projects' { Build-Managed } | Out-Null
-        Write-Host "  library: $(Get-LibraryPath)"
+        Write-Host "  library: $(Get-LibraryPath)  program: $(Get-OutputFolder 'FlashAttention.Cli')/flashattn.exe"
     }
     'demo' {
         Enter-CompilerEnvironment
@@ -307,9 +336,9 @@ switch ($Verb) {
             $Cuda = 'off'
         }
         Resolve-Cuda
-        Invoke-Step 'native library' { Build-Native $false } | Out-Null
+        Invoke-Step 'native library' { Build-Native } | Out-Null
         Invoke-Step 'command line' { Build-Managed 'managed/FlashAttention.Cli' } | Out-Null
-        & dotnet (Get-Program 'FlashAttention.Cli' 'flashattn') demo @Extra
+        & dotnet "$(Get-OutputFolder 'FlashAttention.Cli')/flashattn.dll" demo @Extra
         exit $LASTEXITCODE
     }
     'test' { Test-Everything }
@@ -318,6 +347,7 @@ switch ($Verb) {
         Assert-Tool 'clang' 'winget install LLVM.LLVM'
         Invoke-Step 'generator' { Build-Managed 'bindings/generator' } | Out-Null
         Invoke-Step 'bindings' { Invoke-Generator (@('generate') + $Extra) } | Out-Null
+        Get-Content (Join-Path $Logs 'bindings.log') | ForEach-Object { Write-Host $_ }
     }
     'format' {
         Assert-Dotnet
@@ -328,10 +358,11 @@ switch ($Verb) {
     'check' {
         Enter-CompilerEnvironment
         Assert-Dotnet
+        Assert-Tool 'clang' 'winget install LLVM.LLVM'
         Assert-Tool 'clang-format' 'winget install LLVM.LLVM'
         Resolve-Cuda
         Invoke-Step 'format of C, C++, CUDA' { Format-Native @('--dry-run', '-Werror') } | Out-Null
-        Invoke-Step 'native, warnings as errors' { Build-Native $false } | Out-Null
+        Invoke-Step 'native, warnings as errors' { Build-Native -Strict } | Out-Null
         Invoke-Step 'managed, warnings as errors' { Build-Managed } | Out-Null
         Invoke-Step 'format of C#' { Invoke-Program dotnet @('format', 'FlashAttention.sln', '--verify-no-changes', '--no-restore') } | Out-Null
         Invoke-Step 'bindings against headers' { Invoke-Generator @('verify', '--library', (Get-LibraryPath)) } | Out-Null
@@ -340,7 +371,7 @@ switch ($Verb) {
         Enter-CompilerEnvironment
         Assert-Dotnet
         Resolve-Cuda
-        Invoke-Step 'native library' { Build-Native $false } | Out-Null
+        Invoke-Step 'native library' { Build-Native } | Out-Null
         Invoke-Step 'packages' { Build-Packages } | Out-Null
         Get-ChildItem artifacts/packages | ForEach-Object { Write-Host "  $($_.Name)" }
     }
@@ -348,9 +379,9 @@ switch ($Verb) {
         Enter-CompilerEnvironment
         Assert-Dotnet
         Resolve-Cuda
-        Invoke-Step 'native library' { Build-Native $false } | Out-Null
+        Invoke-Step 'native library' { Build-Native } | Out-Null
         Invoke-Step 'benchmarks' { Build-Managed 'tests/benchmarks/FlashAttention.Benchmarks' } | Out-Null
-        & dotnet (Get-Program 'FlashAttention.Benchmarks' 'FlashAttention.Benchmarks') @Extra
+        & dotnet "$(Get-OutputFolder 'FlashAttention.Benchmarks')/FlashAttention.Benchmarks.dll" @Extra
         exit $LASTEXITCODE
     }
 }

@@ -17,7 +17,7 @@ Verbs
   format     format C, C++, CUDA and C# sources in place
   check      formatting, warnings as errors, kernel budgets, drift between headers and bindings
   pack       NuGet packages into artifacts/packages
-  bench      benchmarks; ARGUMENTS go to the benchmark program
+  bench      benchmarks; ARGUMENTS go to the benchmark program (demo and bindings pass theirs on too)
 
 Options
   --no-cuda    leave the CUDA backend out
@@ -61,6 +61,11 @@ export DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1
 export DOTNET_NOLOGO=1 DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_GENERATE_ASPNET_CERTIFICATE=false MSBUILDDISABLENODEREUSE=1 DOTNET_CLI_USE_MSBUILD_SERVER=0
 logs="$root/artifacts/logs" results="$root/artifacts/test-results"
 mkdir -p "$logs"
+# Two runs in one folder would build over each other. The lock is free again when this process has ended, however it ended.
+if command -v flock >/dev/null; then
+  exec {lock}>"$root/artifacts/.lock"
+  if ! flock -n "$lock"; then echo "build.sh: another build.sh is at work in this folder; waiting for it"; flock "$lock"; fi
+fi
 jobs="$(nproc 2>/dev/null || echo 2)"
 started=$SECONDS
 
@@ -71,13 +76,16 @@ cleanup() { local pid; for pid in "${step_pid[@]}"; do kill -TERM -- "-$pid" 2>/
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
+close_lock() { if [[ -n "${lock:-}" ]]; then exec {lock}>&-; fi; }
+
 start_step() {  # name function...
   local name="$1"; shift
   step_log[$name]="$logs/${name//[^a-zA-Z0-9]/-}.log"
   step_start[$name]=${EPOCHREALTIME/./}
   set -m
-  if ((verbose)); then (set -eo pipefail; "$@" 2>&1 </dev/null | tee "${step_log[$name]}") &
-  else (set -e; "$@") >"${step_log[$name]}" 2>&1 </dev/null &
+  # Without the lock's file: what a step leaves running (a compiler server) must not keep it.
+  if ((verbose)); then (set -eo pipefail; close_lock; "$@" 2>&1 </dev/null | tee "${step_log[$name]}") &
+  else (set -e; close_lock; "$@") >"${step_log[$name]}" 2>&1 </dev/null &
   fi
   step_pid[$name]=$!
   set +m

@@ -10,6 +10,11 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64" AND CMAKE_SIZEOF_VOID_P E
   else()
     set(_fa_cpu_flags_avx2 -mavx2 -mfma -mf16c)
     set(_fa_cpu_flags_avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mprefer-vector-width=512)
+    if(MINGW AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+      # GCC takes the stack of 64-bit Windows for more aligned than it is (GCC bug 54412); the assembler can make every move an unaligned one.
+      list(APPEND _fa_cpu_flags_avx2 -Wa,-muse-unaligned-vector-move)
+      list(APPEND _fa_cpu_flags_avx512 -Wa,-muse-unaligned-vector-move)
+    endif()
   endif()
   foreach(_isa avx2 avx512)
     if(NOT FA_CPU_TARGETS OR _isa IN_LIST FA_CPU_TARGETS)

@@ -85,6 +85,25 @@ internal sealed class DriftTests
         "FA_LIMIT 16", "FA_LIMIT 17",
         "C#: constant FA_LIMIT is '16'; the header gives '17'", "recorded interface: breaking: constant FA_LIMIT was 16 and is 17",
         "value: FA_LIMIT is 16 in C#, 17 in C")]
+    [TestCase(
+        "  int32_t count;", "  int32_t number;",
+        "C#: struct fa_options is 'uint struct_size; int count; double factor'; the header gives 'uint struct_size; int number; double factor'",
+        "recorded interface: breaking: field fa_options.count is gone", "layout: field fa_options.number is absent in C#")]
+    [TestCase(
+        "fa_close(int64_t id)", "fa_close(int64_t handle)",
+        "C#: function fa_close is 'int fa_close(long id)'; the header gives 'int fa_close(long handle)'")]
+    [TestCase(
+        "fa_open(const fa_options* options, fa_kind kind)", "fa_open(fa_kind kind, const fa_options* options)",
+        "C#: function fa_open is", "recorded interface: breaking: function fa_open was")]
+    [TestCase(
+        "FA_KIND_B = 1", "FA_KIND_C = 1",
+        "C#: enum constant fa_kind.FA_KIND_B is declared; the header has none",
+        "recorded interface: breaking: constant of enum fa_kind: FA_KIND_B is gone")]
+    [TestCase("fa_options", "fa_settings", "C#: struct fa_settings is not declared", "recorded interface: breaking: struct fa_options is gone")]
+    [TestCase("#define FA_LIMIT 16\n", "", "C#: constant FA_LIMIT is declared; the header has none",
+        "recorded interface: breaking: constant FA_LIMIT is gone")]
+    [TestCase("  double factor;", "  /** Unit: metres. */\n  double factor;", "C#: Structs.g.cs:",
+        "expected '/// <summary>Unit: metres.</summary>'")]
     [TestCase("/** Opens. @param", "/** Opens it. @param", "C#: NativeMethods.g.cs:",
         "expected '/// <summary>Opens it.</summary>', got '/// <summary>Opens.</summary>'")]
     public void HeaderEdit(string from, string to, params string[] expected)

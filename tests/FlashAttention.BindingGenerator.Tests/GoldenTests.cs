@@ -170,7 +170,8 @@ internal sealed class GoldenTests
     [Test]
     public void ArraysOfStructsAndHandlesAreInlineArrays()
     {
-        const string Header = Dummy + "typedef void* fa_queue;\nstruct fa_pair { int a; };\nstruct fa_many { struct fa_pair pairs[3]; fa_queue queues[2]; const float* rows[2]; };\n";
+        const string Header = Dummy + "typedef void* fa_queue;\nstruct fa_pair { int a; };\n"
+            + "struct fa_many { struct fa_pair pairs[3]; fa_queue queues[2]; const float* rows[2]; };\n";
         Assert.That(SampleWorkspace.Emit(Header, "Structs.g.cs"), Is.EqualTo("using System.Runtime.CompilerServices;\n" + StructsTop + """
             // C: struct fa_pair
             [StructLayout(LayoutKind.Sequential)]

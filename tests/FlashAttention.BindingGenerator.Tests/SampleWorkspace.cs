@@ -58,7 +58,8 @@ internal sealed class SampleWorkspace : IDisposable
         string file = PathOf("library.c");
         string library = PathOf("library.so");
         File.WriteAllText(file, source);
-        ProcessRunner.Run(ProcessRunner.FindTool(null, "CC", ["cc", "gcc", "clang"]), ["-shared", "-fPIC", file, "-o", library]);
+        string[] positionIndependent = OperatingSystem.IsWindows() ? [] : ["-fPIC"];
+        ProcessRunner.Run(ProcessRunner.FindTool(null, "CC", ["cc", "gcc", "clang"]), ["-shared", .. positionIndependent, file, "-o", library]);
         return library;
     }
 

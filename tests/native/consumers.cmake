@@ -13,7 +13,7 @@ foreach(consumer consumer-c consumer-cpp)
         -DCMAKE_BUILD_TYPE=Release -DFA_EXPECTED_VERSION=${PROJECT_VERSION}
       --test-command ${CMAKE_CURRENT_BINARY_DIR}/consumers/${consumer}/consumer)
   set_tests_properties(${consumer}_find_package PROPERTIES FIXTURES_REQUIRED installed_tree
-    ENVIRONMENT "PATH=${installed}/bin:$ENV{PATH}")
+    ENVIRONMENT_MODIFICATION "PATH=path_list_prepend:${installed}/bin")
 endforeach()
 
 find_program(FA_PKG_CONFIG NAMES pkg-config pkgconf)

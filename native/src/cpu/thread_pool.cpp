@@ -15,7 +15,9 @@
 #include <sched.h>
 #elif defined(_WIN32)
 #define WIN32_LEAN_AND_MEAN
+#ifndef NOMINMAX  // MinGW's C++ library defines it
 #define NOMINMAX
+#endif
 #include <windows.h>
 #endif
 

@@ -7,6 +7,16 @@
 
 #include "flash_attention/types.h"
 
+// Lets the compiler check a printf format (parameter `format`, counted from 1) against the arguments from `first` on. MinGW has two printf dialects; the C++
+// library's functions use the standard one.
+#if defined(__MINGW32__) && !defined(__clang__)
+#define FA_PRINTF_FORMAT(format_parameter, first) __attribute__((format(gnu_printf, format_parameter, first)))
+#elif defined(__GNUC__)
+#define FA_PRINTF_FORMAT(format_parameter, first) __attribute__((format(printf, format_parameter, first)))
+#else
+#define FA_PRINTF_FORMAT(format_parameter, first)
+#endif
+
 namespace fa {
 
 /// Longest message including its terminating NUL; longer ones are cut.
@@ -26,12 +36,7 @@ class Error final : public std::exception {
 };
 
 /// Throws Error with a printf-formatted message: argument, what was expected, what came.
-[[noreturn]]
-#if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
-#endif
-inline void
-fail(fa_status status, const char* format, ...) {
+[[noreturn]] FA_PRINTF_FORMAT(2, 3) inline void fail(fa_status status, const char* format, ...) {
   std::va_list arguments;
   va_start(arguments, format);
   Error error(status, format, arguments);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "plan/error.h"
 #include "plan/problem.h"
 
 namespace fa {
@@ -12,11 +13,7 @@ namespace fa {
 struct Reason {
   bool wanted = true;
   char text[256] = {};
-#if defined(__GNUC__)
-  __attribute__((format(printf, 2, 3)))
-#endif
-  void
-  set(const char* format, ...);
+  FA_PRINTF_FORMAT(2, 3) void set(const char* format, ...);
 };
 
 struct Plan {
