@@ -4,13 +4,13 @@
 // a task only ever waits for tasks that are running already.
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <new>
-#include <thread>
 
 #include "cpu/instruction_set.h"
 #include "cpu/tensor_rows.h"
 #include "cpu/thread_pool.h"
+#include "cpu/turn.h"
+#include "cpu/variant_call.h"
 #include "dispatch/dispatch.h"
 #include "plan/cpu_layout.h"
 
@@ -18,15 +18,6 @@ namespace fa {
 namespace {
 
 using namespace cpu;
-
-using Turn = std::atomic<int64_t>;
-static_assert(sizeof(Turn) == 8, "turn counters lie in the workspace, 8 bytes each");
-
-/// A waiting thread first tries again at once, then offers its processor to others, then sleeps: a turn comes within the time of one key tile, some hundred
-/// microseconds, unless there are more threads than processors.
-constexpr int kBusyTries = 64;
-constexpr int kYieldingTries = 512;
-constexpr std::chrono::microseconds kSleep(50);
 
 struct BackwardCall {
   const BackwardArgs& args;
@@ -89,17 +80,6 @@ void write_key_gradients(const BackwardCall& call, int64_t chain, KeyTile keys, 
   const OutputRows out_k = output_rows_of(args.grad_k, p.dtype, batch, head, keys.begin), out_v = output_rows_of(args.grad_v, p.dtype, batch, head, keys.begin);
   call.kernels.write_rows(element, out_k, grad_k, call.layout.ld_k, keys.count, static_cast<int>(p.head_dim), p.scale);
   call.kernels.write_rows(element, out_v, grad_v, call.layout.ld_v, keys.count, static_cast<int>(p.head_dim_v), 1.0f);
-}
-
-void await_turn(const Turn& turn, int64_t mine) {
-  for (int tries = 0; turn.load(std::memory_order_acquire) != mine; ++tries) {
-    if (tries < kBusyTries) continue;
-    if (tries < kYieldingTries) {
-      std::this_thread::yield();
-    } else {
-      std::this_thread::sleep_for(kSleep);
-    }
-  }
 }
 
 BackwardTile make_tile(const BackwardCall& call, int64_t chain, int64_t position, const BackwardScratch& scratch) {
@@ -187,6 +167,7 @@ void work(void* context, int slot) {
 }  // namespace
 
 void cpu_backward(const Plan& plan, const BackwardArgs& args) {
+  if (variants_of(args.problem) != 0) return cpu_variant_backward(plan, args);
   const Problem& p = args.problem;
   const CpuTiles tiles{plan.tile_q, plan.tile_kv};
   const CpuLayout layout = cpu_layout(p, tiles, plan.threads);

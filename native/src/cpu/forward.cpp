@@ -6,6 +6,7 @@
 #include "cpu/instruction_set.h"
 #include "cpu/tensor_rows.h"
 #include "cpu/thread_pool.h"
+#include "cpu/variant_call.h"
 #include "dispatch/dispatch.h"
 #include "plan/cpu_layout.h"
 
@@ -79,6 +80,7 @@ void work(void* context, int slot) {
 }  // namespace
 
 void cpu_forward(const Plan& plan, const ForwardArgs& args) {
+  if (variants_of(args.problem) != 0) return cpu_variant_forward(plan, args);
   const CpuTiles tiles{plan.tile_q, plan.tile_kv};
   const CpuLayout layout = cpu_layout(args.problem, tiles, plan.threads);
   const int64_t num_tasks = args.problem.batch * args.problem.heads_q * layout.num_q_tiles;

@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "plan/cpu_layout.h"
+#include "plan/cpu_variant_layout.h"
 #include "plan/plan.h"
 
 namespace fa {
@@ -103,15 +104,16 @@ bool plan_cpu(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason
                  static_cast<long long>(problem.head_dim_v), kMaxHeadDim);
     return false;
   }
-  if (refuse_variants(problem, 0, why_not)) {
-    return false;
-  }
   const double kv_heads = static_cast<double>(problem.batch) * static_cast<double>(problem.heads_kv);
   const double q_heads = static_cast<double>(problem.batch) * static_cast<double>(problem.heads_q);
   const double kv_rows = kv_heads * static_cast<double>(problem.len_kv), q_rows = q_heads * static_cast<double>(problem.len_q);
   if (kv_rows * 8 * (kMaxHeadDim + 16) > kMaxWorkspaceBytes || std::max({kv_heads, q_heads, q_rows}) > kMaxWorkspaceBytes) {
     why_not->set("the sizes exceed what can be addressed");
     return false;
+  }
+  if (variants_of(problem) != 0) {
+    plan_cpu_variants(problem, caps, plan);
+    return true;
   }
   const int most_threads = std::max(1, caps.multiprocessors);
   const CpuTiles tiles = choose_tiles(problem, most_threads);

@@ -104,6 +104,8 @@ struct DropoutKey {
   float keep_scale;    ///< what kept probabilities are multiplied by
 };
 
+struct VariantTile;  ///< variant_tile.h
+
 struct KernelTable {
   const char* name;    ///< "AVX2" …, for people
   const char* suffix;  ///< "avx2" …, for kernel names and FLASH_ATTENTION_CPU_ISA
@@ -122,6 +124,13 @@ struct KernelTable {
   void (*read_rows)(Element element, Rows source, int64_t first, int rows, int width, float* target, int ld);
   /// kept[j] = 1 if dropout keeps pair (query, j), else 0, for j in [0, keys).
   void (*dropout_row)(const DropoutKey& key, uint32_t query, int64_t keys, uint8_t* kept);
+  /// forward, for problems with variants.
+  void (*variant_forward)(const ForwardTile& tile, const VariantTile& variant);
+  /// backward_scores, for problems with variants; between backward_begin and backward_end as well. False if no query of the tile sees one of the keys.
+  bool (*variant_backward_scores)(BackwardTile* tile, VariantTile* variant, KeyTile keys, bool first);
+  /// backward_accumulate, for problems with variants. `visited`: what variant_backward_scores gave.
+  void (*variant_backward_accumulate)(const BackwardTile& tile, const VariantTile& variant, KeyTile keys, bool visited, bool first, float* grad_k,
+                                      float* grad_v);
 };
 
 }  // namespace fa::cpu

@@ -3,6 +3,8 @@
 #include "cpu/kernels/dropout_row.h"
 #include "cpu/kernels/forward.h"
 #include "cpu/kernels/rows.h"
+#include "cpu/kernels/variant_backward.h"
+#include "cpu/kernels/variant_forward.h"
 
 namespace fa::cpu {
 
@@ -18,7 +20,10 @@ const KernelTable& FA_CONCAT(kernels_, FA_CPU_TARGET)() {
                                         target::backward_end,
                                         target::write_rows,
                                         target::read_rows,
-                                        target::dropout_row};
+                                        target::dropout_row,
+                                        target::variant_forward,
+                                        target::variant_backward_scores,
+                                        target::variant_backward_accumulate};
   return table;
 }
 
