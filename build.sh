@@ -309,7 +309,7 @@ test_sanitizers() {
 }
 
 package_tests_configure() {
-  cmake -S tests/PackageConsumer -B artifacts/package-tests -G Ninja "-DFEED=$root/artifacts/packages" "-DCONFIGURATION=$configuration" \
+  cmake -S tests/PackageConsumer -B artifacts/package-tests -G Ninja "-DFEED=$root/artifacts/packages" \
     "-DLIBRARY=$(library_path)" "-DGENERATOR=$(output_folder FlashAttention.BindingGenerator)/FlashAttention.BindingGenerator.dll"
 }
 

@@ -27,7 +27,8 @@ if [[ -z "$mirror" ]]; then
     | grep -E '/debian/?$' | head -n 1 || true)"
 fi
 if [[ -z "$mirror" ]]; then
-  echo "fetch-cuda: no Debian mirror is configured here. Set FLASH_ATTENTION_DEBIAN_MIRROR=<url of a Debian mirror>, or install CUDA 12.4 or newer and set CUDACXX=/path/to/nvcc." >&2
+  echo "fetch-cuda: no Debian mirror is configured here. Set FLASH_ATTENTION_DEBIAN_MIRROR=<url of a Debian mirror>," \
+    "or install CUDA 12.4 or newer and set CUDACXX=/path/to/nvcc." >&2
   exit 1
 fi
 

@@ -1,0 +1,26 @@
+# Reads the code blocks of a Markdown file, for tests that compile what a README shows.
+#
+#   read_code_blocks(<file> <language> <prefix>)   sets <prefix>_count and <prefix>_1, <prefix>_2 ...; no block at all is an error
+function(read_code_blocks file language prefix)
+  file(READ "${file}" text)
+  set(fence "\n```${language}\n")
+  string(LENGTH "${fence}" fence_length)
+  math(EXPR fence_length "${fence_length} - 1")  # the last newline stays, so that an empty block has an end
+  set(count 0)
+  while(TRUE)
+    string(FIND "${text}" "${fence}" start)
+    if(start EQUAL -1)
+      break()
+    endif()
+    math(EXPR start "${start} + ${fence_length}")
+    string(SUBSTRING "${text}" ${start} -1 text)
+    string(FIND "${text}" "\n```" end)
+    string(SUBSTRING "${text}" 0 ${end} block)
+    math(EXPR count "${count} + 1")
+    set(${prefix}_${count} "${block}\n" PARENT_SCOPE)
+  endwhile()
+  if(count EQUAL 0)
+    message(FATAL_ERROR "${file} has no ${language} example")
+  endif()
+  set(${prefix}_count ${count} PARENT_SCOPE)
+endfunction()
