@@ -40,6 +40,13 @@ struct TileOrder {
     const int64_t section = fitting < 1 ? 1 : fitting;
     return static_cast<int>(section < num_heads ? section : num_heads);
   }
+
+  /// Heads per section such that all sections are equal, to one head, and near the size wanted. A last section of a few heads would begin with its longest
+  /// tiles when nothing is left to fill the multiprocessors beside them.
+  static int even_section(int64_t num_heads, int64_t wanted) {
+    const int64_t sections = wanted > 0 ? (num_heads + wanted / 2) / wanted : num_heads;
+    return static_cast<int>(sections > 1 ? (num_heads + sections - 1) / sections : num_heads);
+  }
 };
 
 }  // namespace fa

@@ -52,6 +52,7 @@ struct BackwardVariant {
   int warps_dq;
   int stages;  ///< buffers of q and of grad_o
   int blocks_per_sm;
+  int ahead;  ///< groups of products by which fragments are loaded ahead (tile/warp_product.cuh)
 };
 
 /// With warps_q == 1 a warp holds P^T and dS^T of its keys for all queries of the tile: they stay in its registers, and only dS is shared, for grad_q; it is
@@ -64,10 +65,10 @@ constexpr int backward_shared_bytes(const BackwardVariant& v) {
 }
 
 inline constexpr BackwardVariant kBackward[] = {
-    {"sm80_backward_d64", 64, 64, 128, 4, 1, 2, 2, 2},        {"sm80_backward_d128", 128, 64, 128, 4, 2, 2, 2, 1},
-    {"sm80_backward_d128_small", 128, 64, 64, 2, 2, 2, 1, 1}, {"sm80_backward_d192", 192, 64, 64, 2, 4, 2, 2, 1},
-    {"sm80_backward_d192_small", 192, 64, 32, 2, 2, 2, 1, 1}, {"sm80_backward_d256", 256, 64, 64, 2, 4, 1, 2, 1},
-    {"sm80_backward_d256_small", 256, 32, 32, 2, 2, 2, 1, 1},
+    {"sm80_backward_d64", 64, 64, 128, 4, 1, 2, 2, 2, 0},        {"sm80_backward_d128", 128, 64, 128, 4, 2, 2, 2, 1, 1},
+    {"sm80_backward_d128_small", 128, 64, 64, 2, 2, 2, 1, 1, 1}, {"sm80_backward_d192", 192, 64, 64, 2, 4, 2, 2, 1, 1},
+    {"sm80_backward_d192_small", 192, 64, 32, 2, 2, 2, 1, 1, 1}, {"sm80_backward_d256", 256, 64, 64, 2, 4, 1, 2, 1, 1},
+    {"sm80_backward_d256_small", 256, 32, 32, 2, 2, 2, 1, 1, 1},
 };
 inline constexpr int kNumBackward = sizeof(kBackward) / sizeof(kBackward[0]);
 

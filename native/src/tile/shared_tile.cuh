@@ -47,8 +47,10 @@ template <class Tile, BlockOrder kOrder, bool kTransposed>
 class Operand {
  public:
   /// The window starts at (row, col) of the tile: row is a multiple of 16, col a multiple of a power of two of at least the window's width or of 64.
-  __device__ __forceinline__ Operand(const Tile& s_tile, int row, int col) {
-    const int lane = threadIdx.x & 31;
+  __device__ __forceinline__ Operand(const Tile& s_tile, int row, int col) : Operand(s_tile, row, col, threadIdx.x & 31) {}
+
+  /// The same for a lane read anew, so that the address is computed here and not kept from before a loop.
+  __device__ __forceinline__ Operand(const Tile& s_tile, int row, int col, int lane) {
     const bool rows_first = kOrder == BlockOrder::kRowsFirst;
     const int lane_row = row + (rows_first ? lane & 15 : (lane & 7) + ((lane >> 4) << 3));
     const int lane_chunk = (col >> 3) + (rows_first ? lane >> 4 : (lane >> 3) & 1);

@@ -21,39 +21,55 @@ __device__ __forceinline__ void clear(Accumulators<kM, kN>& c) {
   }
 }
 
+template <class C>
+struct ProductShape;
+template <int kM_, int kN_>
+struct ProductShape<float (&)[kM_][kN_][4]> {
+  static constexpr int kM = kM_, kN = kN_;
+  static_assert(kN % 2 == 0, "B fragments come in pairs");
+};
+
 /// Other work to be done between the instructions of a product: nothing.
 struct NothingBetween {
   __device__ __forceinline__ void operator()(int) const {}
 };
 
-/// c += a b for one step of 16 in k. load_b(fragment, pair) brings the B fragments of columns 16 pair … 16 pair + 15.
-template <class Element, int kM, int kN, class LoadB>
-__device__ __forceinline__ void multiply_step(Accumulators<kM, kN>& c, const uint32_t (&a)[kM][4], LoadB&& load_b) {
-  static_assert(kN % 2 == 0, "B fragments come in pairs");
+/// Products over kSteps steps of 16 in k, of one or several pairs of matrices one after the other: of(k) += a(k) b(k), where of(k) is the accumulator that step
+/// k adds to. load_a(fragment, m, k) brings the A fragment of row block m, load_b(fragment, pair, k) the B fragments of columns 16 pair … 16 pair + 15.
+///
+/// A group is the 2 kM instructions that a pair of B fragments feeds. Fragments are loaded kAhead groups before their products, since the compiler leaves them
+/// in this order: with 0 every group would wait for its ldmatrix (about 30 clocks, as long as the group itself). between(k) is called after the products of
+/// each step; what stands there (exponentials) runs while the tensor cores work.
+template <class Element, int kSteps, int kAhead, class Of, class LoadA, class LoadB, class Between = NothingBetween>
+__device__ __forceinline__ void multiply(Of&& of, LoadA&& load_a, LoadB&& load_b, Between&& between = {}) {
+  using Shape = ProductShape<decltype(of(0))>;
+  constexpr int kPairs = Shape::kN / 2;
+  constexpr int kGroups = kSteps * kPairs;
+  constexpr int kBuffersA = (kAhead + kPairs - 1) / kPairs + 1;
+  constexpr int kBuffersB = kAhead + 1;
+  uint32_t a[kBuffersA][Shape::kM][4];
+  uint32_t b[kBuffersB][4];
 #pragma unroll
-  for (int pair = 0; pair < kN / 2; ++pair) {
-    uint32_t b[4];
-    load_b(b, pair);
+  for (int group = -kAhead; group < kGroups; ++group) {
+    const int ahead = group + kAhead;
+    if (ahead < kGroups) {
+      const int k = ahead / kPairs;
+      if (ahead % kPairs == 0) {
 #pragma unroll
-    for (int m = 0; m < kM; ++m) {
-      ptx::mma_m16n8k16<Element>(c[m][2 * pair], a[m], b[0], b[1]);
-      ptx::mma_m16n8k16<Element>(c[m][2 * pair + 1], a[m], b[2], b[3]);
+        for (int m = 0; m < Shape::kM; ++m) load_a(a[k % kBuffersA][m], m, k);
+      }
+      load_b(b[ahead % kBuffersB], ahead % kPairs, k);
     }
-  }
-}
-
-/// c += a b over kK steps of 16. load_a(fragment, m, k) brings an A fragment, load_b(fragment, pair, k) those of 16 columns of B; between(k) is called after
-/// the products of each step were issued: independent work put there (exponentials) runs while the tensor cores work; by itself the compiler leaves it in one
-/// piece.
-template <class Element, int kK, int kM, int kN, class LoadA, class LoadB, class Between = NothingBetween>
-__device__ __forceinline__ void multiply(Accumulators<kM, kN>& c, LoadA&& load_a, LoadB&& load_b, Between&& between = {}) {
+    if (group >= 0) {
+      const int k = group / kPairs, pair = group % kPairs;
+      const uint32_t(&b_now)[4] = b[group % kBuffersB];
 #pragma unroll
-  for (int k = 0; k < kK; ++k) {
-    uint32_t a[kM][4];
-#pragma unroll
-    for (int m = 0; m < kM; ++m) load_a(a[m], m, k);
-    multiply_step<Element>(c, a, [&](uint32_t(&b)[4], int pair) { load_b(b, pair, k); });
-    between(k);
+      for (int m = 0; m < Shape::kM; ++m) {
+        ptx::mma_m16n8k16<Element>(of(k)[m][2 * pair], a[k % kBuffersA][m], b_now[0], b_now[1]);
+        ptx::mma_m16n8k16<Element>(of(k)[m][2 * pair + 1], a[k % kBuffersA][m], b_now[2], b_now[3]);
+      }
+      if (pair == kPairs - 1) between(k);
+    }
   }
 }
 

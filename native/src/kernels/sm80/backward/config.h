@@ -28,6 +28,7 @@ struct BackwardConfig {
   static constexpr int kTileKV = kVariant.tile_kv;
   static constexpr int kStages = kVariant.stages;
   static constexpr int kBlocksPerSm = kVariant.blocks_per_sm;
+  static constexpr int kAhead = kVariant.ahead;
   static constexpr int kWarpsKV = kVariant.warps_kv;  ///< along keys
   static constexpr int kWarpsQ = kVariant.warps_q;    ///< along queries of S^T, along columns of grad_k and grad_v
   static constexpr int kWarps = kWarpsKV * kWarpsQ;

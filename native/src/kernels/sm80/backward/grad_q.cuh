@@ -19,6 +19,7 @@ class GradQBlock {
   using Shared = typename Config::Shared;
   using Scores = Accumulators<1, Config::kScoreN>;
   static constexpr int kThreads = Config::kThreads;
+  static constexpr int kAhead = 0;  ///< as in the forward kernel, whose shape this one has
 
  public:
   __device__ __forceinline__ GradQBlock(const BackwardParams& params, Shared& shared)
@@ -80,10 +81,10 @@ class GradQBlock {
     Scores s, ds;
     clear(s);
     clear(ds);
-    multiply<Element, Config::kDim / 16>(
-        s, [&](uint32_t(&a)[4], int m, int step16) { q.load(a, m, step16); }, [&](uint32_t(&b)[4], int pair, int step16) { k.load(b, pair, step16); });
-    multiply<Element, Config::kDim / 16>(
-        ds, [&](uint32_t(&a)[4], int m, int step16) { grad_o.load(a, m, step16); }, [&](uint32_t(&b)[4], int pair, int step16) { v.load(b, pair, step16); });
+    constexpr int kSteps = Config::kDim / 16;
+    multiply<Element, 2 * kSteps, kAhead>([&](int k16) -> Scores& { return k16 < kSteps ? s : ds; },
+                                          [&](uint32_t(&a)[4], int m, int k16) { k16 < kSteps ? q.load(a, m, k16) : grad_o.load(a, m, k16 - kSteps); },
+                                          [&](uint32_t(&b)[4], int pair, int k16) { k16 < kSteps ? k.load(b, pair, k16) : v.load(b, pair, k16 - kSteps); });
     const int lane = threadIdx.x & 31;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -101,12 +102,9 @@ class GradQBlock {
       zero_nonfinite<Element, kThreads>(s_.k, threadIdx.x);
       __syncthreads();
     }
-#pragma unroll
-    for (int step16 = 0; step16 < Config::kTileKV / 16; ++step16) {
-      uint32_t a[1][4];
-      round_to_a<Element>(a[0], ds, 0, step16);
-      multiply_step<Element>(grad_q_, a, [&](uint32_t(&b)[4], int pair) { k_rows.load(b, step16, pair); });
-    }
+    multiply<Element, Config::kTileKV / 16, kAhead>(
+        [&](int) -> auto& { return grad_q_; }, [&](uint32_t(&a)[4], int m, int k16) { round_to_a<Element>(a, ds, m, k16); },
+        [&](uint32_t(&b)[4], int pair, int k16) { k_rows.load(b, k16, pair); });
   }
 
   __device__ __forceinline__ void write_out() {

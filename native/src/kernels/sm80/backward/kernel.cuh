@@ -24,11 +24,14 @@ class BackwardBlock {
   static constexpr int kThreads = Config::kThreads;
   static constexpr int kM = Config::kM;
   static constexpr int kDimSteps = Config::kDim / 16;
-  static constexpr int kStepN = 2 * Config::kQStep;  ///< groups of 8 queries worked on at a time
+  static constexpr int kFromSharedSteps = 2 * Config::kTileQ / 16;  ///< of grad_v and grad_k together
+  static constexpr int kStepN = 2 * Config::kQStep;                 ///< groups of 8 queries worked on at a time
   /// Distances in bytes between tiles of one shape: the same lane addresses serve both.
   static constexpr int kToV = offsetof(Shared, v) - offsetof(Shared, k);
   static constexpr int kToGradO = offsetof(Shared, grad_o) - offsetof(Shared, q);
   using Scores = Accumulators<kM, kStepN>;
+  using Gradients = Accumulators<kM, Config::kGradN>;
+  using GradQTile = Accumulators<Config::kDqM, Config::kDqN>;
 
   /// A step of the main loop: one tile of query rows of one query head of the group.
   struct Step {
@@ -104,8 +107,7 @@ class BackwardBlock {
       } else {
         score_step(now, buffer);
         __syncthreads();
-        if (is_seen(now)) accumulate_from_shared(buffer);
-        if (with_grad_q) add_grad_q(now, 1, k_nonfinite);
+        products_from_shared(now, buffer, with_grad_q, k_nonfinite);
         if (Config::kStages == 1) {
           __syncthreads();
           copy_queries(following(now), 0);
@@ -174,16 +176,17 @@ class BackwardBlock {
       clear(p);
       clear(ds);
       if (seen) {
-        multiply<Element, kDimSteps>(
-            p, [&](uint32_t(&a)[4], int m, int k) { k_rows_.load(a, m * Config::kWarpsKV, k); },
-            [&](uint32_t(&b)[4], int pair, int k) { q_columns_.load(b, (block + pair) * Config::kWarpsQ, k, offset); });
-        // dP^T, and P between its products.
-        multiply<Element, kDimSteps>(
-            ds, [&](uint32_t(&a)[4], int m, int k) { k_rows_.load(a, m * Config::kWarpsKV, k, kToV); },
-            [&](uint32_t(&b)[4], int pair, int k) { q_columns_.load(b, (block + pair) * Config::kWarpsQ, k, offset + kToGradO); },
+        // S^T, then dP^T, and P between the products of dP^T.
+        multiply<Element, 2 * kDimSteps, Config::kAhead>(
+            [&](int k) -> Scores& { return k < kDimSteps ? p : ds; },
+            [&](uint32_t(&a)[4], int m, int k) { k_rows_.load(a, m * Config::kWarpsKV, k % kDimSteps, k < kDimSteps ? 0 : kToV); },
+            [&](uint32_t(&b)[4], int pair, int k) {
+              q_columns_.load(b, (block + pair) * Config::kWarpsQ, k % kDimSteps, offset + (k < kDimSteps ? 0 : kToGradO));
+            },
             [&](int k) {
               constexpr int kEvery = kDimSteps / kStepN > 0 ? kDimSteps / kStepN : 1;
-              if (k % kEvery == 0 && k / kEvery < kStepN) exponentiate(p, k / kEvery, block, buffer, lane);
+              const int n = (k - kDimSteps) / kEvery;
+              if (k >= kDimSteps && k % kEvery == 0 && n < kStepN) exponentiate(p, n, block, buffer, lane);
             });
         if (FA_UNLIKELY(is_masked(step))) hide(p, step, block, lane);
         if (!Config::kInRegisters) store_scores(s_.scores[0], p, block, lane);
@@ -193,16 +196,11 @@ class BackwardBlock {
       }
       store_scores(s_.scores[Config::kInRegisters ? buffer : 1], ds, block, lane);
       if (Config::kInRegisters && seen) {
-#pragma unroll
-        for (int k = 0; k < Config::kQStep; ++k) {
-          uint32_t a[kM][4];
-#pragma unroll
-          for (int m = 0; m < kM; ++m) round_to_a<Element>(a[m], p, m, k);
-          multiply_step<Element>(grad_v_, a, [&](uint32_t(&b)[4], int pair) { q_rows_.load(b, block + k, pair * Config::kWarpsQ, offset + kToGradO); });
-#pragma unroll
-          for (int m = 0; m < kM; ++m) round_to_a<Element>(a[m], ds, m, k);
-          multiply_step<Element>(grad_k_, a, [&](uint32_t(&b)[4], int pair) { q_rows_.load(b, block + k, pair * Config::kWarpsQ, offset); });
-        }
+        // Step 2k: grad_v += P^T grad_o, step 2k + 1: grad_k += dS^T q, for 16 queries.
+        multiply<Element, 2 * Config::kQStep, Config::kAhead>(
+            [&](int k) -> Gradients& { return k % 2 == 0 ? grad_v_ : grad_k_; },
+            [&](uint32_t(&a)[4], int m, int k) { round_to_a<Element>(a, k % 2 == 0 ? p : ds, m, k / 2); },
+            [&](uint32_t(&b)[4], int pair, int k) { q_rows_.load(b, block + k / 2, pair * Config::kWarpsQ, offset + (k % 2 == 0 ? kToGradO : 0)); });
       }
     }
   }
@@ -264,63 +262,99 @@ class BackwardBlock {
     }
   }
 
-  /// grad_v += P^T grad_o; grad_k += dS^T q, for all queries of the tile and the warp's keys and columns.
-  __device__ __forceinline__ void accumulate_from_shared(int buffer) {
-    const int offset = buffer * static_cast<int>(sizeof(typename Config::QTile));
-    const OperandA<typename Config::ScoreTile> p_rows(s_.scores[0], 16 * warp_kv_, 0);
-    constexpr int kPToDs = sizeof(typename Config::ScoreTile);
-    multiply<Element, Config::kTileQ / 16>(
-        grad_v_, [&](uint32_t(&a)[4], int m, int k) { p_rows.load(a, m * Config::kWarpsKV, k); },
-        [&](uint32_t(&b)[4], int pair, int k) { q_rows_.load(b, k, pair * Config::kWarpsQ, offset + kToGradO); });
-    multiply<Element, Config::kTileQ / 16>(
-        grad_k_, [&](uint32_t(&a)[4], int m, int k) { p_rows.load(a, m * Config::kWarpsKV, k, kPToDs); },
-        [&](uint32_t(&b)[4], int pair, int k) { q_rows_.load(b, k, pair * Config::kWarpsQ, offset); });
+  /// The products of a step whose P and dS are complete in shared memory: grad_q first, so that its additions to memory spread over the other two.
+  __device__ __forceinline__ void products_from_shared(Step step, int buffer, bool with_grad_q, bool k_nonfinite) {
+    const bool zero_k = with_grad_q && k_nonfinite && is_masked(step);
+    if (FA_UNLIKELY(zero_k)) zero_nonfinite_keys();
+    GradQTile grad_q;
+    clear(grad_q);  // also without grad_q: else ptxas, seeing a path that does not set them, keeps these registers through the whole loop
+    if (with_grad_q) multiply_grad_q(grad_q, 1);
+    if (is_seen(step)) {
+      float* g_mine = grad_q_destination(step);
+      accumulate_from_shared(buffer, [&](int k) {
+        if (with_grad_q) add_part(grad_q, g_mine, k, kFromSharedSteps);
+      });
+    } else if (with_grad_q) {
+      add_part(grad_q, grad_q_destination(step), 0, 1);
+    }
+    if (FA_UNLIKELY(zero_k)) restore_keys();
   }
 
-  /// Adds dS k to the accumulator of grad_q, in the order of the fragments: every addition of a warp covers 128 contiguous bytes.
-  __device__ __forceinline__ void add_grad_q(Step step, int scores, bool k_nonfinite) {
-    const int warp = threadIdx.x / 32;
+  /// grad_v += P^T grad_o, then grad_k += dS^T q, for all queries of the tile and the warp's keys and columns. between(k) is called after each step of 16.
+  template <class Between>
+  __device__ __forceinline__ void accumulate_from_shared(int buffer, Between&& between) {
+    const int offset = buffer * static_cast<int>(sizeof(typename Config::QTile));
+    const OperandA<typename Config::ScoreTile> p_rows(s_.scores[0], 16 * warp_kv_, 0, ptx::thread_index_anew() & 31);
+    constexpr int kPToDs = sizeof(typename Config::ScoreTile);
+    constexpr int kSteps = kFromSharedSteps / 2;
+    multiply<Element, kFromSharedSteps, Config::kAhead>(
+        [&](int k) -> Gradients& { return k < kSteps ? grad_v_ : grad_k_; },
+        [&](uint32_t(&a)[4], int m, int k) { p_rows.load(a, m * Config::kWarpsKV, k % kSteps, k < kSteps ? 0 : kPToDs); },
+        [&](uint32_t(&b)[4], int pair, int k) { q_rows_.load(b, k % kSteps, pair * Config::kWarpsQ, offset + (k < kSteps ? kToGradO : 0)); }, between);
+  }
+
+  /// grad_q += dS k of a step.
+  __device__ __forceinline__ void multiply_grad_q(GradQTile& grad_q, int scores) {
+    const int thread = ptx::thread_index_anew();
+    const int warp = static_cast<unsigned>(thread) / 32, lane = thread & 31;
     const int warp_row = warp / Config::kWarpsDqCols, warp_col = warp % Config::kWarpsDqCols;
-    const bool zero_k = k_nonfinite && is_masked(step);
-    if (FA_UNLIKELY(zero_k)) {
-      // A masked key's NaN times dS = 0. Rows that see the key have dS = NaN already.
-      __syncthreads();
-      zero_nonfinite<Element, kThreads>(s_.k, threadIdx.x);
-      __syncthreads();
-    }
-    const OperandATransposed<typename Config::ScoreTile> ds_columns(s_.scores[scores], 0, 16 * warp_row);
-    const OperandBTransposed<typename Config::KVTile> k_columns(s_.k, 0, 16 * warp_col);
-    Accumulators<Config::kDqM, Config::kDqN> grad_q;
-    clear(grad_q);
-    multiply<Element, Config::kTileKV / 16>(
-        grad_q, [&](uint32_t(&a)[4], int m, int k) { ds_columns.load(a, k, m * Config::kWarpsDqRows); },
+    const OperandATransposed<typename Config::ScoreTile> ds_columns(s_.scores[scores], 0, 16 * warp_row, lane);
+    const OperandBTransposed<typename Config::KVTile> k_columns(s_.k, 0, 16 * warp_col, lane);
+    multiply<Element, Config::kTileKV / 16, Config::kAhead>(
+        [&](int) -> auto& { return grad_q; }, [&](uint32_t(&a)[4], int m, int k) { ds_columns.load(a, k, m * Config::kWarpsDqRows); },
         [&](uint32_t(&b)[4], int pair, int k) { k_columns.load(b, k, pair * Config::kWarpsDqCols); });
+  }
+
+  /// Rare path, block-wide, around grad_q of a masked step: takes NaN and infinity out of k, since a masked key's NaN times dS = 0 would be NaN. Rows that see
+  /// the key have dS = NaN already.
+  __device__ __forceinline__ void zero_nonfinite_keys() {
+    __syncthreads();
+    zero_nonfinite<Element, kThreads>(s_.k, ptx::thread_index_anew());
+    __syncthreads();
+  }
+  __device__ __forceinline__ void restore_keys() {
+    __syncthreads();
+    copy_to_shared<kThreads>(s_.k, key_rows(p_.k, p_.k_strides, p_.shape.head_dim), first_key_, ptx::thread_index_anew());
+    ptx::cp_async_commit();
+    ptx::cp_async_wait<0>();
+    __syncthreads();
+  }
+
+  /// Where this thread's first element of a step's grad_q goes in the accumulator. Its order is that of the fragments: every addition of a warp covers 128
+  /// contiguous bytes.
+  __device__ __forceinline__ float* grad_q_destination(Step step) const {
     constexpr int kPerThread = Config::kDqM * Config::kDqN * 4;
     const int64_t row = s_.base.row + step.head * p_.padded_rows + step.tile * Config::kTileQ;
-    float* g_tile = p_.grad_q_accumulator + row * Config::kDim;
-    float* g_mine = g_tile + warp * 32 * kPerThread + (threadIdx.x & 31);
+    const int thread = ptx::thread_index_anew();
+    return p_.grad_q_accumulator + row * Config::kDim + static_cast<int>(static_cast<unsigned>(thread) / 32) * 32 * kPerThread + (thread & 31);
+  }
+
+  /// Adds a part of a step's grad_q, one of so many, to the accumulator.
+  __device__ __forceinline__ void add_part(const GradQTile& grad_q, float* g_mine, int part, int parts) {
+    constexpr int kBlocks = Config::kDqM * Config::kDqN;
 #pragma unroll
-    for (int m = 0; m < Config::kDqM; ++m) {
+    for (int block = 0; block < kBlocks; ++block) {
+      if (block * parts / kBlocks != part) continue;
 #pragma unroll
-      for (int n = 0; n < Config::kDqN; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) atomicAdd(g_mine + ((m * Config::kDqN + n) * 4 + i) * 32, grad_q[m][n][i]);
-      }
+      for (int i = 0; i < 4; ++i) atomicAdd(g_mine + (block * 4 + i) * 32, grad_q[block / Config::kDqN][block % Config::kDqN][i]);
     }
-    if (FA_UNLIKELY(zero_k)) {
-      __syncthreads();
-      copy_to_shared<kThreads>(s_.k, key_rows(p_.k, p_.k_strides, p_.shape.head_dim), first_key_, threadIdx.x);
-      ptx::cp_async_commit();
-      ptx::cp_async_wait<0>();
-      __syncthreads();
-    }
+  }
+
+  __device__ __forceinline__ void add_grad_q(Step step, int scores, bool k_nonfinite) {
+    const bool zero_k = k_nonfinite && is_masked(step);
+    if (FA_UNLIKELY(zero_k)) zero_nonfinite_keys();
+    GradQTile grad_q;
+    clear(grad_q);
+    multiply_grad_q(grad_q, scores);
+    add_part(grad_q, grad_q_destination(step), 0, 1);
+    if (FA_UNLIKELY(zero_k)) restore_keys();
   }
 
   __device__ __forceinline__ bool k_has_nonfinite() {
     bool found = false;
     const uint32_t* s_words = reinterpret_cast<const uint32_t*>(s_.k.elements);
 #pragma unroll 4
-    for (int i = threadIdx.x; i < Config::kTileKV * Config::kDim / 2; i += kThreads) {
+    for (int i = ptx::thread_index_anew(); i < Config::kTileKV * Config::kDim / 2; i += kThreads) {
       const uint32_t word = s_words[i];
       found |= is_nonfinite<Element>(static_cast<uint16_t>(word)) || is_nonfinite<Element>(static_cast<uint16_t>(word >> 16));
     }
@@ -337,17 +371,18 @@ class BackwardBlock {
           const int tile_key = 16 * (key / 16 * Config::kWarpsKV + warp_kv_) + key % 16;
           return first_row + row < p_.shape.len_q && first_key_ + tile_key < visibility_.visible_keys(first_row + row);
         });
-    if (threadIdx.x < Config::kTileQ) {
-      if (row_has_nonfinite<Element>(s_.q[buffer], threadIdx.x)) s_.lse_log2[buffer][threadIdx.x] = NAN;
-      if (row_has_nonfinite<Element>(s_.grad_o[buffer], threadIdx.x)) s_.delta[buffer][threadIdx.x] = NAN;
+    const int thread = ptx::thread_index_anew();
+    if (thread < Config::kTileQ) {
+      if (row_has_nonfinite<Element>(s_.q[buffer], thread)) s_.lse_log2[buffer][thread] = NAN;
+      if (row_has_nonfinite<Element>(s_.grad_o[buffer], thread)) s_.delta[buffer][thread] = NAN;
     }
     __syncthreads();
-    zero_nonfinite<Element, kThreads>(s_.q[buffer], threadIdx.x);
-    zero_nonfinite<Element, kThreads>(s_.grad_o[buffer], threadIdx.x);
+    zero_nonfinite<Element, kThreads>(s_.q[buffer], thread);
+    zero_nonfinite<Element, kThreads>(s_.grad_o[buffer], thread);
     __syncthreads();
   }
 
-  __device__ __forceinline__ void write_gradient(typename Config::KVTile& s_tile, const Accumulators<kM, Config::kGradN>& gradient, float factor) {
+  __device__ __forceinline__ void write_gradient(typename Config::KVTile& s_tile, const Gradients& gradient, float factor) {
     const int lane = threadIdx.x & 31;
 #pragma unroll
     for (int m = 0; m < kM; ++m) {
@@ -369,7 +404,7 @@ class BackwardBlock {
   OperandB<typename Config::QTile> q_columns_;         // B of S^T, and of dP^T at kToGradO
   OperandBTransposed<typename Config::QTile> q_rows_;  // B of grad_k, and of grad_v at kToGradO
   int first_key_, first_q_tile_;
-  Accumulators<kM, Config::kGradN> grad_k_, grad_v_;
+  Gradients grad_k_, grad_v_;
 };
 
 template <class Config>

@@ -68,7 +68,7 @@ TileOrder make_order(int64_t tiles, int64_t heads, int64_t bytes_per_head, fa_de
   TileOrder order;
   order.num_tiles = static_cast<int>(tiles);
   order.num_heads = static_cast<int>(heads);
-  order.section_heads = TileOrder::choose_section(heads, bytes_per_head, l2_bytes_of(device));
+  order.section_heads = TileOrder::even_section(heads, TileOrder::choose_section(heads, bytes_per_head, l2_bytes_of(device)));
   return order;
 }
 

@@ -40,12 +40,18 @@ __device__ __forceinline__ void store8(uint16_t* g_data, const uint16_t (&values
   }
 }
 
+/// Both passes go through the rows from the last to the first: the main kernel begins with the first heads, whose part of the workspace is then still in the
+/// second-level cache, and ends with the last ones, which finish finds there.
+__device__ __forceinline__ int64_t block_from_last() {
+  return gridDim.x - 1 - blockIdx.x;
+}
+
 /// A row of the padded workspace per group of padded_dim / 8 lanes (32 for 192 and 256).
 template <class Element>
 __global__ void __launch_bounds__(kPassThreads) prepare_kernel(const __grid_constant__ BackwardParams p) {
   const int lanes = lanes_per_row(p.padded_dim);
   const int lane = threadIdx.x % lanes;
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kPassThreads / lanes) + threadIdx.x / lanes;
+  const int64_t row = block_from_last() * (kPassThreads / lanes) + threadIdx.x / lanes;
   const bool in_workspace = row < p.num_rows;
   const int64_t head_index = row / p.padded_rows;
   const int i = static_cast<int>(row - head_index * p.padded_rows);
@@ -79,7 +85,7 @@ __global__ void __launch_bounds__(kPassThreads) finish_kernel(const __grid_const
   const int chunks = p.shape.head_dim / 8;
   // Neighbouring threads take four neighbouring chunks of eight rows: whole 128-byte lines of the accumulator, 64 bytes of each row of grad_q.
   const int chunk_groups = (chunks + 3) / 4;
-  const int64_t unit = static_cast<int64_t>(blockIdx.x) * kPassThreads + threadIdx.x;
+  const int64_t unit = block_from_last() * kPassThreads + threadIdx.x;
   const int chunk = static_cast<int>(unit / 4 / 8 % chunk_groups) * 4 + static_cast<int>(unit % 4);
   const int64_t row = unit / 32 / chunk_groups * 8 + unit / 4 % 8;
   if (row >= p.num_rows || chunk >= chunks) return;

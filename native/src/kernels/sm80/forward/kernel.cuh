@@ -21,6 +21,7 @@ class ForwardBlock {
   using Shared = typename Config::Shared;
   static constexpr int kM = Config::kM;
   static constexpr int kThreads = Config::kThreads;
+  static constexpr int kAhead = 0;  ///< loading fragments ahead was slower at every head_dim (README.md)
 
  public:
   __device__ __forceinline__ ForwardBlock(const ForwardParams& params, Shared& shared)
@@ -130,16 +131,17 @@ class ForwardBlock {
   __device__ __forceinline__ void score(Accumulators<kM, Config::kScoreN>& s, int tile) {
     clear(s);
     const int offset = stage_bytes(tile);
-    const auto load_b = [&](uint32_t(&b)[4], int pair, int k) { k_operand_.load(b, pair, k, offset); };
-    if constexpr (Config::kQInRegisters) {
+    multiply<Element, Config::kScoreSteps, kAhead>(
+        [&](int) -> auto& { return s; },
+        [&](uint32_t(&a)[4], int m, int k) {
+          if constexpr (Config::kQInRegisters) {
 #pragma unroll
-      for (int k = 0; k < Config::kScoreSteps; ++k) {
-        multiply_step<Element>(s, q_fragments_[k], [&](uint32_t(&b)[4], int pair) { load_b(b, pair, k); });
-      }
-    } else {
-      multiply<Element, Config::kScoreSteps>(
-          s, [&](uint32_t(&a)[4], int m, int k) { q_operand_.load(a, m, k); }, load_b);
-    }
+            for (int i = 0; i < 4; ++i) a[i] = q_fragments_[k][m][i];
+          } else {
+            q_operand_.load(a, m, k);
+          }
+        },
+        [&](uint32_t(&b)[4], int pair, int k) { k_operand_.load(b, pair, k, offset); });
   }
 
   /// Scores that a row does not see become -inf (whatever they were). Only in tiles that some row of the warp does not see whole.
@@ -169,14 +171,13 @@ class ForwardBlock {
 #pragma unroll
     for (int r = 0; r < 2 * kM; ++r) shifts[r] = softmax_.shift(r, p_.shape.scale_log2);
     const int offset = stage_bytes(tile);
-#pragma unroll
-    for (int k = 0; k < Config::kOutSteps; ++k) {
-      softmax_.exponentiate(s, k, shifts, p_.shape.scale_log2);
-      uint32_t a[kM][4];
-#pragma unroll
-      for (int m = 0; m < kM; ++m) round_to_a<Element>(a[m], s, m, k);
-      multiply_step<Element>(o_, a, [&](uint32_t(&b)[4], int pair) { v_operand_.load(b, k, pair, offset); });
-    }
+    multiply<Element, Config::kOutSteps, kAhead>(
+        [&](int) -> auto& { return o_; },
+        [&](uint32_t(&a)[4], int m, int k) {
+          if (m == 0) softmax_.exponentiate(s, k, shifts, p_.shape.scale_log2);
+          round_to_a<Element>(a, s, m, k);
+        },
+        [&](uint32_t(&b)[4], int pair, int k) { v_operand_.load(b, k, pair, offset); });
   }
 
   /// Rare path, block-wide: adds non-finite elements of v to the rows that see them and zeroes them in the tile.

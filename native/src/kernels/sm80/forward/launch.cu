@@ -17,7 +17,11 @@ constexpr ForwardKernelOf kKernels[kNumForward][2] = {
     {forward_kernel_of<3, __half>, forward_kernel_of<3, __nv_bfloat16>},
 };
 
-ForwardParams make_params(const ForwardVariant& variant, const ForwardArgs& args, int64_t l2_bytes) {
+/// Heads worked on at a time: enough to have long tiles beside the short ones of a causal mask, few enough that loading their keys and values for the first
+/// time does not come in bursts.
+constexpr int kSectionHeads = 8;
+
+ForwardParams make_params(const ForwardVariant& variant, const ForwardArgs& args) {
   const Problem& problem = args.problem;
   ForwardParams params{};
   params.q = static_cast<const uint16_t*>(args.q.data);
@@ -30,11 +34,9 @@ ForwardParams make_params(const ForwardVariant& variant, const ForwardArgs& args
   params.v_strides = args.v.strides;
   params.o_strides = args.o.strides;
   params.shape = shape_of(problem);
-  // Per query head: those of a group share their keys and values.
-  const int64_t kv_bytes = 2 * problem.len_kv * (problem.head_dim + problem.head_dim_v) / problem.group_size();
   params.order.num_tiles = static_cast<int>(ceil_div(problem.len_q, variant.tile_q));
   params.order.num_heads = static_cast<int>(problem.batch * problem.heads_q);
-  params.order.section_heads = TileOrder::choose_section(params.order.num_heads, kv_bytes, l2_bytes);
+  params.order.section_heads = TileOrder::even_section(params.order.num_heads, kSectionHeads);
   params.order.last_first = problem.is_causal();
   return params;
 }
@@ -47,8 +49,7 @@ void sm80_forward(const Plan& plan, const ForwardArgs& args) {
   if (plan.blocks == 0) return;  // no query rows: nothing to write
   const ForwardVariant& variant = kForward[plan.variant];
   const ForwardKernel kernel = kKernels[plan.variant][args.problem.dtype == DType::kBFloat16 ? 1 : 0]();
-  launch(kernel, plan.kernel_name, args.device, plan.blocks, 32 * variant.warps, forward_shared_bytes(variant), args.stream,
-         make_params(variant, args, l2_bytes_of(args.device)));
+  launch(kernel, plan.kernel_name, args.device, plan.blocks, 32 * variant.warps, forward_shared_bytes(variant), args.stream, make_params(variant, args));
 }
 
 }  // namespace fa
