@@ -1,20 +1,27 @@
 #!/usr/bin/env python3
 """Our kernels beside FlashAttention-2 and cuDNN (both through PyTorch) and naive eager attention, on the same tensors in one run; correctness first.
 
-usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 peers.py [--json FILE] [--dims 64,128,256] [--lengths 512,…,16384] [--passes forward,backward]
-           [--dtypes float16,bfloat16] [--kernels sm80] [--peers fa2,cudnn,eager] [--budget SECONDS_PER_MEASUREMENT]
+usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 peers.py [--json FILE] [--plots] [--dims 64,128,256] [--lengths 512,…,16384]
+           [--passes forward,backward,deterministic] [--dtypes float16,bfloat16] [--kernels auto,sm80] [--peers fa2,cudnn,eager] [--base fa2,eager]
+           [--budget SECONDS_PER_MEASUREMENT] [--publish]
 
-Grid: batch * length = 16384, heads * head_dim = 2048, random normal inputs (B, S, H, D). Times are CUDA events around one call, the median of many calls in turn.
-The tensors of a case are larger than the second-level cache, so every call starts from device memory. TFLOP/s: forward 4 B H S^2 d (half if causal), backward
-2.5 times that.
+--publish measures everything that tests/benchmarks/results holds and writes <date>-<device>.json and its plots there (plots.py).
+
+Grid: batch * length = 16384, heads * head_dim = 2048, random normal inputs (B, S, H, D). Times are CUDA events around one call, the median of many calls. The
+tensors of a case are larger than the second-level cache, so every call starts from device memory. TFLOP/s: forward 4 B H S^2 d (half if causal), backward
+2.5 times that. Extra memory: what a call allocates beside its inputs and outputs; for eager backward with what its forward keeps for it, for ours the workspace
+and the log-sum-exp.
 """
 import argparse
+import datetime
 import json
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
+import time
 
 import torch
 
@@ -22,6 +29,9 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from fa_ctypes import Library  # noqa: E402
 
 TOKENS, WIDTH = 16384, 2048
+# What is measured unless the command line says otherwise.
+USUAL = {"dtypes": "float16", "kernels": "sm80", "peers": "fa2,cudnn", "base": "fa2"}
+PUBLISHED = {"dtypes": "float16,bfloat16", "kernels": "auto,sm80", "peers": "fa2,cudnn,eager", "base": "fa2,cudnn,eager"}
 aten = torch.ops.aten
 
 
@@ -61,6 +71,7 @@ class Case:
         self.q, self.k, self.v, self.grad_o = (torch.randn(shape, device="cuda", dtype=dtype) for _ in range(4))
         self.o, self.grad_q, self.grad_k, self.grad_v = (torch.empty_like(self.q) for _ in range(4))
         self.lse = torch.empty(self.batch, self.heads, length, device="cuda")
+        self.eager_inputs = None
         self.flops = 4 * self.batch * self.heads * length**2 * dim / (2 if causal else 1)
 
     def heads_first(self):
@@ -74,6 +85,19 @@ class Case:
         forward()
         return self.library.backward_call(self.q, self.k, self.v, self.o, self.grad_o, self.lse, self.grad_q, self.grad_k, self.grad_v, mask,
                                           deterministic=what == "deterministic", kernel=kernel)
+
+    def extra_bytes(self, kind, what, make):
+        """Peak device memory that making and running a call takes beside its results; those of ours are there already."""
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call = make()
+        results = call()  # noqa: F841 (kept until the peak is read)
+        torch.cuda.synchronize()
+        if kind == "ours":
+            return call, torch.cuda.max_memory_allocated() - before + self.lse.numel() * 4
+        # o; for backward, whose peers compute o in make, also the three gradients.
+        return call, torch.cuda.max_memory_allocated() - before - (1 if what == "forward" else 4) * self.q.numel() * self.q.element_size()
 
     def fa2(self, what):
         q, k, v = self.heads_first()
@@ -94,7 +118,7 @@ class Case:
         return lambda: aten._scaled_dot_product_cudnn_attention_backward(g, q, k, v, out, lse, seed, offset, None, cum_q, cum_k, max_q, max_k, 0.0, self.causal)
 
     def eager(self, what):
-        q, k, v = (t.contiguous().requires_grad_(what != "forward") for t in self.heads_first())
+        q, k, v = (t.detach().requires_grad_(what != "forward") for t in self.eager_inputs)
         hidden = torch.ones(self.length, self.length, dtype=torch.bool, device="cuda").triu(1) if self.causal else None
 
         def forward():
@@ -116,20 +140,33 @@ class Case:
         return worst
 
 
+def fits_eager(case, what):
+    """Whether the score matrices that eager attention holds at a time (forward: scores, scaled, masked; backward: also P, dP and dS) fit into memory."""
+    matrix = case.q.element_size() * case.batch * case.heads * case.length**2
+    return (4 if what == "forward" else 7) * matrix < torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+
+
 def measure(case, what, implementations, budget_s):
     factor = 1.0 if what == "forward" else 2.5
     row = {}
     for name in implementations:
-        if name == "eager" and 2 * case.batch * case.heads * case.length**2 * 8 > 60e9:
+        if name == "eager" and not fits_eager(case, what):
             continue
+        call = None
         try:
             kind, _, kernel = name.partition(":")
-            call = case.ours(kernel, what) if kind == "ours" else getattr(case, kind)("backward" if what == "deterministic" else what)
+            if name == "eager":
+                case.eager_inputs = [t.contiguous() for t in case.heads_first()]
+            peer_what = "backward" if what == "deterministic" else what
+            make = (lambda: case.ours(kernel, what)) if kind == "ours" else (lambda: getattr(case, kind)(peer_what))
+            call, extra = case.extra_bytes(kind, what, make)
             ms, spread = median_ms(call, budget_s)
-            row[name] = {"ms": ms, "spread": spread, "tflops": factor * case.flops / ms * 1e-9}
+            row[name] = {"ms": ms, "spread": spread, "tflops": factor * case.flops / ms * 1e-9, "extra_bytes": extra}
         except (RuntimeError, AttributeError) as error:
             row[name] = {"error": str(error).split("\n")[0][:200]}
-        torch.cuda.empty_cache() if name == "eager" else None
+        if name == "eager":
+            call = case.eager_inputs = None
+            torch.cuda.empty_cache()
     return row
 
 
@@ -137,56 +174,106 @@ def geometric_mean(values):
     return math.exp(sum(map(math.log, values)) / len(values)) if values else float("nan")
 
 
-def print_table(results, implementations, base):
-    ours = [n for n in implementations if n.startswith("ours")]
+def print_table(results, implementations, bases):
     for (dtype, what), rows in results.items():
         print(f"\n{what} {dtype}: TFLOP/s of {' / '.join(implementations)}")
         for (dim, causal), cells in rows.items():
-            text = "  ".join(f"{s}:" + "/".join(f"{r[n]['tflops']:.0f}" if "tflops" in r.get(n, {}) else "-" for n in implementations) for s, r in cells.items())
-            print(f"d{dim:<3} {'causal' if causal else 'full  '} {text}")
-        for name in ours:
-            ratios = [r[name]["tflops"] / r[base]["tflops"] for cells in rows.values() for r in cells.values() if "tflops" in r.get(base, {}) and "tflops" in r[name]]
-            if ratios:
-                print(f"{name} over {base}: geometric mean {geometric_mean(ratios):.3f}, worst {min(ratios):.3f}, best {max(ratios):.3f} ({len(ratios)} cells)")
+            def cell(row):
+                return "/".join(f"{row[n]['tflops']:.0f}" if "tflops" in row.get(n, {}) else "-" for n in implementations)
+
+            print(f"d{dim:<3} {'causal' if causal else 'full  '}", "  ".join(f"{length}:{cell(row)}" for length, row in cells.items()))
+        for base in bases:
+            for name in (n for n in implementations if n.startswith("ours") and n != base):
+                ratios = {(dim, causal, s): r[name]["tflops"] / r[base]["tflops"] for (dim, causal), cells in rows.items() for s, r in cells.items()
+                          if "tflops" in r.get(base, {}) and "tflops" in r.get(name, {})}
+                if ratios:
+                    dim, causal, length = worst = min(ratios, key=ratios.get)
+                    print(f"{name} over {base}: geometric mean {geometric_mean(list(ratios.values())):.3f}, worst {ratios[worst]:.3f} "
+                          f"(d{dim} {'causal' if causal else 'full'} {length}), best {max(ratios.values()):.3f} ({len(ratios)} cells)")
+
+
+def print_memory(results):
+    """Extra memory of our kernels as a part of eager's, where both were measured: the largest part at each length."""
+    for (dtype, what), rows in results.items():
+        parts = {}
+        for cells in rows.values():
+            for length, row in cells.items():
+                if "extra_bytes" not in row.get("eager", {}):
+                    continue
+                for name, m in row.items():
+                    if name.startswith("ours") and "extra_bytes" in m:
+                        parts.setdefault(length, []).append(m["extra_bytes"] / row["eager"]["extra_bytes"])
+        if parts:
+            print(f"{what} {dtype}: extra memory of ours over eager's, at most " + ", ".join(f"{max(v):.2%} at {s}" for s, v in sorted(parts.items())))
+
+
+def device_facts(library, before):
+    return {"before": before, "after": state(), "torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
+            "library": library.build_info(), "utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
+
+
+def run(a, library):
+    """All measurements: {(dtype, pass): {(head_dim, causal): {length: {implementation: measurement}}}}."""
+    implementations = [f"ours:{k}" for k in a.kernels.split(",")] + [p for p in a.peers.split(",") if p]
+    cells = [(dtype, dim, causal, length) for dtype in a.dtypes.split(",") for dim in map(int, a.dims.split(",")) for causal in (False, True)
+             for length in map(int, a.lengths.split(","))]
+    results, begin = {}, time.monotonic()
+    for index, (dtype, dim, causal, length) in enumerate(cells):
+        where = f"{dtype} d{dim} {'causal' if causal else 'full'} {length}"
+        print(f"[{index + 1}/{len(cells)}] {time.monotonic() - begin:4.0f} s  {where}", file=sys.stderr, flush=True)
+        case = Case(library, dim, length, causal, getattr(torch, dtype))
+        for kernel in a.kernels.split(","):
+            case.check(kernel)
+        for what in a.passes.split(","):
+            results.setdefault((dtype, what), {}).setdefault((dim, causal), {})[length] = measure(case, what, implementations, a.budget)
+        del case
+    return results, implementations
+
+
+def save(path, device, results):
+    flat = [{"dtype": dt, "pass": w, "head_dim": d, "causal": c, "length": s, "implementation": n, **m}
+            for (dt, w), rows in results.items() for (d, c), cells in rows.items() for s, r in cells.items() for n, m in r.items()]
+    with open(path, "w") as file:
+        json.dump({"device": device, "tokens": TOKENS, "width": WIDTH, "measurements": flat}, file, indent=1)
+        file.write("\n")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json")
+    parser.add_argument("--plots", action="store_true", help="draw the plots beside the JSON file")
+    parser.add_argument("--publish", action="store_true", help="the whole grid in both types with every peer, into tests/benchmarks/results")
     parser.add_argument("--dims", default="64,128,256")
     parser.add_argument("--lengths", default="512,1024,2048,4096,8192,16384")
     parser.add_argument("--passes", default="forward,backward")
-    parser.add_argument("--dtypes", default="float16")
-    parser.add_argument("--kernels", default="sm80")
-    parser.add_argument("--peers", default="fa2,cudnn")
-    parser.add_argument("--base", default="fa2")
+    parser.add_argument("--dtypes")
+    parser.add_argument("--kernels")
+    parser.add_argument("--peers")
+    parser.add_argument("--base")
     parser.add_argument("--budget", type=float, default=0.06)
     a = parser.parse_args()
+    for name, value in (PUBLISHED if a.publish else USUAL).items():
+        if getattr(a, name) is None:
+            setattr(a, name, value)
     torch.manual_seed(0)
     library = Library()
-    implementations = [f"ours:{k}" for k in a.kernels.split(",")] + [p for p in a.peers.split(",") if p]
     before = state()
-    results = {}
-    for dtype in a.dtypes.split(","):
-        for dim in map(int, a.dims.split(",")):
-            for causal in (False, True):
-                for length in map(int, a.lengths.split(",")):
-                    case = Case(library, dim, length, causal, getattr(torch, dtype))
-                    for kernel in a.kernels.split(","):
-                        case.check(kernel)
-                    for what in a.passes.split(","):
-                        rows = results.setdefault((dtype, what), {}).setdefault((dim, causal), {})
-                        rows[length] = measure(case, what, implementations, a.budget)
-                    del case
-    device = {"before": before, "after": state(), "torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
-              "library": library.build_info()}
+    if a.publish and not a.json:
+        folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "results")
+        os.makedirs(folder, exist_ok=True)
+        name = re.sub(r"[^a-z0-9]+", "-", before["name"].lower()).strip("-")
+        a.json = os.path.join(folder, f"{datetime.date.today().isoformat()}-{name}.json")
+    results, implementations = run(a, library)
+    device = device_facts(library, before)
     if a.json:
-        flat = [{"dtype": dt, "pass": w, "head_dim": d, "causal": c, "length": s, "implementation": n, **m}
-                for (dt, w), rows in results.items() for (d, c), cells in rows.items() for s, r in cells.items() for n, m in r.items()]
-        with open(a.json, "w") as file:
-            json.dump({"device": device, "measurements": flat}, file, indent=1)
+        save(a.json, device, results)
     print(device)
-    print_table(results, implementations, a.base)
+    print_table(results, implementations, a.base.split(","))
+    print_memory(results)
+    if (a.plots or a.publish) and a.json:
+        import plots
+
+        plots.draw(a.json)
 
 
 if __name__ == "__main__":
