@@ -27,6 +27,12 @@ _Static_assert(offsetof(fa_describe_params, struct_size) == 0, "struct_size come
 _Static_assert(offsetof(fa_plan_description, struct_size) == 0, "struct_size comes first");
 _Static_assert(offsetof(fa_device_info, struct_size) == 0, "struct_size comes first");
 _Static_assert(alignof(fa_tensor) == 8, "alignment");
+/* Ends of the structs of 0.1, after which fields were appended. */
+_Static_assert(offsetof(fa_attention_options, window_left) == 24, "fa_attention_options of 0.1");
+_Static_assert(offsetof(fa_backward_params, grad_bias) == 704, "fa_backward_params of 0.1");
+_Static_assert(offsetof(fa_sequences, struct_size) == 0, "struct_size comes first");
+_Static_assert(offsetof(fa_dropout_mask_params, struct_size) == 0, "struct_size comes first");
+_Static_assert(offsetof(fa_merge_params, struct_size) == 0, "struct_size comes first");
 
 int main(void) {
   char version[32];

@@ -9,6 +9,9 @@
 
 namespace fa_test {
 
+inline constexpr uint64_t kDropoutSeed = 0x123456789abcdef0;
+inline constexpr uint32_t kDropoutOffset = 77;
+
 enum class Lengths { kNone, kPacked, kPackedUsed, kPackedLeft, kPadded, kPaddedLeft };
 
 /// What is set; defaults set nothing.
