@@ -117,6 +117,7 @@ internal static class CommandLineApp
             FlashAttentionException e => (CodeOf(e.Status), Format.Message(e.Message)),
             OverflowException e => (ExitCode.Usage, e.Message),
             OutOfMemoryException => (ExitCode.Failed, "not enough memory"),
+            IOException or UnauthorizedAccessException => (ExitCode.Failed, cause.Message),
             _ => (ExitCode.Failed, $"unexpected {cause.GetType().Name}: {cause.Message}"),
         };
         console.Error.WriteLine($"flashattn: {message}");

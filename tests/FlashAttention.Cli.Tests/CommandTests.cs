@@ -165,6 +165,16 @@ internal sealed class CommandTests
         Assert.That(large.Out, Does.Contain("not timed: the tensors need"));
     }
 
+    /// <summary>A file that cannot be written is an error in words, not an unexpected exception.</summary>
+    [Test]
+    [Platform("Linux")]
+    public void FullDiskIsSaid()
+    {
+        CliResult result = CliRunner.RunLine("bench --len 32 --dim 32 --mask none --pass forward --seconds 0.01 --svg /dev/full --overwrite");
+        Assert.That(result.Code, Is.EqualTo(ExitCode.Failed));
+        Assert.That(result.Error, Does.StartWith("flashattn: ").And.Contain("/dev/full").And.Not.Contain("unexpected"));
+    }
+
     private static string Bracketed(JsonElement element)
     {
         string context = element.GetProperty("context").GetString()!;

@@ -28,7 +28,7 @@ internal static class VerifyCommand
         string library = options.Library is null ? "; exports not compared (--library names the native library)" : string.Empty;
         output.WriteLine(problems.Count == 0
             ? $"header, C#, recorded interface and C compiler agree: {bindings.Api.Functions.Count} functions, {bindings.Api.Structs.Count} structs{library}"
-            : $"{problems.Count} differences{library}");
+            : $"{problems.Count} difference{(problems.Count == 1 ? string.Empty : "s")}{library}");
         return problems.Count == 0 ? 0 : 1;
     }
 
