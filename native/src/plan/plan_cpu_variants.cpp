@@ -45,7 +45,8 @@ int64_t scratch_floats(const Problem& problem, const CpuVariantLayout& layout, c
   const int64_t tile_q = tiles.tile_q, tile_kv = tiles.tile_kv, panel = kCpuPanelQueries;
   const int64_t key_tiles = tile_kv * (layout.ld_k + layout.ld_v), panels = panel * layout.ld_rows + tile_kv * panel;
   if (forward) return key_tiles + panels + tile_q * (layout.ld_k + layout.ld_v) + (2 * tile_kv + 16) * panel + 3 * tile_q;
-  const int64_t sums = problem.variants.grad_bias ? tile_kv * layout.ld_q : 0;
+  // Whether the gradient of the bias is wanted or not, so that describe, which cannot know, gives what the workspace query gives.
+  const int64_t sums = problem.variants.bias ? tile_kv * layout.ld_q : 0;
   return key_tiles + panels + tile_q * (3 * layout.ld_k + 2 * layout.ld_v) + (3 * tile_kv + 16) * layout.ld_q + 2 * tile_q + sums;
 }
 

@@ -145,6 +145,8 @@ PanelView prepare_panel(const VariantTile& v, KeyTile keys, int first_lane, int 
 }
 
 void prepare_keep(const VariantTile& v, KeyTile keys, int first_lane, PanelView view) {
+  const uint32_t threshold = v.dropout.threshold;
+  const float keep_scale = v.dropout.keep_scale;
   for (int r = view.begin / 4 * 4; r < view.end; r += 4) {
     PhiloxBlock block;
     for (int lane = 0; lane < kPanel; ++lane) {
@@ -156,7 +158,7 @@ void prepare_keep(const VariantTile& v, KeyTile keys, int first_lane, PanelView 
     philox(&block, v.dropout.seed);
     for (int word = 0; word < 4; ++word) {
       float* const keep = v.scratch.keep + (r + word) * kPanel;
-      for (int lane = 0; lane < kPanel; ++lane) keep[lane] = block.word[word][lane] >= v.dropout.threshold ? v.dropout.keep_scale : 0.0f;
+      for (int lane = 0; lane < kPanel; ++lane) keep[lane] = block.word[word][lane] >= threshold ? keep_scale : 0.0f;
     }
   }
 }
