@@ -46,6 +46,7 @@ internal sealed unsafe class CallWorld : IDisposable
     private readonly TestDevice device;
     private readonly AttentionCall call;
     private readonly GuardedBlock workspace;
+    private readonly GuardedBlock scratch;
     private readonly ulong workspaceBytes;
 
     public CallWorld(TestDevice device)
@@ -60,6 +61,7 @@ internal sealed unsafe class CallWorld : IDisposable
         NativeCall.Check(NativeMethods.fa_attention_forward_workspace_size(&forward, &forwardBytes));
         workspaceBytes = Math.Max(Math.Max(bytes, forwardBytes), 64);
         workspace = new GuardedBlock(device, (long)workspaceBytes + 64, ElementFormat.Float32);
+        scratch = new GuardedBlock(device, 4096, ElementFormat.Float32);
         foreach (TensorBuffer output in new[] { call.O, call.Lse, call.GradQ, call.GradK, call.GradV })
         {
             output.Poison();
@@ -71,9 +73,12 @@ internal sealed unsafe class CallWorld : IDisposable
 
     public TestDevice Device => device;
 
+    /// <summary>4 KiB on the device that no tensor of the problem uses, guarded like them.</summary>
+    public byte* DeviceScratch => scratch.Address;
+
     private List<GuardedBlock> Blocks =>
     [
-        workspace, call.Q.Block, call.K.Block, call.V.Block, call.O.Block, call.Lse.Block, call.GradO.Block, call.GradLse.Block, call.GradQ.Block,
+        workspace, scratch, call.Q.Block, call.K.Block, call.V.Block, call.O.Block, call.Lse.Block, call.GradO.Block, call.GradLse.Block, call.GradQ.Block,
         call.GradK.Block, call.GradV.Block,
     ];
 
@@ -180,6 +185,7 @@ internal sealed unsafe class CallWorld : IDisposable
     {
         call.Dispose();
         workspace.Dispose();
+        scratch.Dispose();
     }
 
     private static fa_plan_description Filled()

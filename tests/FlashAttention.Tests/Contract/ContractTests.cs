@@ -9,7 +9,10 @@ public sealed class ContractTests(TestDevice device) : DeviceFixture(device)
 {
     /// <summary>The table of bad calls.</summary>
     public static IReadOnlyList<BadCall> Calls { get; } =
-        [.. BadForwardCalls.All(), .. BadBackwardCalls.All(), .. BadDescribeCalls.All(), .. BadDeviceCalls.All()];
+    [
+        .. BadForwardCalls.All(), .. BadBackwardCalls.All(), .. BadDescribeCalls.All(), .. BadDeviceCalls.All(), .. BadVariantCalls.All(),
+        .. BadOperationCalls.All(),
+    ];
 
     [TestCaseSource(nameof(Calls))]
     public void BadCallIsRefusedAndWritesNothing(BadCall bad)
