@@ -69,7 +69,7 @@ class fa_tensor(ctypes.Structure):
 
 
 class fa_sequences(ctypes.Structure):
-    """Sequences of different lengths in one call: packed one behind the other, or one per batch entry with unused positions. Positions i and j, len_q and len_kv of the semantics above, and the rows and columns of bias, visible and block_mask, then count within a sequence, and batch means the sequence. A position of k and v that belongs to no sequence is a key that no query sees. The lengths are read on the device: nothing waits for them. On the CPU values out of range are refused; on CUDA they are clamped, so that nothing outside the tensors is touched. A position of q that belongs to no sequence gets o = 0 and lse = -infinity, sinks or not, and nothing there is read into a gradient."""
+    """Sequences of different lengths in one call: packed one behind the other, or one per batch entry with unused positions. Positions i and j, len_q and len_kv of the semantics above, and the rows and columns of bias, visible and block_mask, then count within a sequence, and batch means the sequence: packed, the extents of those tensors are count, max_len_q and max_len_kv. A position of k and v that belongs to no sequence is a key that no query sees. The lengths are read on the device: nothing waits for them. On the CPU values out of range are refused; on CUDA they are clamped, so that nothing outside the tensors is touched. A position of q that belongs to no sequence gets o = 0 and lse = -infinity, sinks or not, and nothing there is read into a gradient."""
 
     _fields_ = [
         ("struct_size", ctypes.c_uint32),

@@ -55,10 +55,10 @@ enum fa_mask_value {
 };
 
 /** Sequences of different lengths in one call: packed one behind the other, or one per batch entry with unused positions. Positions i and j, len_q and len_kv
- * of the semantics above, and the rows and columns of bias, visible and block_mask, then count within a sequence, and batch means the sequence. A position of
- * k and v that belongs to no sequence is a key that no query sees. The lengths are read on the device: nothing waits
- * for them. On the CPU values out of range are refused; on CUDA they are clamped, so that nothing outside the tensors is touched. A position of q that belongs
- * to no sequence gets o = 0 and lse = -infinity, sinks or not, and nothing there is read into a gradient. */
+ * of the semantics above, and the rows and columns of bias, visible and block_mask, then count within a sequence, and batch means the sequence: packed, the
+ * extents of those tensors are count, max_len_q and max_len_kv. A position of k and v that belongs to no sequence is a key that no query sees. The lengths
+ * are read on the device: nothing waits for them. On the CPU values out of range are refused; on CUDA they are clamped, so that nothing outside the tensors
+ * is touched. A position of q that belongs to no sequence gets o = 0 and lse = -infinity, sinks or not, and nothing there is read into a gradient. */
 typedef struct fa_sequences {
   /** sizeof(fa_sequences) of the caller. */
   uint32_t struct_size;
@@ -229,7 +229,7 @@ typedef struct fa_backward_params {
 FA_API fa_status fa_attention_forward(const fa_forward_params* params) FA_NOEXCEPT;
 
 /** Bytes of workspace that fa_attention_forward needs for these shapes, strides and options. Pointers in params are not read except options and the
- * structs it points to, and may be NULL; nor is memory of the device.
+ * structs it points to, and may be NULL; nor is memory of the device. Of optional pointers in options it counts whether they are NULL.
  * @param params not NULL. @param out_bytes not NULL; left as it was on failure. */
 FA_API fa_status fa_attention_forward_workspace_size(const fa_forward_params* params, uint64_t* out_bytes) FA_NOEXCEPT;
 

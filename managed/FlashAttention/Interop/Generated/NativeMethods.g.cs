@@ -58,7 +58,8 @@ internal static unsafe partial class NativeMethods
 
     // C: fa_status fa_attention_forward_workspace_size(const fa_forward_params* params, uint64_t* out_bytes);
     /// <summary>Bytes of workspace that fa_attention_forward needs for these shapes, strides and options. Pointers in params are not read except
-    /// options and the structs it points to, and may be NULL; nor is memory of the device.</summary>
+    /// options and the structs it points to, and may be NULL; nor is memory of the device. Of optional pointers in options it counts whether they are
+    /// NULL.</summary>
     /// <param name="params">not NULL.</param>
     /// <param name="out_bytes">not NULL; left as it was on failure.</param>
     [LibraryImport(LibraryName)]
