@@ -105,8 +105,8 @@ class AttentionTest(unittest.TestCase):
             o = scaled_dot_product_attention(q, k, v, is_causal=True)
             expected, _ = reference.attention(*(tensor.double().transpose(1, 2) for tensor in (q, k, v)), "top_left")
             self.assertLess(max_error(o, expected.transpose(1, 2)), 5e-3)
-            with self.assertRaises(NotImplementedError):
-                scaled_dot_product_attention(q, k, v, dropout_p=0.1)
+            with self.assertRaises(ValueError):
+                scaled_dot_product_attention(q, k, v, attn_mask=torch.ones(37, 37, dtype=torch.bool, device=device), is_causal=True)
             with self.assertRaises(ValueError):
                 scaled_dot_product_attention(q, k[:, :2], v[:, :2])
             grouped = scaled_dot_product_attention(q, k[:, :2], v[:, :2], enable_gqa=True)

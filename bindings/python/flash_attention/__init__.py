@@ -3,7 +3,7 @@
 >>> from flash_attention import attention
 >>> o = attention(q, k, v, causal="bottom_right")          # (batch, sequence, heads, head_dim)
 
-or, as a drop-in for ``torch.nn.functional.scaled_dot_product_attention``:
+with sliding windows, softcap, ALiBi, bias, sinks, boolean and block masks, dropout and packed or padded sequences; or, as a drop-in for ``torch.nn.functional.scaled_dot_product_attention``:
 
 >>> from flash_attention import scaled_dot_product_attention
 >>> o = scaled_dot_product_attention(q, k, v, is_causal=True)   # (batch, heads, sequence, head_dim)
@@ -12,7 +12,7 @@ The library is looked for in ``$FLASH_ATTENTION_LIBRARY``, beside this package, 
 """
 
 from ._library import FlashAttentionError, build_info, library_path, version
-from .attention import Plan, attention, attention_backward, attention_forward, describe
+from .attention import Plan, attention, attention_backward, attention_forward, describe, dropout_mask
 from .sdpa import scaled_dot_product_attention
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "attention_forward",
     "build_info",
     "describe",
+    "dropout_mask",
     "library_path",
     "scaled_dot_product_attention",
     "version",
