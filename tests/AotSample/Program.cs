@@ -11,6 +11,7 @@ right &= Sample.Check<float>("float", AttentionOptions.Default, x => x);
 right &= Sample.Check<float>("float causal", causal, x => x);
 right &= Sample.Check<Half>("Half causal", causal, x => (Half)x);
 right &= Sample.Check<BFloat16>("BFloat16 causal", causal, x => (BFloat16)x);
+right &= Sample.Check<float>("float, every option", Sample.EveryOption(), x => x);
 right &= new DeviceSample<float>(Device.Cpu, x => x).Check(causal);
 if (Device.Count(DeviceType.Cuda) > 0)
 {

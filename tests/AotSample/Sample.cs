@@ -46,6 +46,20 @@ internal static class Sample
         return right;
     }
 
+    /// <summary>Masks that combine, modifiers in tensors and arrays, lengths of sequences.</summary>
+    public static AttentionOptions EveryOption() => new()
+    {
+        Mask = Mask.Causal(Alignment.BottomRight) & Mask.Window(left: 30) & Mask.Chunk(40),
+        Softcap = 5,
+        Alibi = new Alibi(Alibi.StandardSlopes(HeadsQ)),
+        Bias = new Bias(RandomTensor<float>([1, HeadsQ, 1, LengthKv], new Random(7), x => x)),
+        Sinks = new Sinks(new float[HeadsQ]),
+        Visible = VisibleMask.Keys(Enumerable.Repeat(true, Batch * LengthKv).ToArray(), Batch),
+        BlockMask = new BlockMask(AttentionTensor.From<byte>(new byte[] { 1, 0, 1, 1 }, new TensorShape(1, 1, 2, 2)), 32, 32),
+        Dropout = new Dropout(0.1f, 42),
+        Sequences = Sequences.Padded(null, new[] { 53, 50 }),
+    };
+
     /// <summary>Wrong calls must end in the right exceptions, with and without native code involved.</summary>
     public static bool CheckErrors()
     {

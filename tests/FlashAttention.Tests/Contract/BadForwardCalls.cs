@@ -91,7 +91,8 @@ internal static unsafe class BadForwardCalls
     private static BadCall[] Options() =>
     [
         Forward("options.struct_size 0", Invalid, (ref _, ref o) => o.struct_size = 0, "options.struct_size", "got 0"),
-        Forward("options.struct_size too small", Invalid, (ref _, ref o) => o.struct_size = 20, "options.struct_size", $"{sizeof(fa_attention_options)}", "got 20"),
+        Forward("options.struct_size too small", Invalid, (ref _, ref o) => o.struct_size = 20,
+            "options.struct_size", $"{sizeof(fa_attention_options)}", "got 20"),
         Forward("options.struct_size absurd", Invalid, (ref _, ref o) => o.struct_size = 1 << 30, "options.struct_size", "1073741824"),
         Forward("mask negative", Invalid, (ref _, ref o) => o.mask = (fa_mask)(-1), "options.mask", "got -1"),
         Forward("mask unknown", Invalid, (ref _, ref o) => o.mask = (fa_mask)5, "options.mask", "got 5"),
