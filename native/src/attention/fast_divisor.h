@@ -24,7 +24,7 @@ struct FastDivisor {
     }
   }
 
-#if defined(__CUDACC__)
+#if defined(__CUDACC__) || defined(FA_EMULATOR)
   __device__ __forceinline__ int quotient(int n) const {
     return divisor == 1 ? n : static_cast<int>(__umulhi(static_cast<uint32_t>(n), multiplier) >> shift);
   }

@@ -60,6 +60,34 @@ __device__ __forceinline__ void add_nonfinite(Accumulators<kM, kN>& acc, Tile& s
   }
 }
 
+/// As add_nonfinite, for a `sees` that takes many instructions: it appears once in the code, and is asked once per row of the accumulators and of the tile.
+template <class Element, class Tile, int kM, int kN, class ColOf, class Sees>
+__device__ __forceinline__ void add_nonfinite_asking_once(Accumulators<kM, kN>& acc, Tile& s_tile, ColOf&& col_of, Sees&& sees) {
+  const int lane = threadIdx.x & 31;
+#pragma unroll 1
+  for (int r = 0; r < Tile::kRows; ++r) {
+    uint32_t seen = 0;
+#pragma unroll 1
+    for (int i = 0; i < 2 * kM; ++i) seen |= static_cast<uint32_t>(sees(8 * i + (lane >> 2), r)) << i;
+    if (seen == 0) continue;
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+      const uint32_t pair = *reinterpret_cast<const uint32_t*>(s_tile.at(r, col_of(n) + 2 * (lane & 3)));
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const uint16_t bits = static_cast<uint16_t>(pair >> (16 * e));
+        if (!is_nonfinite<Element>(bits)) continue;
+        const float value = nonfinite_value<Element>(bits);
+#pragma unroll
+        for (int m = 0; m < kM; ++m) {
+          if (seen >> (2 * m) & 1) acc[m][n][e] += value;
+          if (seen >> (2 * m + 1) & 1) acc[m][n][2 + e] += value;
+        }
+      }
+    }
+  }
+}
+
 /// Replaces the tile's non-finite elements by zero. By kThreads threads; the caller puts barriers around it.
 template <class Element, int kThreads, class Tile>
 __device__ __forceinline__ void zero_nonfinite(Tile& s_tile, int thread) {

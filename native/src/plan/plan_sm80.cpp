@@ -38,6 +38,9 @@ bool refuse(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
   return true;
 }
 
+/// Variants that plans are made for: 0 while the modified kernels have run on no GPU, then kModifiedVariants.
+constexpr uint32_t kPlannedVariants = 0;
+
 /// First row of a table that is wide enough and whose shared memory the device has; rows are sorted by width, then by preference. -1 if there is none.
 template <class Variant, int kNum>
 int first_fitting(const Variant (&table)[kNum], int64_t head_dim, int64_t shared_limit, int (*shared_bytes)(const Variant&)) {
@@ -47,6 +50,24 @@ int first_fitting(const Variant (&table)[kNum], int64_t head_dim, int64_t shared
     }
   }
   return -1;
+}
+
+/// The same among the rows that are compiled with ModifiedScores.
+template <class Variant, int kNum, int kNumModified>
+int first_fitting_modified(const Variant (&table)[kNum], const int (&rows)[kNumModified], int64_t head_dim, int64_t shared_limit,
+                           int (*shared_bytes)(const Variant&)) {
+  for (const int row : rows) {
+    if (table[row].padded_dim >= head_dim && shared_bytes(table[row]) <= shared_limit) {
+      return row;
+    }
+  }
+  return -1;
+}
+
+/// Name of the kernel of a row: modified kernels say so.
+void set_name(const char* row, const Problem& problem, Plan* plan) {
+  std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "%s%s_%s", row, variants_of(problem) != 0 ? "_modified" : "",
+                problem.dtype == DType::kFloat16 ? "f16" : "bf16");
 }
 
 /// Blocks of a grid over tiles x batch x heads. False, with the reason, if the grid would be too large.
@@ -61,7 +82,9 @@ bool set_blocks(int64_t tiles, const Problem& problem, int64_t heads, Plan* plan
 }
 
 bool plan_forward(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not) {
-  const int index = first_fitting(kForward, larger_head_dim(problem), caps.shared_memory_per_block_bytes, forward_shared_bytes);
+  const int64_t head_dim = larger_head_dim(problem), shared_limit = caps.shared_memory_per_block_bytes;
+  const int index = variants_of(problem) == 0 ? first_fitting(kForward, head_dim, shared_limit, forward_shared_bytes)
+                                              : first_fitting_modified(kForward, kModifiedForward, head_dim, shared_limit, forward_shared_bytes);
   if (index < 0) {
     why_not->set("no variant fits %lld bytes of shared memory per block", static_cast<long long>(caps.shared_memory_per_block_bytes));
     return false;
@@ -78,7 +101,7 @@ bool plan_forward(const Problem& problem, const DeviceCaps& caps, Plan* plan, Re
   plan->registers_per_thread = register_budget(variant.warps, variant.blocks_per_sm);
   plan->launches = plan->blocks > 0 ? 1 : 0;
   plan->shared_memory_bytes = forward_shared_bytes(variant);
-  std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "%s_%s", variant.name, problem.dtype == DType::kFloat16 ? "f16" : "bf16");
+  set_name(variant.name, problem, plan);
   plan->reason.set("head dims %lld and %lld fit %d columns; %d query rows per block, %d per warp, %d blocks per multiprocessor; rows copied %s",
                    static_cast<long long>(problem.head_dim), static_cast<long long>(problem.head_dim_v), variant.padded_dim, variant.tile_q,
                    variant.tile_q / variant.warps, variant.blocks_per_sm, problem.aligned_16_bytes ? "16 bytes at a time" : "by element");
@@ -86,7 +109,9 @@ bool plan_forward(const Problem& problem, const DeviceCaps& caps, Plan* plan, Re
 }
 
 bool plan_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not) {
-  const int index = first_fitting(kBackward, larger_head_dim(problem), caps.shared_memory_per_block_bytes, backward_shared_bytes);
+  const int64_t head_dim = larger_head_dim(problem), shared_limit = caps.shared_memory_per_block_bytes;
+  const int index = variants_of(problem) == 0 ? first_fitting(kBackward, head_dim, shared_limit, backward_shared_bytes)
+                                              : first_fitting_modified(kBackward, kModifiedBackward, head_dim, shared_limit, backward_shared_bytes);
   if (index < 0) {
     why_not->set("no variant fits %lld bytes of shared memory per block", static_cast<long long>(caps.shared_memory_per_block_bytes));
     return false;
@@ -104,10 +129,10 @@ bool plan_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, R
   plan->stages = variant.stages;
   plan->threads = 32 * warps;
   plan->registers_per_thread = register_budget(warps, variant.blocks_per_sm);
-  plan->launches = 3;
+  plan->launches = 3 + (problem.variants.grad_sinks ? 1 : 0);
   plan->shared_memory_bytes = backward_shared_bytes(variant);
   plan->workspace_bytes = backward_workspace(problem.batch * problem.heads_q, problem.len_q, variant.padded_dim, problem.deterministic).total_bytes;
-  std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "%s_%s", variant.name, problem.dtype == DType::kFloat16 ? "f16" : "bf16");
+  set_name(variant.name, problem, plan);
   plan->reason.set("head dims %lld and %lld fit %d columns; %d keys per block, %d shared bytes of %lld; grad_q %s", static_cast<long long>(problem.head_dim),
                    static_cast<long long>(problem.head_dim_v), variant.padded_dim, variant.tile_kv, backward_shared_bytes(variant),
                    static_cast<long long>(caps.shared_memory_per_block_bytes),
@@ -118,7 +143,7 @@ bool plan_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, R
 }  // namespace
 
 bool plan_sm80(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not) {
-  if (refuse(problem, caps, why_not) || refuse_variants(problem, 0, why_not)) {
+  if (refuse(problem, caps, why_not) || refuse_variants(problem, kPlannedVariants, why_not)) {
     return false;
   }
   return problem.pass == Pass::kForward ? plan_forward(problem, caps, plan, why_not) : plan_backward(problem, caps, plan, why_not);

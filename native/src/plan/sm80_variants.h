@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "plan/variants.h"
+
 namespace fa::sm80 {
 
 /// Shared memory that every device of a class offers to one block: compute capability 8.6, 8.9 and 12.x / 8.0 and 8.7 / 9.0 and 10.x.
@@ -93,6 +95,25 @@ inline constexpr GradQVariant kGradQ[] = {
     {"sm80_grad_q_d256", 256, 64, 32, 4, 2},
 };
 inline constexpr int kNumGradQ = sizeof(kGradQ) / sizeof(kGradQ[0]);
+
+/// Rows of the tables that are also compiled with ModifiedScores (attention/score_policy.cuh), for problems that set a variant. Few, since each takes as long
+/// to compile as several plain ones: head_dim 192 is padded to 256, and the last row of kModifiedBackward is for little shared memory.
+inline constexpr int kModifiedForward[] = {0, 1, 3};
+inline constexpr int kModifiedBackward[] = {0, 1, 5, 6};
+inline constexpr int kModifiedGradQ[] = {0, 1, 3};
+
+/// What they compute (a set of VariantBit).
+inline constexpr uint32_t kModifiedVariants =
+    kVariantWindow | kVariantChunk | kVariantSoftcap | kVariantAlibi | kVariantBias | kVariantVisible | kVariantBlockMask | kVariantSinks | kVariantDropout;
+
+/// Index of a row within such a list; -1 if it is not there.
+template <int kNum>
+constexpr int place_of(int row, const int (&rows)[kNum]) {
+  for (int i = 0; i < kNum; ++i) {
+    if (rows[i] == row) return i;
+  }
+  return -1;
+}
 
 /// Query rows of one head in the workspace, a whole number of tiles of every variant; rows past len_q hold values that contribute nothing.
 inline constexpr int kRowPadding = 128;

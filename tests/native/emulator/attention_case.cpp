@@ -47,13 +47,32 @@ void compare(const char* what, const std::vector<double>& actual, const std::vec
 
 }  // namespace
 
+static std::string modifications_name(const CaseOptions& options) {
+  std::ostringstream text;
+  const auto add = [&](const char* name, auto value) {
+    if (value > 0) text << ", " << name << " " << value;
+  };
+  if (options.mask == fa::Mask::kWindowTopLeft || options.mask == fa::Mask::kWindowBottomRight) {
+    text << ", window " << options.window_left << "/" << options.window_right;
+  }
+  add("chunk", options.chunk);
+  add("softcap", options.softcap);
+  add("alibi", options.alibi);
+  add("bias", options.bias);
+  add("visible", options.visible);
+  add("block mask", options.block_mask);
+  add("sinks", static_cast<int>(options.sinks));
+  add("dropout", options.dropout);
+  return text.str();
+}
+
 std::string CaseOptions::name() const {
-  constexpr const char* kMasks[] = {"no mask", "causal top left", "causal bottom right"};
+  constexpr const char* kMasks[] = {"no mask", "causal top left", "causal bottom right", "window top left", "window bottom right"};
   constexpr const char* kPoisoned[] = {"", ", q poisoned", ", k poisoned", ", v poisoned", ", grad_o poisoned"};
   std::ostringstream text;
   text << "batch " << batch << ", " << len_q << " queries, " << len_kv << " keys, heads " << heads_q << "/" << heads_kv << ", dims " << head_dim << "/"
        << head_dim_v << ", " << kMasks[static_cast<int>(mask)] << (deterministic ? ", deterministic" : "") << (aligned ? "" : ", unaligned")
-       << kPoisoned[static_cast<int>(poisoned)];
+       << kPoisoned[static_cast<int>(poisoned)] << modifications_name(*this);
   return text.str();
 }
 
@@ -80,8 +99,9 @@ AttentionCase::AttentionCase(const CaseOptions& options) : options_(options) {
   grad_v_ = HalfTensor(options.batch, options.len_kv, options.heads_kv, options.head_dim_v, padding);
   lse_.assign(static_cast<size_t>(options.batch * options.heads_q * options.len_q), std::numeric_limits<float>::quiet_NaN());
   poison();
+  make_modifications();
   const int causal_offset = static_cast<int>(problem_.causal_offset());
-  expected_ = attention_reference({problem_.scale, problem_.is_causal(), causal_offset}, q_, k_, v_, grad_o_);
+  expected_ = attention_reference({problem_.scale, problem_.is_causal(), causal_offset, reference_modifications()}, q_, k_, v_, grad_o_);
 }
 
 HalfTensor AttentionCase::random_tensor(int seq, int heads, int dim) {
@@ -184,6 +204,10 @@ void AttentionCase::compare_forward() const {
 void AttentionCase::compare_grad_kv() const {
   compare("grad_k", grad_k_.values(), expected_.grad_k, gradient_bound(expected_.grad_k));
   compare("grad_v", grad_v_.values(), expected_.grad_v, gradient_bound(expected_.grad_v));
+}
+
+void AttentionCase::compare_grad_sinks(const std::vector<float>& actual) const {
+  compare("grad_sinks", {actual.begin(), actual.end()}, expected_.grad_sinks, gradient_bound(expected_.grad_sinks));
 }
 
 void AttentionCase::compare_grad_q() const {

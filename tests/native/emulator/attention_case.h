@@ -22,6 +22,16 @@ struct CaseOptions {
   bool aligned = true;  ///< rows start at multiples of 16 bytes
   Poisoned poisoned = Poisoned::kNothing;
   int poisoned_row = 0;
+  // Of the modified kernels.
+  int window_left = -1, window_right = -1;  ///< of a window mask
+  int chunk = 0;
+  float softcap = 0.0f;
+  int alibi = 0;       ///< 1: slopes per head, 2: per batch and head
+  int bias = 0;        ///< 1: float32 of every pair, 2: 16 bits, the same for all heads and queries; some of it -infinity
+  int visible = 0;     ///< 1: of every pair, 2: of keys
+  int block_mask = 0;  ///< extent of a block
+  bool sinks = false;
+  float dropout = 0.0f;
   std::string name() const;
 };
 
@@ -29,6 +39,8 @@ class AttentionCase {
  public:
   explicit AttentionCase(const CaseOptions& options);
 
+  /// Arguments of the modified kernels beyond those of the plain ones.
+  fa::ScoreParams score_params() const;
   fa::sm80::ForwardParams forward_params(const fa::sm80::ForwardVariant& variant);
   /// For the main kernel, with the workspace as the prepare kernel leaves it.
   fa::sm80::BackwardParams backward_params(const fa::sm80::BackwardVariant& variant);
@@ -39,12 +51,16 @@ class AttentionCase {
   void compare_grad_kv() const;
   /// grad_q as the deterministic kernel writes it.
   void compare_grad_q() const;
+  void compare_grad_sinks(const std::vector<float>& actual) const;
   /// grad_q in the accumulator of the main kernel, in the order of its fragments.
   void compare_accumulator(const fa::sm80::BackwardVariant& variant) const;
 
  private:
   HalfTensor random_tensor(int seq, int heads, int dim);
   void poison();
+  /// Random tensors for the modifications that the options ask for.
+  void make_modifications();
+  Modifications reference_modifications() const;
   void fill_workspace(const fa::sm80::BackwardVariant& variant);
 
   CaseOptions options_;
@@ -52,6 +68,10 @@ class AttentionCase {
   HalfTensor q_, k_, v_, grad_o_, o_, grad_q_, grad_k_, grad_v_;
   std::vector<float> lse_, lse_log2_, delta_, accumulator_;
   int64_t padded_rows_ = 0;
+  fa::VariantArgs variant_args_;
+  std::vector<float> slopes_, sinks_, bias_;
+  std::vector<uint16_t> bias16_;
+  std::vector<uint8_t> visible_, block_mask_;
   Reference expected_;
 };
 

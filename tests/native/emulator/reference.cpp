@@ -36,39 +36,75 @@ void add_scaled(std::vector<double>* sums, size_t row, int dim, double factor, c
   for (int d = 0; d < dim; ++d) sum[d] += factor * values[d];
 }
 
+/// A key that a query sees.
+struct Seen {
+  int key;
+  double weight;      ///< the score, then the probability
+  double derivative;  ///< of the score by scale q k
+};
+
+/// The keys that a query sees, with their scores.
+std::vector<Seen> scores_of(const Work& work, int b, int h, int i) {
+  const ReferenceOptions& options = work.options;
+  const Modifications& mods = options.modifications;
+  const int end = options.causal ? std::clamp(i + options.causal_offset + 1, 0, work.len_kv) : work.len_kv;
+  const int kv_head = h / (work.heads_q / work.heads_kv);
+  const double* q = row_of(work.q, work.query_row(b, i, h), work.dim);
+  std::vector<Seen> seen;
+  for (int j = 0; j < end; ++j) {
+    if (mods.sees && !mods.sees(b, h, i, j)) continue;
+    double score = options.scale * dot(q, row_of(work.k, work.key_row(b, j, kv_head), work.dim), work.dim), derivative = 1;
+    if (mods.softcap > 0) {
+      const double t = std::tanh(score / mods.softcap);
+      score = mods.softcap * t;
+      derivative = 1 - t * t;
+    }
+    if (mods.addend) score += mods.addend(b, h, i, j);
+    seen.push_back({j, score, derivative});
+  }
+  return seen;
+}
+
+/// Turns scores into probabilities and returns the log-sum-exp.
+double normalize(std::vector<Seen>* seen, double sink) {
+  double highest = sink;
+  for (const Seen& each : *seen) {
+    if (!(each.weight <= highest)) highest = each.weight;  // NaN too
+  }
+  if (highest == -INFINITY) return highest;
+  double total = std::exp(sink - highest);
+  for (const Seen& each : *seen) total += std::exp(each.weight - highest);
+  const double lse = highest + std::log(total);
+  for (Seen& each : *seen) each.weight = std::exp(each.weight - lse);
+  return lse;
+}
+
 /// Everything that one query row of one head contributes.
 void attend_row(Work* work, int b, int h, int i) {
-  const int visible = work->options.causal ? std::clamp(i + work->options.causal_offset + 1, 0, work->len_kv) : work->len_kv;
+  const Modifications& mods = work->options.modifications;
   const int kv_head = h / (work->heads_q / work->heads_kv);
   const size_t row = work->query_row(b, i, h), flat_row = static_cast<size_t>((b * work->heads_q + h) * work->len_q + i);
   const double* q = row_of(work->q, row, work->dim);
   const double* grad_o = row_of(work->grad_o, row, work->dim_v);
+  const double sink = mods.sinks.empty() ? -INFINITY : mods.sinks[static_cast<size_t>(h)];
+  const auto keep = [&](int j) { return mods.keep ? mods.keep(b, h, i, j) : 1.0; };
 
-  std::vector<double> weights(static_cast<size_t>(visible));
-  double highest = -INFINITY;
-  for (int j = 0; j < visible; ++j) {
-    const double score = work->options.scale * dot(q, row_of(work->k, work->key_row(b, j, kv_head), work->dim), work->dim);
-    weights[static_cast<size_t>(j)] = score;
-    if (!(score <= highest)) highest = score;  // NaN too
-  }
-  double total = 0;
-  for (const double score : weights) total += std::exp(score - highest);
-  const double lse = visible > 0 ? highest + std::log(total) : -INFINITY;
-  for (double& weight : weights) weight = std::exp(weight - lse);
-
-  for (int j = 0; j < visible; ++j) {
-    add_scaled(&work->result.o, row, work->dim_v, weights[static_cast<size_t>(j)], row_of(work->v, work->key_row(b, j, kv_head), work->dim_v));
+  std::vector<Seen> seen = scores_of(*work, b, h, i);
+  const double lse = normalize(&seen, sink);
+  for (const Seen& each : seen) {
+    add_scaled(&work->result.o, row, work->dim_v, keep(each.key) * each.weight, row_of(work->v, work->key_row(b, each.key, kv_head), work->dim_v));
   }
   const double delta = dot(row_of(work->result.o, row, work->dim_v), grad_o, work->dim_v);
   work->result.lse[flat_row] = lse;
   work->result.delta[flat_row] = delta;
-  for (int j = 0; j < visible; ++j) {
-    const size_t key = work->key_row(b, j, kv_head);
-    const double weight = weights[static_cast<size_t>(j)];
-    const double grad_score = weight * (dot(grad_o, row_of(work->v, key, work->dim_v), work->dim_v) - delta) * work->options.scale;
+  if (!mods.sinks.empty()) work->result.grad_sinks[static_cast<size_t>(h)] -= std::exp(sink - lse) * delta;
+  for (const Seen& each : seen) {
+    const size_t key = work->key_row(b, each.key, kv_head);
+    const double grad_weight = keep(each.key) * dot(grad_o, row_of(work->v, key, work->dim_v), work->dim_v);
+    const double grad_score = each.weight * (grad_weight - delta) * each.derivative * work->options.scale;
     add_scaled(&work->result.grad_q, row, work->dim, grad_score, row_of(work->k, key, work->dim));
     add_scaled(&work->result.grad_k, key, work->dim, grad_score, q);
-    add_scaled(&work->result.grad_v, key, work->dim_v, weight, grad_o);
+    add_scaled(&work->result.grad_v, key, work->dim_v, keep(each.key) * each.weight, grad_o);
   }
 }
 
@@ -109,6 +145,7 @@ Reference attention_reference(const ReferenceOptions& options, const HalfTensor&
   work.result.grad_v.resize(work.v.size());
   work.result.lse.resize(static_cast<size_t>(q.batch * q.heads * q.seq));
   work.result.delta.resize(work.result.lse.size());
+  work.result.grad_sinks.resize(options.modifications.sinks.size());
   for (int b = 0; b < q.batch; ++b) {
     for (int h = 0; h < q.heads; ++h) {
       for (int i = 0; i < q.seq; ++i) attend_row(&work, b, h, i);

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 namespace fa_test {
@@ -25,12 +26,23 @@ struct HalfTensor {
 struct Reference {
   std::vector<double> o, grad_q, grad_k, grad_v;  ///< like the tensors, without padding
   std::vector<double> lse, delta;                 ///< (batch, heads_q, len_q)
+  std::vector<double> grad_sinks;                 ///< (heads_q), if there are sinks
+};
+
+/// What is done to scores beyond scale and causal mask, pair by pair. Arguments: batch, query head, query, key.
+struct Modifications {
+  std::function<bool(int, int, int, int)> sees;      ///< all if empty
+  std::function<double(int, int, int, int)> addend;  ///< to the score, after softcap; 0 if empty
+  std::function<double(int, int, int, int)> keep;    ///< factor on the probability that meets v; 1 if empty
+  double softcap = 0;                                ///< 0: none
+  std::vector<double> sinks;                         ///< (heads_q); empty: none
 };
 
 struct ReferenceOptions {
   double scale;
   bool causal;
   int causal_offset;  ///< query i sees key j iff j <= i + causal_offset, if causal
+  Modifications modifications{};
 };
 
 Reference attention_reference(const ReferenceOptions& options, const HalfTensor& q, const HalfTensor& k, const HalfTensor& v, const HalfTensor& grad_o);

@@ -6,10 +6,10 @@
 #include <string>
 
 #include "attention_case.h"
-#include "emulator.h"
 #include "kernels/sm80/backward/grad_q.cuh"
 #include "kernels/sm80/backward/kernel.cuh"
 #include "kernels/sm80/forward/kernel.cuh"
+#include "launch_blocks.h"
 
 namespace fa_test {
 namespace {
@@ -19,18 +19,6 @@ using fa::Mask;
 constexpr Mask kMasks[] = {Mask::kNone, Mask::kCausalTopLeft, Mask::kCausalBottomRight};
 constexpr Mask kTopLeft = Mask::kCausalTopLeft, kBottomRight = Mask::kCausalBottomRight;
 
-/// Runs the whole grid of a kernel, block after block.
-template <class Config, template <class> class Block, class Params>
-void launch(const Params& params) {
-  using Shared = typename Config::Shared;
-  for (int block = 0; block < params.order.num_tiles * params.order.num_heads; ++block) {
-    emulator::run_block(block, Config::kThreads, sizeof(Shared), [&] {
-      Block<Config> work(params, *reinterpret_cast<Shared*>(emulator::shared_memory()));
-      work.run();
-    });
-  }
-}
-
 /// Rows of fa::sm80::kForward, kBackward and kGradQ.
 template <int kForwardRow, int kBackwardRow, int kGradQRow>
 void check(const CaseOptions& options) {
@@ -38,13 +26,13 @@ void check(const CaseOptions& options) {
   SCOPED_TRACE(options.name());
   try {
     AttentionCase attention(options);
-    launch<ForwardConfig<__half, ForwardRow<kForwardRow>>, ForwardBlock>(attention.forward_params(kForward[kForwardRow]));
+    launch_blocks<ForwardConfig<__half, ForwardRow<kForwardRow>>, ForwardBlock>(attention.forward_params(kForward[kForwardRow]));
     attention.compare_forward();
     const BackwardParams params = attention.backward_params(kBackward[kBackwardRow]);
-    launch<BackwardConfig<__half, BackwardRow<kBackwardRow>>, BackwardBlock>(params);
+    launch_blocks<BackwardConfig<__half, BackwardRow<kBackwardRow>>, BackwardBlock>(params);
     attention.compare_grad_kv();
     if (options.deterministic) {
-      launch<GradQConfig<__half, GradQRow<kGradQRow>>, GradQBlock>(attention.grad_q_params(params, kGradQ[kGradQRow]));
+      launch_blocks<GradQConfig<__half, GradQRow<kGradQRow>>, GradQBlock>(attention.grad_q_params(params, kGradQ[kGradQRow]));
       attention.compare_grad_q();
     } else {
       attention.compare_accumulator(kBackward[kBackwardRow]);

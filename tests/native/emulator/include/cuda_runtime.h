@@ -5,9 +5,12 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "emulator.h"
 
+/// Lets headers that host code shares with kernels show their device functions.
+#define FA_EMULATOR
 #define __device__
 #define __host__
 #define __global__
@@ -66,6 +69,14 @@ inline float __int_as_float(int bits) {
 }
 inline float __uint_as_float(uint32_t bits) {
   return std::bit_cast<float>(bits);
+}
+
+inline uint32_t __umulhi(uint32_t a, uint32_t b) {
+  return static_cast<uint32_t>(uint64_t{a} * b >> 32);
+}
+/// As the device does where the divisor is not finite.
+inline float __fdividef(float dividend, float divisor) {
+  return std::isinf(divisor) ? std::numeric_limits<float>::quiet_NaN() : dividend / divisor;
 }
 
 inline void __syncthreads() {

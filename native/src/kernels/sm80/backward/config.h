@@ -2,7 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
+#include "attention/score_policy.cuh"
+#include "kernels/sm80/backward/params.h"
 #include "plan/sm80_variants.h"
 #include "tile/shared_tile.cuh"
 
@@ -19,9 +22,11 @@ struct GradQRow {
 };
 
 /// Main kernel. Blocks of 16 rows or columns are dealt to the warps in turn: warp w of n owns blocks w, w + n, …
-template <class Element_, class Row>
+template <class Element_, class Row, class Policy_ = PlainScores>
 struct BackwardConfig {
   using Element = Element_;
+  using Policy = Policy_;
+  using Params = std::conditional_t<Policy::kModified, ModifiedBackwardParams, BackwardParams>;
   static constexpr BackwardVariant kVariant = Row::kVariant;
   static constexpr int kDim = kVariant.padded_dim;
   static constexpr int kTileQ = kVariant.tile_q;
@@ -53,7 +58,8 @@ struct BackwardConfig {
   struct Base {
     const uint16_t* q;
     const uint16_t* grad_o;
-    int64_t row;  ///< of the workspace
+    int64_t row;     ///< of the workspace
+    int end_q_tile;  ///< of the modified kernels
   };
 
   struct Shared {
@@ -76,9 +82,11 @@ struct BackwardConfig {
 };
 
 /// Kernel that computes grad_q alone, for the deterministic mode. A warp owns 16 query rows.
-template <class Element_, class Row>
+template <class Element_, class Row, class Policy_ = PlainScores>
 struct GradQConfig {
   using Element = Element_;
+  using Policy = Policy_;
+  using Params = std::conditional_t<Policy::kModified, ModifiedBackwardParams, BackwardParams>;
   static constexpr GradQVariant kVariant = Row::kVariant;
   static constexpr int kDim = kVariant.padded_dim;
   static constexpr int kTileQ = kVariant.tile_q;

@@ -17,12 +17,15 @@ template <class Config>
 class GradQBlock {
   using Element = typename Config::Element;
   using Shared = typename Config::Shared;
+  using Params = typename Config::Params;
+  using Policy = typename Config::Policy;
+  static constexpr bool kModified = Policy::kModified;
   using Scores = Accumulators<1, Config::kScoreN>;
   static constexpr int kThreads = Config::kThreads;
   static constexpr int kAhead = 0;  ///< as in the forward kernel, whose shape this one has
 
  public:
-  __device__ __forceinline__ GradQBlock(const BackwardParams& params, Shared& shared)
+  __device__ __forceinline__ GradQBlock(const Params& params, Shared& shared)
       : p_(params),
         s_(shared),
         visibility_{params.shape.len_kv, params.shape.causal_offset, params.shape.causal},
@@ -44,13 +47,19 @@ class GradQBlock {
     const float lse[2] = {p_.lse_log2[g_row], p_.lse_log2[g_row + 8]};
     const float delta[2] = {p_.delta[g_row], p_.delta[g_row + 8]};
     const int last_row = min(first_row_ + Config::kTileQ, p_.shape.len_q) - 1;
-    const int num_tiles = (visibility_.visible_keys(last_row) + Config::kTileKV - 1) / Config::kTileKV;
+    int num_tiles, first_tile = 0;
+    if constexpr (kModified) {
+      num_tiles = (p_.scores.range.end_key(last_row) + Config::kTileKV - 1) / Config::kTileKV;
+      first_tile = p_.scores.range.begin_key(first_row_) / Config::kTileKV;
+    } else {
+      num_tiles = (visibility_.visible_keys(last_row) + Config::kTileKV - 1) / Config::kTileKV;
+    }
     bool careful = false;
 #pragma unroll 1
     do {
       clear(grad_q_);
 #pragma unroll 1
-      for (int tile = num_tiles - 1; tile >= 0; --tile) {
+      for (int tile = num_tiles - 1; tile >= first_tile; --tile) {
         copy_to_shared<kThreads>(s_.k, g_k, tile * Config::kTileKV, threadIdx.x);
         copy_to_shared<kThreads>(s_.v, g_v, tile * Config::kTileKV, threadIdx.x);
         ptx::cp_async_commit();
@@ -60,7 +69,7 @@ class GradQBlock {
         __syncthreads();
       }
       // A masked NaN or infinity in k may have poisoned rows that do not see it. Then once more, with care.
-      careful = p_.shape.causal && !careful && __syncthreads_or(any_nonfinite(grad_q_));
+      careful = (kModified || p_.shape.causal) && !careful && __syncthreads_or(any_nonfinite(grad_q_));
     } while (careful);
     ptx::cp_async_commit();
     ptx::cp_async_wait<0>();
@@ -85,18 +94,8 @@ class GradQBlock {
     multiply<Element, 2 * kSteps, kAhead>([&](int k16) -> Scores& { return k16 < kSteps ? s : ds; },
                                           [&](uint32_t(&a)[4], int m, int k16) { k16 < kSteps ? q.load(a, m, k16) : grad_o.load(a, m, k16 - kSteps); },
                                           [&](uint32_t(&b)[4], int pair, int k16) { k16 < kSteps ? k.load(b, pair, k16) : v.load(b, pair, k16 - kSteps); });
-    const int lane = threadIdx.x & 31;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int half = i >> 1;
-      const int visible = visibility_.visible_keys(first_row_ + warp_row_ + (lane >> 2) + 8 * half) - first_key - 2 * (lane & 3) - (i & 1);
-#pragma unroll
-      for (int n = 0; n < Config::kScoreN; ++n) {
-        const float p = ptx::exp2_approx(fmaf(s[0][n][i], p_.shape.scale_log2, -lse[half]));
-        ds[0][n][i] = 8 * n < visible ? p * (ds[0][n][i] - delta[half]) : 0.0f;
-      }
-    }
-    if (careful && first_key + Config::kTileKV > visibility_.visible_keys(first_row_)) {
+    differentiate(s, ds, first_key, lse, delta);
+    if (careful && is_masked(first_key)) {
       // A masked key's NaN times dS = 0. Rows that see the key have dS = NaN already.
       __syncthreads();
       zero_nonfinite<Element, kThreads>(s_.k, threadIdx.x);
@@ -105,6 +104,38 @@ class GradQBlock {
     multiply<Element, Config::kTileKV / 16, kAhead>(
         [&](int) -> auto& { return grad_q_; }, [&](uint32_t(&a)[4], int m, int k16) { round_to_a<Element>(a, ds, m, k16); },
         [&](uint32_t(&b)[4], int pair, int k16) { k_rows.load(b, k16, pair); });
+  }
+
+  /// Whether some row of the block does not see some key of the tile.
+  __device__ __forceinline__ bool is_masked(int first_key) const {
+    if constexpr (kModified) return true;
+    return first_key + Config::kTileKV > visibility_.visible_keys(first_row_);
+  }
+
+  /// dP -> dS, not yet scaled.
+  __device__ __forceinline__ void differentiate(Scores& s, Scores& ds, int first_key, const float (&lse)[2], const float (&delta)[2]) const {
+    const int lane = threadIdx.x & 31;
+    if constexpr (kModified) {
+      const int first_row = first_row_ + warp_row_;
+      const ModifiedHead<Element> head(p_.scores, batch_, head_);
+      head.differentiate(
+          s, ds, p_.scores.range.sees_whole(first_row, first_row + 15, first_key, first_key + Config::kTileKV - 1),
+          [&](int, int n, int i) {
+            return Pair{first_row + (lane >> 2) + 8 * (i >> 1), first_key + 8 * n + 2 * (lane & 3) + (i & 1)};
+          },
+          [&](int, int, int i) { return lse[i >> 1]; }, [&](int, int, int i) { return delta[i >> 1]; });
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int half = i >> 1;
+        const int visible = visibility_.visible_keys(first_row_ + warp_row_ + (lane >> 2) + 8 * half) - first_key - 2 * (lane & 3) - (i & 1);
+#pragma unroll
+        for (int n = 0; n < Config::kScoreN; ++n) {
+          const float p = ptx::exp2_approx(fmaf(s[0][n][i], p_.shape.scale_log2, -lse[half]));
+          ds[0][n][i] = 8 * n < visible ? p * (ds[0][n][i] - delta[half]) : 0.0f;
+        }
+      }
+    }
   }
 
   __device__ __forceinline__ void write_out() {
@@ -122,7 +153,7 @@ class GradQBlock {
     copy_to_global<16, 32>(s_.q, rows(p_.grad_q, p_.grad_q_strides, p_.shape.head_dim), first_row_, warp_row_, lane);
   }
 
-  const BackwardParams& p_;
+  const Params& p_;
   Shared& s_;
   const Visibility visibility_;
   const int warp_row_;
@@ -132,7 +163,7 @@ class GradQBlock {
 };
 
 template <class Config>
-__global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm) grad_q_kernel(const __grid_constant__ BackwardParams params) {
+__global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm) grad_q_kernel(const __grid_constant__ typename Config::Params params) {
   extern __shared__ __align__(128) unsigned char s_memory[];
   GradQBlock<Config> block(params, *reinterpret_cast<typename Config::Shared*>(s_memory));
   block.run();

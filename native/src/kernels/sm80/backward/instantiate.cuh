@@ -17,4 +17,14 @@ BackwardKernel grad_q_kernel_of() {
   return grad_q_kernel<GradQConfig<Element, GradQRow<kVariant>>>;
 }
 
+template <int kVariant, class Element>
+ModifiedBackwardKernel modified_backward_kernel_of() {
+  return backward_kernel<BackwardConfig<Element, BackwardRow<kVariant>, ModifiedScores>>;
+}
+
+template <int kVariant, class Element>
+ModifiedBackwardKernel modified_grad_q_kernel_of() {
+  return grad_q_kernel<GradQConfig<Element, GradQRow<kVariant>, ModifiedScores>>;
+}
+
 }  // namespace fa::sm80

@@ -21,6 +21,9 @@ template <class Config>
 class BackwardBlock {
   using Element = typename Config::Element;
   using Shared = typename Config::Shared;
+  using Params = typename Config::Params;
+  using Policy = typename Config::Policy;
+  static constexpr bool kModified = Policy::kModified;
   static constexpr int kThreads = Config::kThreads;
   static constexpr int kM = Config::kM;
   static constexpr int kDimSteps = Config::kDim / 16;
@@ -40,7 +43,7 @@ class BackwardBlock {
   };
 
  public:
-  __device__ __forceinline__ BackwardBlock(const BackwardParams& params, Shared& shared)
+  __device__ __forceinline__ BackwardBlock(const Params& params, Shared& shared)
       : p_(params),
         s_(shared),
         visibility_{params.shape.seen_len_kv, params.shape.causal_offset, params.shape.causal},
@@ -51,7 +54,15 @@ class BackwardBlock {
         q_rows_(shared.q[0], 0, 16 * warp_q_) {
     const TileOrder::Work work = params.order.work(blockIdx.x);
     first_key_ = work.tile * Config::kTileKV;
-    first_q_tile_ = visibility_.first_row_seeing(first_key_) / Config::kTileQ;
+    if constexpr (kModified) {
+      const PairRange& range = params.scores.range;
+      const int last_key = min(first_key_ + Config::kTileKV, range.len_kv) - 1;
+      first_q_tile_ = range.begin_row(first_key_) / Config::kTileQ;
+      const int end_row = range.end_row(last_key);
+      if (threadIdx.x == 0) shared.base.end_q_tile = (end_row + Config::kTileQ - 1) / Config::kTileQ;
+    } else {
+      first_q_tile_ = visibility_.first_row_seeing(first_key_) / Config::kTileQ;
+    }
     if (threadIdx.x == 0) {
       const int64_t batch = work.head / params.shape.heads_kv;
       const int64_t head = (work.head - batch * params.shape.heads_kv) * params.shape.group_size;
@@ -72,7 +83,7 @@ class BackwardBlock {
       clear(grad_v_);
       go_through_queries(careful);
       // A NaN or infinity in q or grad_o may have poisoned keys that its row does not see. Then once more, with care.
-      careful = p_.shape.causal && !careful && __syncthreads_or(any_nonfinite(grad_k_) || any_nonfinite(grad_v_));
+      careful = (kModified || p_.shape.causal) && !careful && __syncthreads_or(any_nonfinite(grad_k_) || any_nonfinite(grad_v_));
     } while (careful);
     __syncthreads();
     write_gradient(s_.k, grad_k_, p_.shape.scale);
@@ -92,12 +103,12 @@ class BackwardBlock {
     copy_queries(now, buffer);
     ptx::cp_async_commit();
 #pragma unroll 1
-    for (; now.head < p_.shape.group_size && now.tile < p_.num_q_tiles; now = following(now)) {
+    for (; now.head < p_.shape.group_size && now.tile < end_q_tile(); now = following(now)) {
       ptx::cp_async_wait<0>();
       __syncthreads();
       if (Config::kStages == 2) copy_queries(following(now), buffer ^ 1);
       ptx::cp_async_commit();
-      if (p_.shape.causal) {
+      if (kModified || p_.shape.causal) {
         if (now.head == 0 && now.tile == first_q_tile_) k_nonfinite = k_has_nonfinite();
         if (FA_UNLIKELY(careful) && is_masked(now)) set_aside_nonfinite(now, buffer);
       }
@@ -121,23 +132,41 @@ class BackwardBlock {
     ptx::cp_async_wait<0>();
   }
 
+  /// One past the last of the query tiles that see some key of the block.
+  __device__ __forceinline__ int end_q_tile() const {
+    if constexpr (kModified) return s_.base.end_q_tile;
+    return p_.num_q_tiles;
+  }
   __device__ __forceinline__ Step following(Step step) const {
-    return step.tile + 1 < p_.num_q_tiles ? Step{step.head, step.tile + 1} : Step{step.head + 1, first_q_tile_};
+    return step.tile + 1 < end_q_tile() ? Step{step.head, step.tile + 1} : Step{step.head + 1, first_q_tile_};
   }
   /// Whether there is a step before this one (or before the end).
   __device__ __forceinline__ bool has_preceding(Step step) const {
     return step.head > 0 || step.tile > first_q_tile_;
   }
   __device__ __forceinline__ Step preceding(Step step) const {
-    return step.tile > first_q_tile_ ? Step{step.head, step.tile - 1} : Step{step.head - 1, p_.num_q_tiles - 1};
+    return step.tile > first_q_tile_ ? Step{step.head, step.tile - 1} : Step{step.head - 1, end_q_tile() - 1};
   }
   /// Whether some row of the tile does not see some key of the block's tile.
   __device__ __forceinline__ bool is_masked(Step step) const {
-    return first_key_ + Config::kTileKV > visibility_.visible_keys(step.tile * Config::kTileQ);
+    const int first_row = step.tile * Config::kTileQ;
+    if constexpr (kModified) {
+      return p_.scores.hides_pairs() || !p_.scores.range.sees_whole(first_row, first_row + Config::kTileQ - 1, first_key_, first_key_ + Config::kTileKV - 1);
+    }
+    return first_key_ + Config::kTileKV > visibility_.visible_keys(first_row);
   }
   /// Whether some row of the tile sees some key of the warp.
   __device__ __forceinline__ bool is_seen(Step step) const {
-    return first_key_ + 16 * warp_kv_ < visibility_.visible_keys(step.tile * Config::kTileQ + Config::kTileQ - 1);
+    const int first_key = first_key_ + 16 * warp_kv_, last_row = step.tile * Config::kTileQ + Config::kTileQ - 1;
+    if constexpr (kModified)
+      return p_.scores.range.sees_some(step.tile * Config::kTileQ, last_row, first_key, first_key + 16 * (kM - 1) * Config::kWarpsKV + 15);
+    return first_key < visibility_.visible_keys(last_row);
+  }
+  /// The modifications for the query head of a step.
+  __device__ __forceinline__ typename Policy::template Head<Element> modified_head(Step step) const {
+    const TileOrder::Work work = p_.order.work(ptx::block_index_anew());
+    const int64_t batch = work.head / p_.shape.heads_kv;
+    return {p_.scores, batch, (work.head - batch * p_.shape.heads_kv) * p_.shape.group_size + step.head};
   }
 
   template <class Pointer>
@@ -150,7 +179,7 @@ class BackwardBlock {
 
   /// Queues the copies of a step's q, grad_o, log-sum-exp and delta, if there is such a step.
   __device__ __forceinline__ void copy_queries(Step step, int buffer) {
-    if (step.head >= p_.shape.group_size || step.tile >= p_.num_q_tiles) return;
+    if (step.head >= p_.shape.group_size || step.tile >= end_q_tile()) return;
     const int thread = ptx::thread_index_anew();
     const int first_row = step.tile * Config::kTileQ;
     const GlobalRows g_q{s_.base.q + step.head * p_.q_strides.head, p_.q_strides.seq, p_.shape.len_q, p_.shape.head_dim, p_.shape.aligned};
@@ -186,11 +215,16 @@ class BackwardBlock {
             [&](int k) {
               constexpr int kEvery = kDimSteps / kStepN > 0 ? kDimSteps / kStepN : 1;
               const int n = (k - kDimSteps) / kEvery;
-              if (k >= kDimSteps && k % kEvery == 0 && n < kStepN) exponentiate(p, n, block, buffer, lane);
+              if (!kModified && k >= kDimSteps && k % kEvery == 0 && n < kStepN) exponentiate(p, n, block, buffer, lane);
             });
-        if (FA_UNLIKELY(is_masked(step))) hide(p, step, block, lane);
-        if (!Config::kInRegisters) store_scores(s_.scores[0], p, block, lane);
-        differentiate(ds, p, step, block, buffer, lane);
+        if constexpr (kModified) {
+          differentiate_modified(ds, p, step, block, buffer, lane);
+          if (!Config::kInRegisters) store_scores(s_.scores[0], p, block, lane);
+        } else {
+          if (FA_UNLIKELY(is_masked(step))) hide(p, step, block, lane);
+          if (!Config::kInRegisters) store_scores(s_.scores[0], p, block, lane);
+          differentiate(ds, p, step, block, buffer, lane);
+        }
       } else if (!Config::kInRegisters) {
         store_scores(s_.scores[0], p, block, lane);
       }
@@ -232,6 +266,19 @@ class BackwardBlock {
       }
     }
     if (FA_UNLIKELY(is_masked(step))) hide(dp, step, block, lane);
+  }
+
+  /// s -> P as grad_v takes it, dP -> dS, under the modifications.
+  __device__ __forceinline__ void differentiate_modified(Scores& dp, Scores& s, Step step, int block, int buffer, int lane) {
+    const int first_key = first_key_ + 16 * warp_kv_, first_row = step.tile * Config::kTileQ;
+    const bool whole = p_.scores.range.sees_whole(first_row, first_row + Config::kTileQ - 1, first_key, first_key + 16 * (kM - 1) * Config::kWarpsKV + 15);
+    modified_head(step).differentiate(
+        s, dp, whole,
+        [&](int m, int n, int i) {
+          return Pair{first_row + query_of(block, n, lane) + (i & 1), first_key + 16 * m * Config::kWarpsKV + 8 * (i >> 1) + (lane >> 2)};
+        },
+        [&](int, int n, int i) { return s_.lse_log2[buffer][query_of(block, n, lane) + (i & 1)]; },
+        [&](int, int n, int i) { return s_.delta[buffer][query_of(block, n, lane) + (i & 1)]; });
   }
 
   __device__ __forceinline__ void hide(Scores& s, Step step, int block, int lane) {
@@ -365,12 +412,17 @@ class BackwardBlock {
   /// row with such a q gets lse = NaN, hence P = dS = NaN where it sees a key; one with such a grad_o gets delta = NaN, and its elements are added to grad_v.
   __device__ __forceinline__ void set_aside_nonfinite(Step step, int buffer) {
     const int first_row = step.tile * Config::kTileQ;
-    add_nonfinite<Element>(
-        grad_v_, s_.grad_o[buffer], [&](int n) { return 16 * (n / 2 * Config::kWarpsQ + warp_q_) + 8 * (n & 1); },
-        [&](int key, int row) {
-          const int tile_key = 16 * (key / 16 * Config::kWarpsKV + warp_kv_) + key % 16;
-          return first_row + row < p_.shape.len_q && first_key_ + tile_key < visibility_.visible_keys(first_row + row);
-        });
+    const auto first_column = [&](int n) { return 16 * (n / 2 * Config::kWarpsQ + warp_q_) + 8 * (n & 1); };
+    const auto sees = [&](int key, int row) {
+      const int tile_key = 16 * (key / 16 * Config::kWarpsKV + warp_kv_) + key % 16;
+      if constexpr (kModified) return modified_head(step).sees(first_row + row, first_key_ + tile_key);
+      return first_row + row < p_.shape.len_q && first_key_ + tile_key < visibility_.visible_keys(first_row + row);
+    };
+    if constexpr (kModified) {
+      add_nonfinite_asking_once<Element>(grad_v_, s_.grad_o[buffer], first_column, sees);
+    } else {
+      add_nonfinite<Element>(grad_v_, s_.grad_o[buffer], first_column, sees);
+    }
     const int thread = ptx::thread_index_anew();
     if (thread < Config::kTileQ) {
       if (row_has_nonfinite<Element>(s_.q[buffer], thread)) s_.lse_log2[buffer][thread] = NAN;
@@ -396,7 +448,7 @@ class BackwardBlock {
     }
   }
 
-  const BackwardParams& p_;
+  const Params& p_;
   Shared& s_;
   const Visibility visibility_;
   const int warp_kv_, warp_q_;
@@ -408,7 +460,7 @@ class BackwardBlock {
 };
 
 template <class Config>
-__global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm) backward_kernel(const __grid_constant__ BackwardParams params) {
+__global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm) backward_kernel(const __grid_constant__ typename Config::Params params) {
   extern __shared__ __align__(128) unsigned char s_memory[];
   BackwardBlock<Config> block(params, *reinterpret_cast<typename Config::Shared*>(s_memory));
   block.run();

@@ -26,6 +26,23 @@ constexpr BackwardKernelOf kGradQKernels[kNumGradQ][2] = {
     {grad_q_kernel_of<3, __half>, grad_q_kernel_of<3, __nv_bfloat16>},
 };
 
+/// The same with ModifiedScores. Row: place in kModifiedBackward.
+constexpr ModifiedBackwardKernelOf kModifiedKernels[][2] = {
+    {modified_backward_kernel_of<0, __half>, modified_backward_kernel_of<0, __nv_bfloat16>},
+    {modified_backward_kernel_of<1, __half>, modified_backward_kernel_of<1, __nv_bfloat16>},
+    {modified_backward_kernel_of<5, __half>, modified_backward_kernel_of<5, __nv_bfloat16>},
+    {modified_backward_kernel_of<6, __half>, modified_backward_kernel_of<6, __nv_bfloat16>},
+};
+static_assert(sizeof(kModifiedKernels) / sizeof(kModifiedKernels[0]) == sizeof(kModifiedBackward) / sizeof(kModifiedBackward[0]), "one row each");
+
+/// Row: place in kModifiedGradQ.
+constexpr ModifiedBackwardKernelOf kModifiedGradQKernels[][2] = {
+    {modified_grad_q_kernel_of<0, __half>, modified_grad_q_kernel_of<0, __nv_bfloat16>},
+    {modified_grad_q_kernel_of<1, __half>, modified_grad_q_kernel_of<1, __nv_bfloat16>},
+    {modified_grad_q_kernel_of<3, __half>, modified_grad_q_kernel_of<3, __nv_bfloat16>},
+};
+static_assert(sizeof(kModifiedGradQKernels) / sizeof(kModifiedGradQKernels[0]) == sizeof(kModifiedGradQ) / sizeof(kModifiedGradQ[0]), "one row each");
+
 BackwardParams make_params(const BackwardVariant& variant, const BackwardArgs& args) {
   const Problem& problem = args.problem;
   BackwardParams params{};
@@ -72,6 +89,17 @@ TileOrder make_order(int64_t tiles, int64_t heads, int64_t bytes_per_head, fa_de
   return order;
 }
 
+/// Queues a main or grad_q kernel: the plain one, or the modified one where the problem sets a variant.
+void launch_either(BackwardKernel plain, ModifiedBackwardKernel modified, const char* name, const BackwardArgs& args, int64_t blocks, int warps,
+                   int64_t shared_bytes, const BackwardParams& params) {
+  if (modified == nullptr) {
+    launch(plain, name, args.device, blocks, 32 * warps, shared_bytes, args.stream, params);
+    return;
+  }
+  const ModifiedBackwardParams with_scores{params, score_params_of(args.problem, args.variants), args.grad_sinks, args.problem.batch};
+  launch(modified, name, args.device, blocks, 32 * warps, shared_bytes, args.stream, with_scores);
+}
+
 }  // namespace
 }  // namespace sm80
 
@@ -80,17 +108,22 @@ void sm80_backward(const Plan& plan, const BackwardArgs& args) {
   const Problem& problem = args.problem;
   const BackwardVariant& variant = kBackward[plan.variant];
   const int column = problem.dtype == DType::kBFloat16 ? 1 : 0;
+  const bool modified = variants_of(problem) != 0;
   BackwardParams params = make_params(variant, args);
   if (params.num_rows > 0) {
-    const auto prepare = column == 0 ? prepare_kernel_of<__half>() : prepare_kernel_of<__nv_bfloat16>();
+    const auto prepare = column == 0 ? prepare_kernel_of<__half>(modified) : prepare_kernel_of<__nv_bfloat16>(modified);
     launch(prepare, "sm80_backward_prepare", args.device, ceil_div(params.num_rows, kPassThreads / lanes_per_row(variant.padded_dim)), kPassThreads, 0,
            args.stream, params);
+  }
+  // Without rows the sums are empty: the kernel writes zeros.
+  if (args.grad_sinks != nullptr) {
+    launch_either(nullptr, grad_sinks_kernel_of(), "sm80_backward_grad_sinks", args, problem.heads_q, kPassThreads / 32, 0, params);
   }
   if (plan.blocks > 0) {
     const int64_t bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * variant.padded_dim) * problem.group_size();
     params.order = make_order(ceil_div(problem.len_kv, variant.tile_kv), problem.batch * problem.heads_kv, bytes, args.device);
-    launch(kKernels[plan.variant][column](), plan.kernel_name, args.device, plan.blocks, 32 * variant.warps_kv * variant.warps_q,
-           backward_shared_bytes(variant), args.stream, params);
+    launch_either(kKernels[plan.variant][column](), modified ? kModifiedKernels[place_of(plan.variant, kModifiedBackward)][column]() : nullptr,
+                  plan.kernel_name, args, plan.blocks, variant.warps_kv * variant.warps_q, backward_shared_bytes(variant), params);
   }
   if (params.num_rows == 0) return;
   if (!problem.deterministic) {
@@ -106,8 +139,8 @@ void sm80_backward(const Plan& plan, const BackwardArgs& args) {
   params.order =
       make_order(tiles, problem.batch * problem.heads_q, 2 * problem.len_kv * (problem.head_dim + problem.head_dim_v) / problem.group_size(), args.device);
   params.order.last_first = problem.is_causal();
-  launch(kGradQKernels[row][column](), grad_q.name, args.device, tiles * problem.batch * problem.heads_q, 32 * grad_q.warps, grad_q_shared_bytes(grad_q),
-         args.stream, params);
+  launch_either(kGradQKernels[row][column](), modified ? kModifiedGradQKernels[place_of(row, kModifiedGradQ)][column]() : nullptr, grad_q.name, args,
+                tiles * problem.batch * problem.heads_q, grad_q.warps, grad_q_shared_bytes(grad_q), params);
 }
 
 }  // namespace fa

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "attention/score_params.h"
 #include "attention/tile_order.h"
 #include "kernels/sm80/shape.h"
 
@@ -34,6 +35,13 @@ struct BackwardParams {
   int64_t num_rows;  ///< prepare kernel: batch * heads_q * padded_rows
   // Finish kernel: how the main kernel's warps share a tile of grad_q.
   int tile_q, warps_dq_rows, warps_dq_cols;
+};
+
+/// Of the kernels compiled with ModifiedScores.
+struct ModifiedBackwardParams : BackwardParams {
+  ScoreParams scores;
+  float* grad_sinks;  ///< (heads_q), or null
+  int64_t batch;
 };
 
 }  // namespace fa::sm80

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "attention/visibility.cuh"
+#include "kernels/sm80/backward/grad_sinks.cuh"
 #include "kernels/sm80/backward/passes.h"
 #include "kernels/sm80/backward/table.h"
 #include "ptx/mma_sync.cuh"
@@ -46,8 +47,9 @@ __device__ __forceinline__ int64_t block_from_last() {
   return gridDim.x - 1 - blockIdx.x;
 }
 
-/// A row of the padded workspace per group of padded_dim / 8 lanes (32 for 192 and 256).
-template <class Element>
+/// A row of the padded workspace per group of padded_dim / 8 lanes (32 for 192 and 256). kModified: a row counts if its log-sum-exp says that it saw a key or a
+/// sink; the range of keys alone does not tell.
+template <class Element, bool kModified>
 __global__ void __launch_bounds__(kPassThreads) prepare_kernel(const __grid_constant__ BackwardParams p) {
   const int lanes = lanes_per_row(p.padded_dim);
   const int lane = threadIdx.x % lanes;
@@ -57,7 +59,12 @@ __global__ void __launch_bounds__(kPassThreads) prepare_kernel(const __grid_cons
   const int i = static_cast<int>(row - head_index * p.padded_rows);
   const int64_t batch = head_index / p.shape.heads_q, head = head_index - batch * p.shape.heads_q;
   const Visibility visibility{p.shape.len_kv, p.shape.causal_offset, p.shape.causal};
-  const bool counts = in_workspace && i < p.shape.len_q && visibility.visible_keys(i) > 0;
+  bool counts = in_workspace && i < p.shape.len_q;
+  if constexpr (kModified) {
+    counts = counts && p.lse[head_index * p.shape.len_q + i] != -INFINITY;
+  } else {
+    counts = counts && visibility.visible_keys(i) > 0;
+  }
   float sum = 0.0f;
   if (counts && 8 * lane < p.shape.head_dim_v) {
     alignas(16) uint16_t o[8], grad_o[8];
@@ -113,15 +120,23 @@ __global__ void __launch_bounds__(kPassThreads) finish_kernel(const __grid_const
   store8(p.grad_q + batch * p.grad_q_strides.batch + head * p.grad_q_strides.head + i * p.grad_q_strides.seq + 8 * chunk, values, p.shape.aligned);
 }
 
+__global__ void __launch_bounds__(kPassThreads) grad_sinks_kernel(const __grid_constant__ ModifiedBackwardParams params) {
+  __shared__ GradSinksConfig::Shared s_shared;
+  GradSinksBlock<GradSinksConfig>(params, s_shared).run();
+}
+
 }  // namespace
 
 template <>
-BackwardKernel prepare_kernel_of<__half>() {
-  return prepare_kernel<__half>;
+BackwardKernel prepare_kernel_of<__half>(bool modified) {
+  return modified ? prepare_kernel<__half, true> : prepare_kernel<__half, false>;
 }
 template <>
-BackwardKernel prepare_kernel_of<__nv_bfloat16>() {
-  return prepare_kernel<__nv_bfloat16>;
+BackwardKernel prepare_kernel_of<__nv_bfloat16>(bool modified) {
+  return modified ? prepare_kernel<__nv_bfloat16, true> : prepare_kernel<__nv_bfloat16, false>;
+}
+ModifiedBackwardKernel grad_sinks_kernel_of() {
+  return grad_sinks_kernel;
 }
 template <>
 BackwardKernel finish_kernel_of<__half>() {

@@ -16,9 +16,20 @@ template <int kVariant, class Element>
 BackwardKernel backward_kernel_of();
 template <int kVariant, class Element>
 BackwardKernel grad_q_kernel_of();
+/// modified: whether a row counts is said by its log-sum-exp, not by the causal mask.
 template <class Element>
-BackwardKernel prepare_kernel_of();
+BackwardKernel prepare_kernel_of(bool modified);
 template <class Element>
 BackwardKernel finish_kernel_of();
+
+/// The same with ModifiedScores, for the rows of kModifiedBackward and kModifiedGradQ.
+using ModifiedBackwardKernel = void (*)(ModifiedBackwardParams);
+using ModifiedBackwardKernelOf = ModifiedBackwardKernel (*)();
+
+template <int kVariant, class Element>
+ModifiedBackwardKernel modified_backward_kernel_of();
+template <int kVariant, class Element>
+ModifiedBackwardKernel modified_grad_q_kernel_of();
+ModifiedBackwardKernel grad_sinks_kernel_of();
 
 }  // namespace fa::sm80

@@ -2,7 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
+#include "attention/score_policy.cuh"
+#include "kernels/sm80/forward/params.h"
 #include "plan/sm80_variants.h"
 #include "tile/shared_tile.cuh"
 
@@ -14,9 +17,11 @@ struct ForwardRow {
   static constexpr ForwardVariant kVariant = kForward[kIndex];
 };
 
-template <class Element_, class Row>
+template <class Element_, class Row, class Policy_ = PlainScores>
 struct ForwardConfig {
   using Element = Element_;
+  using Policy = Policy_;
+  using Params = std::conditional_t<Policy::kModified, ModifiedForwardParams, ForwardParams>;
   static constexpr ForwardVariant kVariant = Row::kVariant;
   static constexpr int kDim = kVariant.padded_dim;
   static constexpr int kTileQ = kVariant.tile_q;
@@ -41,6 +46,7 @@ struct ForwardConfig {
   struct Base {
     const uint16_t* k;
     const uint16_t* v;
+    int first_kv_tile;  ///< of the modified kernels
   };
 
   struct Shared {

@@ -11,4 +11,9 @@ ForwardKernel forward_kernel_of() {
   return forward_kernel<ForwardConfig<Element, ForwardRow<kVariant>>>;
 }
 
+template <int kVariant, class Element>
+ModifiedForwardKernel modified_forward_kernel_of() {
+  return forward_kernel<ForwardConfig<Element, ForwardRow<kVariant>, ModifiedScores>>;
+}
+
 }  // namespace fa::sm80

@@ -3,6 +3,7 @@
 
 #include "attention/nonfinite.cuh"
 #include "attention/online_softmax.cuh"
+#include "attention/score_policy.cuh"
 #include "attention/visibility.cuh"
 #include "kernels/sm80/forward/config.h"
 #include "kernels/sm80/forward/params.h"
@@ -14,17 +15,20 @@
 
 namespace fa::sm80 {
 
-/// One block's work: a tile of query rows of one head against all keys they see.
+/// One block's work: a tile of query rows of one head against all keys they see. Config::Policy says what happens to scores beyond scale and causal mask.
 template <class Config>
 class ForwardBlock {
   using Element = typename Config::Element;
   using Shared = typename Config::Shared;
+  using Params = typename Config::Params;
+  using Policy = typename Config::Policy;
+  static constexpr bool kModified = Policy::kModified;
   static constexpr int kM = Config::kM;
   static constexpr int kThreads = Config::kThreads;
   static constexpr int kAhead = 0;  ///< loading fragments ahead was slower at every head_dim (README.md)
 
  public:
-  __device__ __forceinline__ ForwardBlock(const ForwardParams& params, Shared& shared)
+  __device__ __forceinline__ ForwardBlock(const Params& params, Shared& shared)
       : p_(params),
         s_(shared),
         visibility_{params.shape.len_kv, params.shape.causal_offset, params.shape.causal},
@@ -37,7 +41,12 @@ class ForwardBlock {
     const int64_t head = work.head - batch * params.shape.heads_q;
     first_row_ = work.tile * Config::kTileQ;
     const int last_row = min(first_row_ + Config::kTileQ, params.shape.len_q) - 1;
-    num_kv_tiles_ = (visibility_.visible_keys(last_row) + Config::kTileKV - 1) / Config::kTileKV;
+    if constexpr (kModified) {
+      num_kv_tiles_ = (params.scores.range.end_key(last_row) + Config::kTileKV - 1) / Config::kTileKV;
+      if (threadIdx.x == 0) shared.base.first_kv_tile = params.scores.range.begin_key(first_row_) / Config::kTileKV;
+    } else {
+      num_kv_tiles_ = (visibility_.visible_keys(last_row) + Config::kTileKV - 1) / Config::kTileKV;
+    }
     const int64_t kv_head = head / params.shape.group_size;
     if (threadIdx.x == 0) {
       shared.base.k = params.k + batch * params.k_strides.batch + kv_head * params.k_strides.head;
@@ -55,7 +64,7 @@ class ForwardBlock {
 #pragma unroll 1
     do {
       attend(careful);
-      careful = p_.shape.causal && !careful && __syncthreads_or(any_nonfinite(o_));
+      careful = (kModified || p_.shape.causal) && !careful && __syncthreads_or(any_nonfinite(o_));
     } while (careful);
     write_out();
   }
@@ -67,8 +76,9 @@ class ForwardBlock {
     constexpr bool kTwoStages = Config::kStages == 2;
     softmax_.reset();
     clear(o_);
-    if (num_kv_tiles_ > 0) copy_k(num_kv_tiles_ - 1);
-    if (kTwoStages && num_kv_tiles_ > 0) copy_v(num_kv_tiles_ - 1);
+    const int first_tile = first_kv_tile();
+    if (num_kv_tiles_ > first_tile) copy_k(num_kv_tiles_ - 1);
+    if (kTwoStages && num_kv_tiles_ > first_tile) copy_v(num_kv_tiles_ - 1);
     ptx::cp_async_commit();
     if (Config::kQInRegisters) {
       ptx::cp_async_wait<0>();
@@ -80,28 +90,32 @@ class ForwardBlock {
       }
     }
 #pragma unroll 1
-    for (int tile = num_kv_tiles_ - 1; tile >= 0; --tile) {
+    for (int tile = num_kv_tiles_ - 1; tile >= first_tile; --tile) {
       ptx::cp_async_wait<0>();
       __syncthreads();
       if (!kTwoStages) {
         copy_v(tile);
-      } else if (tile > 0) {
+      } else if (tile > first_tile) {
         copy_k(tile - 1);
         copy_v(tile - 1);
       }
       ptx::cp_async_commit();
       if (kTwoStages && FA_UNLIKELY(careful)) set_aside_nonfinite(tile);
       // A warp none of whose rows sees the tile sits it out: half of the warps on the diagonal.
-      const bool seen = tile * Config::kTileKV < visibility_.visible_keys(first_row_ + warp_row_ + 16 * kM - 1);
+      const bool seen = is_seen(tile);
       Accumulators<kM, Config::kScoreN> s;
       if (seen) {
         score(s, tile);
-        mask(s, tile);
+        if constexpr (kModified) {
+          modify(s, tile * Config::kTileKV);
+        } else {
+          mask(s, tile);
+        }
       }
       if (!kTwoStages) {
         ptx::cp_async_wait<0>();
         __syncthreads();
-        if (tile > 0) copy_k(tile - 1);
+        if (tile > first_tile) copy_k(tile - 1);
         ptx::cp_async_commit();
       }
       if (!kTwoStages && FA_UNLIKELY(careful)) set_aside_nonfinite(tile);
@@ -110,6 +124,28 @@ class ForwardBlock {
     // Blocks that see no key wait here for q: o takes its place.
     ptx::cp_async_wait<0>();
     __syncthreads();
+  }
+
+  /// First of the tiles that some row sees; the last one is num_kv_tiles_ - 1.
+  __device__ __forceinline__ int first_kv_tile() const {
+    if constexpr (kModified) return s_.base.first_kv_tile;
+    return 0;
+  }
+  /// Whether some row of the warp sees the tile.
+  __device__ __forceinline__ bool is_seen(int tile) const {
+    const int first_row = first_row_ + warp_row_, first_key = tile * Config::kTileKV;
+    if constexpr (kModified) return p_.scores.range.sees_some(first_row, first_row + 16 * kM - 1, first_key, first_key + Config::kTileKV - 1);
+    return first_key < visibility_.visible_keys(first_row + 16 * kM - 1);
+  }
+  /// The modifications for the block's head.
+  __device__ __forceinline__ typename Policy::template Head<Element> modified_head() const {
+    const TileOrder::Work work = p_.order.work(ptx::block_index_anew());
+    const int64_t batch = work.head / p_.shape.heads_q;
+    return {p_.scores, batch, work.head - batch * p_.shape.heads_q};
+  }
+  /// Factor from scores as they are kept to base 2.
+  __device__ __forceinline__ float to_log2() const {
+    return kModified ? 1.0f : p_.shape.scale_log2;
   }
 
   __device__ __forceinline__ int stage(int tile) const {
@@ -164,17 +200,41 @@ class ForwardBlock {
     }
   }
 
+  /// s becomes what the modifications make of it, in base 2.
+  __device__ __forceinline__ void modify(Accumulators<kM, Config::kScoreN>& s, int first_key) {
+    const int first_row = first_row_ + warp_row_;
+    const bool whole = p_.scores.range.sees_whole(first_row, first_row + 16 * kM - 1, first_key, first_key + Config::kTileKV - 1);
+    modified_head().modify(s, whole, [&](int m, int n, int i) { return pair_of(first_key, m, n, i); });
+  }
+  __device__ __forceinline__ Pair pair_of(int first_key, int m, int n, int i) const {
+    const int lane = ptx::thread_index_anew() & 31;
+    return {first_row_ + warp_row_ + 16 * m + 8 * (i >> 1) + (lane >> 2), first_key + 8 * n + 2 * (lane & 3) + (i & 1)};
+  }
+  /// Dropout of columns 16 k … 16 k + 15 of the probabilities of row block m, whose sums are already taken.
+  __device__ __forceinline__ void drop(Accumulators<kM, Config::kScoreN>& s, int first_key, int m, int k) const {
+    if constexpr (kModified) {
+      if (p_.scores.drop_below == 0) return;
+      const auto head = modified_head();
+#pragma unroll
+      for (int n = 2 * k; n < 2 * k + 2; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) s[m][n][i] *= head.keep(pair_of(first_key, m, n, i));
+      }
+    }
+  }
+
   /// o += softmax(s) v, step by step of 16 keys so that exponentials and products interleave.
   __device__ __forceinline__ void accumulate(Accumulators<kM, Config::kScoreN>& s, int tile) {
-    softmax_.raise_reference(s, o_, p_.shape.scale_log2);
+    softmax_.raise_reference(s, o_, to_log2());
     float shifts[2 * kM];
 #pragma unroll
-    for (int r = 0; r < 2 * kM; ++r) shifts[r] = softmax_.shift(r, p_.shape.scale_log2);
+    for (int r = 0; r < 2 * kM; ++r) shifts[r] = softmax_.shift(r, to_log2());
     const int offset = stage_bytes(tile);
     multiply<Element, Config::kOutSteps, kAhead>(
         [&](int) -> auto& { return o_; },
         [&](uint32_t(&a)[4], int m, int k) {
-          if (m == 0) softmax_.exponentiate(s, k, shifts, p_.shape.scale_log2);
+          if (m == 0) softmax_.exponentiate(s, k, shifts, to_log2());
+          drop(s, tile * Config::kTileKV, m, k);
           round_to_a<Element>(a, s, m, k);
         },
         [&](uint32_t(&b)[4], int pair, int k) { v_operand_.load(b, k, pair, offset); });
@@ -183,13 +243,28 @@ class ForwardBlock {
   /// Rare path, block-wide: adds non-finite elements of v to the rows that see them and zeroes them in the tile.
   __device__ __forceinline__ void set_aside_nonfinite(int tile) {
     const int first_key = tile * Config::kTileKV;
-    if (first_key + Config::kTileKV <= visibility_.visible_keys(first_row_)) return;
-    add_nonfinite<Element>(
-        o_, s_.v[stage(tile)], [](int n) { return 8 * n; },
-        [&](int row, int key) { return first_key + key < visibility_.visible_keys(first_row_ + warp_row_ + row); });
+    if constexpr (kModified) {
+      const auto head = modified_head();
+      add_nonfinite_asking_once<Element>(
+          o_, s_.v[stage(tile)], [](int n) { return 8 * n; }, [&](int row, int key) { return head.sees(first_row_ + warp_row_ + row, first_key + key); });
+    } else {
+      if (first_key + Config::kTileKV <= visibility_.visible_keys(first_row_)) return;
+      add_nonfinite<Element>(
+          o_, s_.v[stage(tile)], [](int n) { return 8 * n; },
+          [&](int row, int key) { return first_key + key < visibility_.visible_keys(first_row_ + warp_row_ + row); });
+    }
     __syncthreads();
     zero_nonfinite<Element, kThreads>(s_.v[stage(tile)], threadIdx.x);
     __syncthreads();
+  }
+
+  /// The sum of row r with the sink of the block's head, if there are modifications.
+  __device__ __forceinline__ SinkSum add_sink(int r, float total) const {
+    if constexpr (kModified) {
+      const int head = p_.order.work(ptx::block_index_anew()).head % p_.shape.heads_q;
+      return fa::add_sink(softmax_.reference[r], total, p_.scores.sinks != nullptr ? p_.scores.sinks[head] * kScoreLog2E : -INFINITY);
+    }
+    return {};
   }
 
   /// Divides by the sums, writes o and the log-sum-exp. Rows that see no key get 0 and -inf.
@@ -203,11 +278,14 @@ class ForwardBlock {
       const int m = r / 2, half = r % 2 * 2;
       const int tile_row = warp_row_ + 16 * m + 4 * half + (lane >> 2);
       const int row = first_row_ + tile_row;
-      const bool sees_keys = visibility_.visible_keys(row) > 0;
+      const bool sees_keys = kModified || visibility_.visible_keys(row) > 0;
       const float total = softmax_.total(r);
-      const float inverse = sees_keys ? 1.0f / total : 0.0f;
+      const SinkSum with_sink = add_sink(r, total);
+      const float inverse = kModified ? with_sink.inverse : sees_keys ? 1.0f / total : 0.0f;
       if ((lane & 3) == 0 && row < p_.shape.len_q && p_.lse != nullptr) {
-        p_.lse[static_cast<int64_t>(work.head) * p_.shape.len_q + row] = sees_keys ? softmax_.reference[r] * p_.shape.scale + logf(total) : -INFINITY;
+        p_.lse[static_cast<int64_t>(work.head) * p_.shape.len_q + row] = kModified   ? with_sink.lse
+                                                                         : sees_keys ? softmax_.reference[r] * p_.shape.scale + logf(total)
+                                                                                     : -INFINITY;
       }
 #pragma unroll
       for (int n = 0; n < Config::kOutN; ++n) {
@@ -219,7 +297,7 @@ class ForwardBlock {
     copy_to_global<16 * kM, 32>(s_.q, g_o, first_row_, warp_row_, lane);
   }
 
-  const ForwardParams& p_;
+  const Params& p_;
   Shared& s_;
   const Visibility visibility_;
   const int warp_row_;  ///< first row of the warp within the tile
@@ -233,7 +311,7 @@ class ForwardBlock {
 };
 
 template <class Config>
-__global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm) forward_kernel(const __grid_constant__ ForwardParams params) {
+__global__ void __launch_bounds__(Config::kThreads, Config::kBlocksPerSm) forward_kernel(const __grid_constant__ typename Config::Params params) {
   extern __shared__ __align__(128) unsigned char s_memory[];
   ForwardBlock<Config> block(params, *reinterpret_cast<typename Config::Shared*>(s_memory));
   block.run();

@@ -17,6 +17,14 @@ constexpr ForwardKernelOf kKernels[kNumForward][2] = {
     {forward_kernel_of<3, __half>, forward_kernel_of<3, __nv_bfloat16>},
 };
 
+/// The same with ModifiedScores. Row: place in kModifiedForward.
+constexpr ModifiedForwardKernelOf kModifiedKernels[][2] = {
+    {modified_forward_kernel_of<0, __half>, modified_forward_kernel_of<0, __nv_bfloat16>},
+    {modified_forward_kernel_of<1, __half>, modified_forward_kernel_of<1, __nv_bfloat16>},
+    {modified_forward_kernel_of<3, __half>, modified_forward_kernel_of<3, __nv_bfloat16>},
+};
+static_assert(sizeof(kModifiedKernels) / sizeof(kModifiedKernels[0]) == sizeof(kModifiedForward) / sizeof(kModifiedForward[0]), "one row each");
+
 /// Heads worked on at a time: enough to have long tiles beside the short ones of a causal mask, few enough that loading their keys and values for the first
 /// time does not come in bursts.
 constexpr int kSectionHeads = 8;
@@ -48,7 +56,14 @@ void sm80_forward(const Plan& plan, const ForwardArgs& args) {
   using namespace sm80;
   if (plan.blocks == 0) return;  // no query rows: nothing to write
   const ForwardVariant& variant = kForward[plan.variant];
-  const ForwardKernel kernel = kKernels[plan.variant][args.problem.dtype == DType::kBFloat16 ? 1 : 0]();
+  const int column = args.problem.dtype == DType::kBFloat16 ? 1 : 0;
+  if (variants_of(args.problem) != 0) {
+    const ModifiedForwardKernel modified = kModifiedKernels[place_of(plan.variant, kModifiedForward)][column]();
+    launch(modified, plan.kernel_name, args.device, plan.blocks, 32 * variant.warps, forward_shared_bytes(variant), args.stream,
+           ModifiedForwardParams{make_params(variant, args), score_params_of(args.problem, args.variants)});
+    return;
+  }
+  const ForwardKernel kernel = kKernels[plan.variant][column]();
   launch(kernel, plan.kernel_name, args.device, plan.blocks, 32 * variant.warps, forward_shared_bytes(variant), args.stream, make_params(variant, args));
 }
 

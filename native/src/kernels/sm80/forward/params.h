@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "attention/score_params.h"
 #include "attention/tile_order.h"
 #include "kernels/sm80/shape.h"
 
@@ -17,6 +18,11 @@ struct ForwardParams {
   Strides q_strides, k_strides, v_strides, o_strides;
   Shape shape;
   TileOrder order;  ///< of query tiles and query heads
+};
+
+/// Of the kernels compiled with ModifiedScores.
+struct ModifiedForwardParams : ForwardParams {
+  ScoreParams scores;
 };
 
 }  // namespace fa::sm80

@@ -15,4 +15,11 @@ using ForwardKernelOf = ForwardKernel (*)();
 template <int kVariant, class Element>
 ForwardKernel forward_kernel_of();
 
+/// The same with ModifiedScores, for the rows of kModifiedForward.
+using ModifiedForwardKernel = void (*)(ModifiedForwardParams);
+using ModifiedForwardKernelOf = ModifiedForwardKernel (*)();
+
+template <int kVariant, class Element>
+ModifiedForwardKernel modified_forward_kernel_of();
+
 }  // namespace fa::sm80

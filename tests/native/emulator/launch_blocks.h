@@ -1,0 +1,20 @@
+// Runs kernels block by block. For files that are compiled as device code.
+#pragma once
+
+#include "emulator.h"
+
+namespace fa_test {
+
+/// Runs the whole grid of a kernel, block after block.
+template <class Config, template <class> class Block, class Params>
+void launch_blocks(const Params& params) {
+  using Shared = typename Config::Shared;
+  for (int block = 0; block < params.order.num_tiles * params.order.num_heads; ++block) {
+    emulator::run_block(block, Config::kThreads, sizeof(Shared), [&] {
+      Block<Config> work(params, *reinterpret_cast<Shared*>(emulator::shared_memory()));
+      work.run();
+    });
+  }
+}
+
+}  // namespace fa_test

@@ -1,0 +1,147 @@
+// Modifications of scores in the two forms of a case: tensors and parameters for the kernels, functions of a pair for the reference.
+#include <cuda_fp16.h>
+
+#include <array>
+#include <cmath>
+#include <limits>
+#include <random>
+
+#include "attention_case.h"
+
+namespace fa_test {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr uint64_t kSeed = 0x123456789abcdef0u;
+constexpr uint32_t kOffset = 7;
+
+std::mt19937 g_random(2);
+
+int floor_div(int dividend, int divisor) {
+  return dividend / divisor - (dividend % divisor < 0);
+}
+
+/// Philox4x32-10: the words of one counter.
+std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t seed) {
+  std::array<uint32_t, 2> key{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t a = uint64_t{0xD2511F53u} * counter[0], b = uint64_t{0xCD9E8D57u} * counter[2];
+    counter = {static_cast<uint32_t>(b >> 32) ^ counter[1] ^ key[0], static_cast<uint32_t>(b), static_cast<uint32_t>(a >> 32) ^ counter[3] ^ key[1],
+               static_cast<uint32_t>(a)};
+    key = {key[0] + 0x9E3779B9u, key[1] + 0xBB67AE85u};
+  }
+  return counter;
+}
+
+std::vector<float> random_values(int count) {
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) value = normal(g_random);
+  return values;
+}
+
+std::vector<uint8_t> random_flags(int count) {
+  std::vector<uint8_t> flags(static_cast<size_t>(count));
+  for (uint8_t& flag : flags) flag = g_random() % 4 != 0;
+  return flags;
+}
+
+/// (batch, heads, rows, columns), or where broadcast (batch, 1, 1, columns).
+fa::PairTensor pair_tensor(void* data, int heads, int rows, int columns, bool broadcast) {
+  fa::PairTensor tensor;
+  tensor.data = data;
+  tensor.row_stride = broadcast ? 0 : columns;
+  tensor.head_stride = broadcast ? 0 : static_cast<int64_t>(rows) * columns;
+  tensor.batch_stride = broadcast ? columns : heads * tensor.head_stride;
+  return tensor;
+}
+
+size_t place(const fa::PairTensor& tensor, int b, int h, int row, int column) {
+  return static_cast<size_t>(b * tensor.batch_stride + h * tensor.head_stride + row * tensor.row_stride + column);
+}
+
+}  // namespace
+
+void AttentionCase::make_modifications() {
+  const CaseOptions& o = options_;
+  fa::Variants& v = problem_.variants;
+  const int heads = o.batch * o.heads_q;
+  v.window_left = o.window_left;
+  v.window_right = o.window_right;
+  v.chunk = o.chunk;
+  v.softcap = o.softcap;
+  v.alibi = o.alibi > 0;
+  v.sinks = o.sinks;
+  v.bias = o.bias > 0;
+  v.bias_dtype = o.bias == 1 ? fa::DType::kFloat32 : fa::DType::kFloat16;
+  v.visible = o.visible > 0;
+  v.block_mask = o.block_mask > 0;
+  v.block_q = v.block_kv = o.block_mask;
+  v.dropout = {o.dropout, kSeed, kOffset};
+  slopes_ = random_values(heads);
+  for (float& slope : slopes_) slope = std::fabs(slope) / 4;
+  variant_args_.alibi_slopes = slopes_.data();
+  variant_args_.alibi_batch_stride = o.alibi == 2 ? o.heads_q : 0;
+  sinks_ = random_values(o.heads_q);
+  variant_args_.sinks = sinks_.data();
+  if (v.bias) {
+    bias_ = random_values(heads * o.len_q * o.len_kv);
+    for (float& bias : bias_) {
+      if (g_random() % 8 == 0) bias = -kInfinity;
+    }
+    for (float& bias : bias_) bias16_.push_back(__float2half_rn(bias).bits);
+    void* data = o.bias == 1 ? static_cast<void*>(bias_.data()) : static_cast<void*>(bias16_.data());
+    variant_args_.bias = pair_tensor(data, o.heads_q, o.len_q, o.len_kv, o.bias == 2);
+  }
+  if (v.visible) {
+    visible_ = random_flags(heads * o.len_q * o.len_kv);
+    variant_args_.visible = pair_tensor(visible_.data(), o.heads_q, o.len_q, o.len_kv, o.visible == 2);
+  }
+  if (v.block_mask) {
+    const int rows = (o.len_q + o.block_mask - 1) / o.block_mask, columns = (o.len_kv + o.block_mask - 1) / o.block_mask;
+    block_mask_ = random_flags(heads * rows * columns);
+    variant_args_.block_mask = pair_tensor(block_mask_.data(), o.heads_q, rows, columns, false);
+  }
+}
+
+fa::ScoreParams AttentionCase::score_params() const {
+  return fa::score_params_of(problem_, variant_args_);
+}
+
+Modifications AttentionCase::reference_modifications() const {
+  Modifications mods;
+  const fa::Variants& v = problem_.variants;
+  const int offset = problem_.bottom_right() ? options_.len_kv - options_.len_q : 0;
+  const bool window = options_.mask == fa::Mask::kWindowTopLeft || options_.mask == fa::Mask::kWindowBottomRight;
+  const auto bias_at = [this](int b, int h, int i, int j) {
+    const size_t at = place(variant_args_.bias, b, h, i, j);
+    return options_.bias == 1 ? bias_[at] : __half2float({bias16_[at]});
+  };
+  mods.sees = [=, this](int b, int h, int i, int j) {
+    const int position = i + offset;
+    if (window && v.window_left >= 0 && j < position - v.window_left) return false;
+    if (window && v.window_right >= 0 && j > position + v.window_right) return false;
+    if (v.chunk > 0 && floor_div(position, static_cast<int>(v.chunk)) != j / v.chunk) return false;
+    if (v.visible && visible_[place(variant_args_.visible, b, h, i, j)] == 0) return false;
+    if (v.block_mask && block_mask_[place(variant_args_.block_mask, b, h, i / v.block_q, j / v.block_kv)] == 0) return false;
+    return !v.bias || bias_at(b, h, i, j) != -kInfinity;
+  };
+  mods.addend = [=, this](int b, int h, int i, int j) {
+    double sum = 0;
+    if (v.bias) sum += static_cast<double>(bias_at(b, h, i, j));
+    if (v.alibi) sum -= static_cast<double>(slopes_[static_cast<size_t>(b * variant_args_.alibi_batch_stride + h)]) * std::abs(i + offset - j);
+    return sum;
+  };
+  mods.softcap = static_cast<double>(v.softcap);
+  if (v.sinks) mods.sinks.assign(sinks_.begin(), sinks_.end());
+  if (v.dropout.probability > 0) {
+    mods.keep = [=, this](int b, int h, int i, int j) {
+      const auto words = philox({static_cast<uint32_t>(j / 4), static_cast<uint32_t>(i), static_cast<uint32_t>(b * options_.heads_q + h), kOffset}, kSeed);
+      const double bound = std::floor(static_cast<double>(options_.dropout) * 4294967296.0);
+      return words[static_cast<size_t>(j % 4)] < bound ? 0.0 : 1 / (1 - static_cast<double>(options_.dropout));
+    };
+  }
+  return mods;
+}
+
+}  // namespace fa_test

@@ -1,0 +1,236 @@
+// The kernels compiled with ModifiedScores against the definition: windows, chunks, softcap, ALiBi, bias, masks, sinks and dropout, alone and together, forward
+// and backward, with lengths that are no multiple of a tile, grouped heads, and NaN and infinity where they are hidden.
+#include <gtest/gtest.h>
+
+#include <exception>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "attention_case.h"
+#include "kernels/sm80/backward/grad_q.cuh"
+#include "kernels/sm80/backward/grad_sinks.cuh"
+#include "kernels/sm80/backward/kernel.cuh"
+#include "kernels/sm80/forward/kernel.cuh"
+#include "launch_blocks.h"
+
+namespace fa_test {
+namespace {
+
+using fa::Mask;
+using fa::ModifiedScores;
+
+constexpr Mask kWindowTopLeft = Mask::kWindowTopLeft, kWindowBottomRight = Mask::kWindowBottomRight;
+
+void check_grad_sinks(const AttentionCase& attention, fa::sm80::ModifiedBackwardParams params) {
+  std::vector<float> grad_sinks(static_cast<size_t>(params.shape.heads_q), std::numeric_limits<float>::quiet_NaN());
+  params.grad_sinks = grad_sinks.data();
+  params.order.num_tiles = 1;
+  params.order.num_heads = params.shape.heads_q;
+  launch_blocks<fa::sm80::GradSinksConfig, fa::sm80::GradSinksBlock>(params);
+  attention.compare_grad_sinks(grad_sinks);
+}
+
+/// Rows of fa::sm80::kForward, kBackward and kGradQ.
+template <int kForwardRow, int kBackwardRow, int kGradQRow>
+void check(const CaseOptions& options) {
+  using namespace fa::sm80;
+  SCOPED_TRACE(options.name());
+  try {
+    AttentionCase attention(options);
+    const fa::ScoreParams scores = attention.score_params();
+    launch_blocks<ForwardConfig<__half, ForwardRow<kForwardRow>, ModifiedScores>, ForwardBlock>(
+        ModifiedForwardParams{attention.forward_params(kForward[kForwardRow]), scores});
+    attention.compare_forward();
+    const BackwardParams params = attention.backward_params(kBackward[kBackwardRow]);
+    launch_blocks<BackwardConfig<__half, BackwardRow<kBackwardRow>, ModifiedScores>, BackwardBlock>(ModifiedBackwardParams{params, scores, nullptr, 0});
+    attention.compare_grad_kv();
+    if (options.deterministic) {
+      launch_blocks<GradQConfig<__half, GradQRow<kGradQRow>, ModifiedScores>, GradQBlock>(
+          ModifiedBackwardParams{attention.grad_q_params(params, kGradQ[kGradQRow]), scores, nullptr, 0});
+      attention.compare_grad_q();
+    } else {
+      attention.compare_accumulator(kBackward[kBackwardRow]);
+    }
+    if (options.sinks) check_grad_sinks(attention, {params, scores, nullptr, options.batch});
+  } catch (const std::exception& error) {
+    ADD_FAILURE() << error.what();
+  }
+}
+
+constexpr auto check_d64 = check<0, 0, 0>;
+constexpr auto check_d128 = check<1, 1, 1>;
+constexpr auto check_d256 = check<3, 5, 3>;
+constexpr auto check_d256_small = check<3, 6, 3>;
+
+/// A small case with grouped heads, two batches and lengths that differ.
+CaseOptions grouped(int len_q, int len_kv) {
+  return {.batch = 2, .len_q = len_q, .len_kv = len_kv, .heads_q = 2, .heads_kv = 1, .head_dim = 40, .head_dim_v = 32};
+}
+
+TEST(Sm80Modified, NothingModified) {
+  check_d64(grouped(129, 150));
+  CaseOptions causal = grouped(129, 150);
+  causal.mask = Mask::kCausalBottomRight;
+  check_d64(causal);
+}
+
+TEST(Sm80Modified, Windows) {
+  struct Window {
+    int left, right;
+  };
+  for (const Mask mask : {kWindowTopLeft, kWindowBottomRight}) {
+    for (const Window window : {Window{0, 0}, Window{40, 0}, Window{3, 70}, Window{-1, 5}, Window{100, -1}, Window{1000000000, 2000000000}}) {
+      for (const bool longer : {false, true}) {
+        CaseOptions options{.len_q = longer ? 301 : 140, .len_kv = longer ? 140 : 301, .head_dim = 40, .head_dim_v = 40, .mask = mask};
+        options.window_left = window.left;
+        options.window_right = window.right;
+        options.deterministic = window.right == 0;
+        check_d64(options);
+      }
+    }
+  }
+}
+
+TEST(Sm80Modified, Chunks) {
+  for (const int chunk : {1, 50, 128, 1000}) {
+    for (const Mask mask : {Mask::kNone, Mask::kCausalBottomRight, kWindowTopLeft}) {
+      CaseOptions options{.len_q = mask == Mask::kCausalBottomRight ? 270 : 150, .len_kv = 200, .head_dim = 40, .head_dim_v = 40, .mask = mask};
+      options.chunk = chunk;
+      options.deterministic = chunk == 50;
+      if (mask == kWindowTopLeft) {
+        options.window_left = 20;
+        options.window_right = 10;
+      }
+      check_d64(options);
+    }
+  }
+}
+
+TEST(Sm80Modified, Softcap) {
+  for (const float softcap : {0.5f, 3.0f, 50.0f}) {
+    CaseOptions options = grouped(70, 150);
+    options.softcap = softcap;
+    options.deterministic = softcap == 3.0f;
+    options.mask = softcap == 3.0f ? Mask::kCausalTopLeft : Mask::kNone;
+    check_d64(options);
+  }
+}
+
+TEST(Sm80Modified, Alibi) {
+  for (const int alibi : {1, 2}) {
+    CaseOptions options = grouped(150, 70);
+    options.alibi = alibi;
+    options.deterministic = alibi == 2;
+    options.mask = alibi == 1 ? Mask::kCausalBottomRight : Mask::kNone;
+    check_d64(options);
+  }
+}
+
+TEST(Sm80Modified, BiasAndMasks) {
+  for (const int kind : {1, 2}) {
+    CaseOptions options = grouped(130, 150);
+    options.bias = kind;
+    options.deterministic = kind == 2;
+    check_d64(options);
+    options = grouped(130, 150);
+    options.visible = kind;
+    options.deterministic = kind == 1;
+    check_d64(options);
+  }
+  CaseOptions blocks = grouped(130, 150);
+  for (const int extent : {16, 48}) {
+    blocks.block_mask = extent;
+    blocks.deterministic = extent == 16;
+    check_d64(blocks);
+  }
+}
+
+TEST(Sm80Modified, Sinks) {
+  for (const bool causal : {false, true}) {
+    CaseOptions options = grouped(130, 90);
+    options.sinks = true;
+    options.mask = causal ? Mask::kCausalBottomRight : Mask::kNone;
+    options.deterministic = causal;
+    check_d64(options);
+  }
+}
+
+TEST(Sm80Modified, Dropout) {
+  CaseOptions options = grouped(70, 90);
+  options.dropout = 0.25f;
+  check_d64(options);
+  options.deterministic = true;
+  check_d64(options);
+}
+
+/// Everything at once, for every configuration.
+TEST(Sm80Modified, Together) {
+  CaseOptions options{.batch = 2, .len_q = 150, .len_kv = 170, .heads_q = 2, .heads_kv = 1, .mask = kWindowBottomRight};
+  options.window_left = 60;
+  options.window_right = 9;
+  options.chunk = 90;
+  options.softcap = 2.0f;
+  options.alibi = 2;
+  options.bias = 1;
+  options.visible = 2;
+  options.block_mask = 32;
+  options.sinks = true;
+  options.dropout = 0.125f;
+  for (const bool deterministic : {false, true}) {
+    options.deterministic = deterministic;
+    options.head_dim = options.head_dim_v = 64;
+    check_d64(options);
+    options.head_dim = 128;
+    options.head_dim_v = 104;
+    check_d128(options);
+    options.head_dim = 200;
+    options.head_dim_v = 256;
+    deterministic ? check_d256_small(options) : check_d256(options);
+    options.batch = 1;
+  }
+}
+
+TEST(Sm80Modified, ZeroLengths) {
+  CaseOptions options{.len_q = 40, .len_kv = 0, .deterministic = true};
+  options.softcap = 2.0f;
+  check_d64(options);
+  options.sinks = true;
+  check_d64(options);
+}
+
+class HiddenNonFinite : public ::testing::TestWithParam<Poisoned> {};
+
+TEST_P(HiddenNonFinite, ReachesOnlyWhatSeesIt) {
+  CaseOptions window{.len_q = 150, .len_kv = 170, .mask = kWindowTopLeft, .poisoned = GetParam(), .poisoned_row = 60};
+  window.window_left = 20;
+  window.window_right = 3;
+  check_d64(window);
+  window.deterministic = true;
+  window.head_dim = window.head_dim_v = 128;
+  check_d128(window);
+  CaseOptions masked{.len_q = 70, .len_kv = 90, .poisoned = GetParam(), .poisoned_row = 33};
+  masked.visible = 1;
+  masked.softcap = 3.0f;
+  check_d64(masked);
+  masked.visible = 0;
+  masked.bias = 1;
+  masked.deterministic = true;
+  check_d64(masked);
+  masked.bias = 0;
+  masked.chunk = 40;
+  masked.alibi = 1;
+  masked.head_dim = masked.head_dim_v = 256;
+  masked.deterministic = false;
+  check_d256(masked);
+}
+
+std::string poisoned_name(const ::testing::TestParamInfo<Poisoned>& tested) {
+  constexpr const char* kNames[] = {"none", "q", "k", "v", "grad_o"};
+  return kNames[static_cast<int>(tested.param)];
+}
+
+INSTANTIATE_TEST_SUITE_P(Sm80Modified, HiddenNonFinite, ::testing::Values(Poisoned::kQ, Poisoned::kK, Poisoned::kV, Poisoned::kGradO), poisoned_name);
+
+}  // namespace
+}  // namespace fa_test
