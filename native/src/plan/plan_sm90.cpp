@@ -44,10 +44,7 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
   if (!supported(problem, caps, why_not) || refuse_variants(problem, 0, why_not)) {
     return false;
   }
-  int variant = 0;
-  while (kSm90ForwardTiles[variant].head_dim < std::max(problem.head_dim, problem.head_dim_v)) {
-    ++variant;
-  }
+  const int variant = sm90_forward_tile_of(problem);
   const Sm90ForwardTile& tile = kSm90ForwardTiles[variant];
   if (caps.shared_memory_per_block_bytes < tile.shared_memory_bytes()) {
     why_not->set("it needs %lld bytes of shared memory per block, the device has %lld", static_cast<long long>(tile.shared_memory_bytes()),
@@ -62,7 +59,8 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
   }
 
   const int64_t num_tiles = q_tiles * problem.batch * problem.heads_q;
-  const bool persistent = sm90_persistent(problem, q_tiles, caps.multiprocessors);
+  const int64_t groups = sm90_forward_groups(problem, tile, q_tiles, caps.multiprocessors);
+  const bool persistent = groups > 0 || sm90_persistent(problem, q_tiles, int64_t{caps.multiprocessors} * tile.teams);
   plan->variant = variant;
   plan->tile_q = tile.tile_q();
   plan->tile_kv = tile.tile_kv;
@@ -70,12 +68,13 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
   plan->threads = tile.threads();
   plan->registers_per_thread = tile.consumer_registers();
   plan->launches = 1;
-  plan->blocks = persistent ? std::min<int64_t>(num_tiles, caps.multiprocessors) : num_tiles;
+  plan->blocks = persistent ? std::min<int64_t>(num_tiles, caps.multiprocessors) : (num_tiles + tile.teams - 1) / tile.teams;
   plan->shared_memory_bytes = tile.shared_memory_bytes();
   plan->workspace_bytes = 0;
   std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "sm90_forward_d%d_%dx%d", tile.head_dim, tile.tile_q(), tile.tile_kv);
-  plan->reason.set("Hopper: wgmma and TMA, %d consumer warpgroups of 64 query rows, head_dim padded to %d; %s", tile.warpgroups, tile.head_dim,
+  plan->reason.set("Hopper: wgmma and TMA, %d x %d consumer warpgroups of 64 query rows, head_dim padded to %d; %s", tile.teams, tile.warpgroups, tile.head_dim,
                    !problem.is_causal() ? "persistent blocks, all tiles alike"
+                   : groups > 0         ? "persistent blocks, causal tiles in pairs of equal work"
                    : persistent         ? "persistent blocks, causal tiles longest first, back and forth"
                                         : "one block per causal tile, longest first");
   return true;

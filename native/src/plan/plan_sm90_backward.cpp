@@ -15,19 +15,43 @@ constexpr double kMaxBlocks = 2147483647.0;
 /// The passes around the main kernel have up to 32 threads per padded row and 256 threads per block.
 constexpr double kMaxRows = 8.0 * kMaxBlocks;
 
+/// Index of the tile for a problem; -1 if there is none.
+int choose_tile(const Problem& problem) {
+  const auto better = [](const Sm90BackwardTile& a, const Sm90BackwardTile& b) {
+    return a.head_dim != b.head_dim ? a.head_dim < b.head_dim : a.min_len_q > b.min_len_q;
+  };
+  int best = -1;
+  for (int i = 0; i < kNumSm90BackwardTiles; ++i) {
+    const Sm90BackwardTile& tile = kSm90BackwardTiles[i];
+    const bool fits =
+        tile.deterministic == problem.deterministic && tile.head_dim >= std::max(problem.head_dim, problem.head_dim_v) && tile.min_len_q <= problem.len_q;
+    if (fits && (best < 0 || better(tile, kSm90BackwardTiles[best]))) {
+      best = i;
+    }
+  }
+  return best;
+}
+
+/// Largest head_dim of a mode.
+int largest_head_dim(bool deterministic) {
+  int largest = 0;
+  for (const Sm90BackwardTile& tile : kSm90BackwardTiles) {
+    largest = tile.deterministic == deterministic ? std::max(largest, tile.head_dim) : largest;
+  }
+  return largest;
+}
+
 bool supported(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
   const auto integer = [](int64_t value) { return static_cast<long long>(value); };
   const int64_t largest_dim = std::max(problem.head_dim, problem.head_dim_v);
-  const int largest_tile_dim = kSm90BackwardTiles[kNumSm90BackwardTiles - 1].head_dim;
+  const int largest_tile_dim = largest_head_dim(problem.deterministic);
   if (caps.compute_capability != 90) {
     why_not->set("it needs compute capability 9.0 (wgmma), the device has %d.%d", caps.compute_capability / 10, caps.compute_capability % 10);
   } else if (problem.dtype == DType::kFloat32) {
     why_not->set("it computes float16 and bfloat16, not %s", dtype_name(problem.dtype));
-  } else if (problem.deterministic) {
-    why_not->set("its backward pass adds the parts of grad_q in any order: it has no deterministic mode");
   } else if (largest_dim > largest_tile_dim) {
-    why_not->set("its backward pass takes head_dim and head_dim_v of at most %d, got %lld and %lld", largest_tile_dim, integer(problem.head_dim),
-                 integer(problem.head_dim_v));
+    why_not->set("its %sbackward pass takes head_dim and head_dim_v of at most %d, got %lld and %lld", problem.deterministic ? "deterministic " : "",
+                 largest_tile_dim, integer(problem.head_dim), integer(problem.head_dim_v));
   } else if (problem.head_dim % 8 != 0 || problem.head_dim_v % 8 != 0) {
     why_not->set("head_dim and head_dim_v must be multiples of 8 (16-byte rows), got %lld and %lld", integer(problem.head_dim), integer(problem.head_dim_v));
   } else if (!problem.aligned_16_bytes) {
@@ -46,10 +70,7 @@ bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* pl
   if (!supported(problem, caps, why_not) || refuse_variants(problem, 0, why_not)) {
     return false;
   }
-  int variant = 0;
-  while (kSm90BackwardTiles[variant].head_dim < std::max(problem.head_dim, problem.head_dim_v)) {
-    ++variant;
-  }
+  const int variant = choose_tile(problem);
   const Sm90BackwardTile& tile = kSm90BackwardTiles[variant];
   if (caps.shared_memory_per_block_bytes < tile.shared_memory_bytes()) {
     why_not->set("it needs %lld bytes of shared memory per block, the device has %lld", static_cast<long long>(tile.shared_memory_bytes()),
@@ -70,19 +91,19 @@ bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* pl
   plan->stages = tile.kStages;
   plan->threads = tile.threads();
   plan->registers_per_thread = tile.consumer_registers();
-  plan->launches = problem.is_causal() ? 4 : 3;
+  plan->launches = 3 + (problem.is_causal() ? 1 : 0) - (tile.deterministic ? 1 : 0);
   plan->blocks = kv_tiles * problem.batch * problem.heads_kv * tile.blocks_per_tile();
   plan->shared_memory_bytes = tile.shared_memory_bytes();
   plan->workspace_bytes = sm90_backward_workspace(tile, problem).total_bytes;
-  std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "sm90_backward_d%d_%dx%d", tile.head_dim, tile.tile_q, tile.tile_kv());
+  std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "sm90_backward_d%d_%dx%d%s", tile.head_dim, tile.tile_q, tile.tile_kv(),
+                tile.deterministic ? "_deterministic" : "");
   if (tile.is_wide()) {
     plan->reason.set(
         "Hopper: wgmma and TMA, clusters of 2 blocks of 64 keys, head_dim padded to %d; blocks exchange dS and add half of grad_q's columns each, in any order",
         tile.head_dim);
   } else {
-    plan->reason.set(
-        "Hopper: wgmma and TMA, 2 consumer warpgroups of 64 keys, head_dim padded to %d; P and dS stay in registers, grad_q by fp32 additions in any order",
-        tile.head_dim);
+    plan->reason.set("Hopper: wgmma and TMA, 2 consumer warpgroups of 64 keys, head_dim padded to %d; P and dS stay in registers, grad_q by fp32 additions %s",
+                     tile.head_dim, tile.deterministic ? "in the order of the keys" : "in any order");
   }
   return true;
 }

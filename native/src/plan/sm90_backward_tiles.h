@@ -2,6 +2,7 @@
 // arithmetic and measurements: src/kernels/sm90/backward/README.md.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "plan/plan.h"
@@ -12,20 +13,15 @@ namespace fa {
 /// The backward half of plan_sm90.
 bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not);
 
-/// How a tile's part of grad_q reaches the fp32 accumulator in global memory.
-enum class Sm90GradQPath {
-  kFromRegisters,  ///< vector reductions straight from the accumulator registers
-  kBulk,           ///< staged in shared memory, then one bulk reduction per warpgroup
-};
-
 struct Sm90BackwardTile {
   int head_dim;  ///< columns of all tiles in shared memory; smaller head dims are padded with zeros
   int tile_q;    ///< query rows per step
-  Sm90GradQPath grad_q_path;
-  /// True: P^T dO is issued as soon as P is there, and runs beside the forming of dS. False, where the registers do not suffice: behind it.
-  bool early_grad_v;
-  /// True: without a mask each block starts at another query tile and goes round, so that not all blocks of a head add to the same tile of grad_q at once.
-  bool rotate_queries;
+  /// True: grad_q of a step is computed in the step behind it, so that the warpgroups need not wait for each other's dS; the second is kept half a step behind
+  /// the first; query tiles from the last to the first. False: in the same step, and from the first to the last.
+  bool delayed_grad_q;
+  /// True: key tiles are added to grad_q in the order of their keys, and the main kernel finishes grad_q itself. Needs delayed_grad_q.
+  bool deterministic;
+  int64_t min_len_q;  ///< chosen for at least so many queries
 
   static constexpr int kWarpgroups = 2;  ///< consumer warpgroups, each with 64 keys; in the wide kernel both with the 64 keys of their block
   static constexpr int kStages = 2;      ///< tiles of q and of grad_o in flight, and of dS
@@ -36,7 +32,8 @@ struct Sm90BackwardTile {
   constexpr int64_t q_tile_bytes() const { return int64_t{2} * tile_q * head_dim; }
   constexpr int64_t kv_tile_bytes() const { return int64_t{2} * tile_kv() * head_dim; }
   constexpr int64_t score_tile_bytes() const { return int64_t{2} * tile_q * tile_kv(); }
-  constexpr int64_t grad_q_bytes() const { return grad_q_path == Sm90GradQPath::kBulk ? int64_t{4} * tile_q * head_dim : 0; }
+  /// A tile of the grad_q accumulator on its way out.
+  constexpr int64_t staging_bytes() const { return deterministic ? int64_t{4} * tile_q * head_dim : 0; }
 
   // The wide kernel (src/kernels/sm90/backward_wide), for more than 128 columns: a cluster of two blocks shares a tile of keys, each with 64 of them.
   static constexpr int kCluster = 2;
@@ -62,42 +59,54 @@ struct Sm90BackwardTile {
       return 2 * kv_tile_bytes() / kCluster + peer_k_bytes() + kStages * q_tile_bytes() + grad_o_slots() * q_tile_bytes() / grad_o_parts() + kPBytes +
              2 * ds_stages() * kDsBytes + kTailBytes;
     }
-    return 2 * kv_tile_bytes() + kStages * (2 * q_tile_bytes() + score_tile_bytes()) + grad_q_bytes() + kTailBytes;
+    return 2 * kv_tile_bytes() + kStages * (2 * q_tile_bytes() + score_tile_bytes()) + staging_bytes() + kTailBytes;
   }
 };
 
-/// Smallest head_dim first; a problem takes the first that holds it.
+/// A problem takes the smallest head_dim of its mode that holds it, and of those the one for the longest sequences that it reaches.
 inline constexpr Sm90BackwardTile kSm90BackwardTiles[] = {
-    {64, 128, Sm90GradQPath::kFromRegisters, false, false},
-    {128, 64, Sm90GradQPath::kFromRegisters, false, false},
-    {192, 64, Sm90GradQPath::kFromRegisters, false, false},
-    {256, 64, Sm90GradQPath::kFromRegisters, false, false},
+    {64, 128, false, false, 0},   {128, 64, false, false, 0}, {192, 64, false, false, 0}, {256, 64, false, false, 0},
+    {64, 128, true, false, 2048}, {64, 128, true, true, 0},   {128, 64, true, true, 0},
 };
 inline constexpr int kNumSm90BackwardTiles = sizeof(kSm90BackwardTiles) / sizeof(kSm90BackwardTiles[0]);
 
-/// Layout of the workspace: per (batch, query head) padded_rows floats of log-sum-exp in base 2, as many of delta, then padded_rows * head_dim floats of grad_q
-/// in the order of the kernel's fragments (kernels/sm90/backward/params.h), then a flag per 16 keys of every (batch, key head). The size is
-/// O(batch * heads_q * len_q * head_dim + batch * heads_kv * len_kv).
+/// Layout of the workspace: per (batch, query head) padded_rows floats of log-sum-exp in base 2, as many of delta; fp32 accumulators of grad_q, in the order of
+/// the kernel's fragments (kernels/sm90/backward/params.h), for every query head, in deterministic mode for those only that may be worked on at the same time,
+/// then with a counter per query tile; a flag per 16 keys of every (batch, key head). The size is O(batch * heads_q * len_q + accumulators * len_q * head_dim +
+/// batch * heads_kv * len_kv).
 struct Sm90BackwardWorkspace {
-  int64_t padded_rows;  ///< per head: a whole number of tiles of every configuration
+  int64_t padded_rows;    ///< per head: a whole number of tiles of every configuration
+  int64_t section_heads;  ///< key heads whose blocks are launched side by side; 0: as the cache suggests
+  int64_t ring_heads;     ///< query heads that have an accumulator at a time: all, or those of two sections
+  int64_t num_counters;
   uint64_t delta_offset_bytes;
   uint64_t grad_q_offset_bytes;
+  uint64_t counters_offset_bytes;
   uint64_t flags_offset_bytes;
   uint64_t total_bytes;
 };
 
 inline constexpr int64_t kSm90RowPadding = 128;
+/// Blocks that run at a time, one per multiprocessor. Only the order of work depends on it.
+inline constexpr int64_t kSm90ResidentBlocks = 132;
 
 inline Sm90BackwardWorkspace sm90_backward_workspace(const Sm90BackwardTile& tile, const Problem& problem) {
   Sm90BackwardWorkspace w{};
+  const int64_t key_tiles = (problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv();
+  const int64_t key_heads = problem.batch * problem.heads_kv;
   w.padded_rows = (problem.len_q + kSm90RowPadding - 1) / kSm90RowPadding * kSm90RowPadding;
+  w.ring_heads = problem.batch * problem.heads_q;
+  if (tile.deterministic) {
+    w.section_heads = std::clamp<int64_t>(kSm90ResidentBlocks / std::max<int64_t>(key_tiles, 1), 1, std::max<int64_t>(key_heads, 1));
+    w.ring_heads = std::min(2 * w.section_heads, key_heads) * problem.group_size();
+    w.num_counters = w.ring_heads * (w.padded_rows / tile.tile_q);
+  }
   const uint64_t rows = static_cast<uint64_t>(problem.batch * problem.heads_q) * static_cast<uint64_t>(w.padded_rows);
-  const uint64_t key_tiles =
-      static_cast<uint64_t>(problem.batch * problem.heads_kv) * static_cast<uint64_t>((problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv());
   w.delta_offset_bytes = rows * sizeof(float);
   w.grad_q_offset_bytes = 2 * rows * sizeof(float);
-  w.flags_offset_bytes = w.grad_q_offset_bytes + rows * static_cast<uint64_t>(tile.head_dim) * sizeof(float);
-  w.total_bytes = w.flags_offset_bytes + key_tiles * static_cast<uint64_t>(tile.tile_kv() / 16) * sizeof(int);
+  w.counters_offset_bytes = w.grad_q_offset_bytes + static_cast<uint64_t>(w.ring_heads * w.padded_rows * tile.head_dim) * sizeof(float);
+  w.flags_offset_bytes = w.counters_offset_bytes + static_cast<uint64_t>(w.num_counters) * sizeof(int);
+  w.total_bytes = w.flags_offset_bytes + static_cast<uint64_t>(key_heads * key_tiles * (tile.tile_kv() / 16)) * sizeof(int);
   return w;
 }
 

@@ -19,38 +19,60 @@ enum class Sm90Softmax {
 
 struct Sm90ForwardTile {
   int head_dim;    ///< columns of q, k, v and o in shared memory; smaller head dims are padded with zeros
-  int warpgroups;  ///< consumer warpgroups, each with 64 query rows
+  int warpgroups;  ///< consumer warpgroups of a team, each with 64 query rows
   int tile_kv;     ///< keys per step
-  int stages;      ///< tiles of k and of v in flight
+  int stages;      ///< tiles of k and of v in flight, per team
   /// True: two q tiles and a staging tile for o in shared memory; the end of a query tile overlaps with the beginning of the next, and o leaves by TMA.
   /// False, where they do not fit: one q tile, and o is stored from registers.
   bool overlap_tiles;
   Sm90Softmax softmax;
-  /// True: the warpgroups issue their products in turns.
+  /// True: the warpgroups of a team issue their products in turns.
   bool ping_pong;
+  /// Independent halves of a block, each with its own query tiles, rings and producer warp, so that one's serial stretches (first and last product, epilogue)
+  /// meet the other's products.
+  int teams = 1;
+  /// The longest sequence of keys this tile is meant for.
+  int64_t max_len_kv = INT64_MAX;
+  /// With a causal mask, query tiles are handed out in pairs of equal work (sm90_forward_groups) if a head has at least and at most so many; none if 0.
+  int min_paired_tiles = 0;
+  int max_paired_tiles = 0;
 
   constexpr int tile_q() const { return 64 * warpgroups; }
-  /// One producer warpgroup and the consumers.
-  constexpr int threads() const { return 128 * (1 + warpgroups); }
-  constexpr int consumer_registers() const { return warpgroups == 3 ? 160 : 240; }
-  constexpr int producer_registers() const { return warpgroups == 3 ? 32 : 24; }
+  /// The consumers and one producer warpgroup.
+  constexpr int threads() const { return 128 * (teams * warpgroups + 1); }
+  constexpr int consumer_registers() const { return teams * warpgroups == 4 ? 112 : teams * warpgroups == 3 ? 160 : 240; }
+  constexpr int producer_registers() const { return teams * warpgroups >= 3 ? 32 : 24; }
+  /// What the compiler may use before the registers are divided: a multiple of 8, the same for all threads.
+  constexpr int entry_registers() const { return 65536 / threads() / 8 * 8; }
   constexpr int64_t q_bytes() const { return int64_t{2} * tile_q() * head_dim; }
   constexpr int64_t kv_tile_bytes() const { return int64_t{2} * tile_kv * head_dim; }
-  /// Bytes of dynamic shared memory: tiles, then barriers.
-  constexpr int64_t shared_memory_bytes() const { return q_bytes() * (overlap_tiles ? 3 : 1) + 2 * stages * kv_tile_bytes() + kBarrierBytes; }
+  /// Bytes of dynamic shared memory of a team (tiles, then barriers), and of a block.
+  constexpr int64_t team_memory_bytes() const { return q_bytes() * (overlap_tiles ? 3 : 1) + 2 * stages * kv_tile_bytes() + kBarrierBytes; }
+  constexpr int64_t shared_memory_bytes() const { return teams * team_memory_bytes(); }
 
   /// The barriers need less; sizes are multiples of the 1024 bytes that tiles are aligned to.
   static constexpr int64_t kBarrierBytes = 1024;
 };
 
-/// Smallest head_dim first: a problem takes the first tile that holds it.
+/// Smallest head_dim first, then shortest sequence: a problem takes the first tile that holds it.
 inline constexpr Sm90ForwardTile kSm90ForwardTiles[] = {
-    {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true},
-    {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true},
-    {192, 2, 96, 2, false, Sm90Softmax::kOptimisticMaximum, false},
-    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false},
+    {64, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 2, 1024, 4, 16},
+    {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 20, 32},
+    {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 32, 32},
+    {192, 2, 96, 2, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 8, 16},
+    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 8, 16},
 };
 inline constexpr int kNumSm90ForwardTiles = sizeof(kSm90ForwardTiles) / sizeof(kSm90ForwardTiles[0]);
+
+/// Index of the tile for a problem whose head dims fit the last one.
+inline int sm90_forward_tile_of(const Problem& problem) {
+  const int64_t head_dim = problem.head_dim > problem.head_dim_v ? problem.head_dim : problem.head_dim_v;
+  int index = 0;
+  while (kSm90ForwardTiles[index].head_dim < head_dim || kSm90ForwardTiles[index].max_len_kv < problem.len_kv) {
+    ++index;
+  }
+  return index;
+}
 
 /// With a causal mask, heads are worked on in sections whose keys and values take about this much of L2 together.
 inline constexpr int64_t kSm90SectionBytes = int64_t{32} << 20;
@@ -69,22 +91,38 @@ inline int64_t sm90_whole_rounds(int64_t q_tiles, int64_t blocks) {
   return blocks / std::gcd(blocks, q_tiles);
 }
 
-inline bool sm90_persistent(const Problem& problem, int64_t q_tiles, int64_t multiprocessors) {
-  return !problem.is_causal() || (q_tiles <= kSm90MaxPersistentTiles &&
-                                  sm90_whole_rounds(q_tiles, multiprocessors) * sm90_kv_bytes(problem) <= kSm90MaxPersistentBytes * problem.group_size());
+inline bool sm90_persistent(const Problem& problem, int64_t q_tiles, int64_t workers) {
+  return !problem.is_causal() ||
+         (q_tiles <= kSm90MaxPersistentTiles && sm90_whole_rounds(q_tiles, workers) * sm90_kv_bytes(problem) <= kSm90MaxPersistentBytes * problem.group_size());
 }
 
-/// Heads (over the batch too) that are worked on at the same time with a causal mask, for `blocks` blocks and q_tiles query tiles per head.
-inline int64_t sm90_section_heads(const Problem& problem, int64_t q_tiles, int64_t blocks) {
+/// Heads (over the batch too) that are worked on at the same time with a causal mask, for `workers` (teams of all blocks) and q_tiles query tiles per head.
+inline int64_t sm90_section_heads(const Problem& problem, int64_t q_tiles, int64_t workers) {
   const int64_t all_heads = problem.batch * problem.heads_q;
   const int64_t kv_bytes = sm90_kv_bytes(problem);
   int64_t heads = kv_bytes > 0 ? kSm90SectionBytes / kv_bytes * problem.group_size() : all_heads;
-  if (blocks < q_tiles * all_heads) {
-    const int64_t whole_rounds = sm90_whole_rounds(q_tiles, blocks);
+  if (workers < q_tiles * all_heads) {
+    const int64_t whole_rounds = sm90_whole_rounds(q_tiles, workers);
     heads = heads < whole_rounds ? whole_rounds : heads / whole_rounds * whole_rounds;
   }
   heads = heads < problem.group_size() ? problem.group_size() : heads;
   return heads < all_heads ? heads : all_heads;
+}
+
+/// Into how many units of work a head's query tiles are divided when `blocks` blocks share all units evenly: every tile by itself without a mask; with a causal
+/// mask pairs of equal work, a short tile and a long one. 0: no even shares, tiles go out in sections of heads, longest first. A function of the grid alone, so
+/// that the planner and the launch agree.
+inline int64_t sm90_forward_groups(const Problem& problem, const Sm90ForwardTile& tile, int64_t q_tiles, int64_t blocks) {
+  if (!problem.is_causal()) {
+    return q_tiles;
+  }
+  if (q_tiles < tile.min_paired_tiles || q_tiles > tile.max_paired_tiles || q_tiles % 2 != 0) {
+    return 0;
+  }
+  // The last round must be nearly full: 19 of 20 workers busy on average.
+  const int64_t units = q_tiles / 2 * problem.batch * problem.heads_q, workers = blocks * tile.teams;
+  const int64_t rounds = (units + workers - 1) / workers;
+  return units * 20 >= rounds * workers * 19 ? q_tiles / 2 : 0;
 }
 
 }  // namespace fa

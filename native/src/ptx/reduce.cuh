@@ -1,4 +1,4 @@
-// red: atomic additions to global memory that return nothing. Vectors of fp32: PTX ISA 8.1, sm_90.
+// red, atom: atomic additions to global memory, and counters between blocks. Vectors of fp32: PTX ISA 8.1, sm_90.
 #pragma once
 
 namespace fa::ptx {
@@ -6,6 +6,25 @@ namespace fa::ptx {
 /// Adds four values to four neighbours, each atomically; 16-byte aligned. red.relaxed.gpu.global.add.v4.f32
 __device__ __forceinline__ void reduce_add_v4(float* g_destination, float x, float y, float z, float w) {
   asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};\n" ::"l"(g_destination), "f"(x), "f"(y), "f"(z), "f"(w) : "memory");
+}
+
+/// Adds one and returns what was there; acquire and release for the device. atom.acq_rel.gpu.global.add.s32
+__device__ __forceinline__ int atomic_increment_acq_rel(int* g_counter) {
+  int before;
+  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;\n" : "=r"(before) : "l"(g_counter) : "memory");
+  return before;
+}
+
+/// Adds one; release for the device. red.release.gpu.global.add.s32
+__device__ __forceinline__ void increment_release(int* g_counter) {
+  asm volatile("red.release.gpu.global.add.s32 [%0], 1;\n" ::"l"(g_counter) : "memory");
+}
+
+/// ld.acquire.gpu.global.s32
+__device__ __forceinline__ int load_acquire(const int* g_counter) {
+  int value;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];\n" : "=r"(value) : "l"(g_counter) : "memory");
+  return value;
 }
 
 }  // namespace fa::ptx

@@ -30,6 +30,15 @@ __device__ __forceinline__ void tma_load_4d(const CUtensorMap* map, uint64_t* ba
       : "memory");
 }
 
+/// Loads the box at coordinates (c0, c1) of a matrix, innermost first, and reports its bytes to the barrier.
+/// cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes
+__device__ __forceinline__ void tma_load_2d(const CUtensorMap* map, uint64_t* barrier, void* s_destination, int c0, int c1) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];\n" ::"r"(shared_address(s_destination)),
+      "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1)
+      : "memory");
+}
+
 /// Stores a box at coordinates (c0, c1, c2, c3). The writers of the box must have executed fence_proxy_async_shared before a barrier with this thread.
 /// cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group
 __device__ __forceinline__ void tma_store_4d(const CUtensorMap* map, const void* s_source, int c0, int c1, int c2, int c3) {

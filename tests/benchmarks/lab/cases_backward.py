@@ -202,20 +202,33 @@ def check(variant, full):
             if "CUDA error" in wrong or "unspecified" in wrong:
                 raise SystemExit(f"{variant.name}: the device is in error, stopping")
     failures += 0 if check_repeats(variant) else 1
+    if variant.deterministic:
+        failures += 0 if check_deterministic(variant) else 1
     bad_nonfinite, num_nonfinite = check_all_nonfinite(variant)
-    failures, count = failures + bad_nonfinite, len(problems) + 1 + num_nonfinite
+    failures, count = failures + bad_nonfinite, len(problems) + 1 + int(variant.deterministic) + num_nonfinite
     print(f"{variant.name}: {count - failures} of {count} checks passed, worst error {worst:.2f} of its bound", flush=True)
     return failures == 0
+
+
+def repeat_inputs(variant, p):
+    """Random tensors and a log-sum-exp that need not fit them."""
+    t = {n: p.input(s, h, p.d) for n, s, h in (("q", p.len_q, p.heads_q), ("k", p.len_kv, p.heads_kv), ("v", p.len_kv, p.heads_kv), ("grad_o", p.len_q, p.heads_q),
+                                               ("o", p.len_q, p.heads_q))}
+    return t, torch.randn(p.b, p.heads_q, p.len_q, device="cuda") + 8
+
+
+def fresh_outputs(p):
+    sizes = {"grad_q": (p.len_q, p.heads_q), "grad_k": (p.len_kv, p.heads_kv), "grad_v": (p.len_kv, p.heads_kv)}
+    return {n: torch.full((p.b, s, h, p.d), math.nan, device="cuda", dtype=p.dtype) for n, (s, h) in sizes.items()}
 
 
 def check_repeats(variant):
     """grad_k and grad_v are sums in a fixed order: bitwise equal from run to run. grad_q's order varies: equal up to rounding."""
     p = Problem("repeat", 2, 700, 900, 4, 4, variant.head_dim, variant.head_dim, BOTTOM_RIGHT)
-    t = {n: p.input(s, 4, p.d) for n, s in (("q", 700), ("k", 900), ("v", 900), ("grad_o", 700), ("o", 700))}
-    lse = torch.randn(2, 4, 700, device="cuda") + 8
+    t, lse = repeat_inputs(variant, p)
     results = []
     for _ in range(10):
-        t.update({n: torch.full((2, s, 4, p.d), math.nan, device="cuda", dtype=p.dtype) for n, s in (("grad_q", 700), ("grad_k", 900), ("grad_v", 900))})
+        t.update(fresh_outputs(p))
         variant.run(t, lse, None, p.mask, p.scale)
         results.append([t[n] for n in ("grad_q", "grad_k", "grad_v")])
     same = all(torch.equal(r[1], results[0][1]) and torch.equal(r[2], results[0][2]) for r in results)
@@ -223,3 +236,29 @@ def check_repeats(variant):
     if not same or not close:
         print(f"  {variant.name}: repeats differ (grad_k and grad_v equal: {same}, grad_q close: {close})")
     return same and close
+
+
+def check_deterministic(variant):
+    """All gradients bitwise equal over 20 runs in deterministic mode, on three streams at once, so that blocks of several launches share the GPU."""
+    sound = True
+    streams = [torch.cuda.Stream() for _ in range(3)]
+    for mask, heads_q, heads_kv, length, dtype in ((NONE, 8, 8, 2000, torch.float16), (BOTTOM_RIGHT, 8, 2, 2000, torch.bfloat16), (TOP_LEFT, 40, 40, 500, torch.float16),
+                                                   (NONE, 2, 1, 17000, torch.bfloat16)):
+        p = Problem("deterministic", 2, length - 30, length, heads_q, heads_kv, variant.head_dim, variant.head_dim, mask, dtype=dtype)
+        t, lse = repeat_inputs(variant, p)
+        torch.cuda.synchronize()
+        calls = []
+        for i in range(20):
+            outputs = fresh_outputs(p)
+            call = variant.call({**t, **outputs}, lse, None, p.mask, p.scale)
+            call.stream = streams[i % 3].cuda_stream
+            calls.append((call, [outputs[n] for n in ("grad_q", "grad_k", "grad_v")]))
+        torch.cuda.synchronize()
+        for call, _ in calls:
+            variant.launch(call)
+        torch.cuda.synchronize()
+        differ = [n for i, n in enumerate(("grad_q", "grad_k", "grad_v")) if not all(torch.equal(r[i], calls[0][1][i]) for _, r in calls)]
+        if differ or any(bool(x.isnan().any()) for x in calls[0][1]):
+            sound = False
+            print(f"  {variant.name}: deterministic mode, {p.text()}: not equal in 20 runs or NaN: {differ}")
+    return sound

@@ -23,7 +23,7 @@ def now():
 
 
 class Sampler:
-    """with sampler: … collects samples in a thread; text() gives the lowest clock and the highest power seen."""
+    """with sampler: … collects samples in a thread; text() gives the median clock and the highest power seen."""
 
     def __init__(self):
         self.samples = []
@@ -48,4 +48,4 @@ class Sampler:
     def text(self):
         if not self.samples:
             return "-"
-        return f"{min(s[0] for s in self.samples)} MHz {max(s[1] for s in self.samples):.0f} W"
+        return f"{sorted(s[0] for s in self.samples)[len(self.samples) // 2]} MHz {max(s[1] for s in self.samples):.0f} W"

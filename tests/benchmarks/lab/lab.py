@@ -4,8 +4,10 @@ that PyTorch brings, and prints one table. Needs nvcc, an sm_90 GPU and PyTorch.
 
 usage: lab.py [--checks none|quick|full] [--peers] [--lengths 512,1024,…] [--out DIR] CONFIG …
 
-CONFIG is name=head_dim,warpgroups,tile_kv,stages,overlap_tiles,softmax,ping_pong[,schedule[,root]] with 0/1 for flags, softmax o (optimistic) or l
-(lazy), schedule a (the planner's choice), p (persistent blocks) or g (one block per tile), and root a folder with another version of native/, to compare with. A configuration that fails a check is timed all the same; its name then ends in "!".
+CONFIG is name=head_dim,warpgroups,tile_kv,stages,overlap_tiles,softmax,ping_pong[,key:value …] with 0/1 for flags and softmax o (optimistic) or l (lazy). Keys:
+teams; groups (units of work per head of a causal problem: 0 sections, -2 pairs, default the planner's choice); d (head_dim of the problem, default the tile's);
+bf16:1 (bfloat16 beside the others' type); longest (skip longer problems); root (a folder with another version of native/, to compare with).
+A configuration that fails a check is timed all the same; its name then ends in "!".
 """
 import argparse
 import concurrent.futures
@@ -34,21 +36,25 @@ class LabCall(ctypes.Structure):
         [(n, ctypes.c_void_p) for n in ("q", "k", "v", "o", "lse")]
         + [(n, ctypes.c_int64) for n in ("batch", "len_q", "len_kv", "heads_q", "heads_kv", "head_dim", "head_dim_v")]
         + [(n, ctypes.c_int64 * 3) for n in ("q_strides", "k_strides", "v_strides", "o_strides")]
-        + [("scale", ctypes.c_float), ("mask", ctypes.c_int32), ("is_bfloat16", ctypes.c_int32), ("blocks", ctypes.c_int64)]
+        + [("scale", ctypes.c_float), ("mask", ctypes.c_int32), ("is_bfloat16", ctypes.c_int32), ("multiprocessors", ctypes.c_int64),
+           ("groups", ctypes.c_int32)]
     )
 
 
 class Variant:
     def __init__(self, spec, build_dir):
         self.name, values = spec.split("=")
-        v = values.split(",")
+        v = [x for x in values.split(",") if ":" not in x]
+        options = dict(x.split(":") for x in values.split(",") if ":" in x)
         self.head_dim, self.warpgroups, self.tile_kv, self.stages = (int(x) for x in v[:4])
         flag = {"0": "false", "1": "true"}
         softmax = {"o": "kOptimisticMaximum", "l": "kLazyRescale"}[v[5]]
-        self.schedule = v[7] if len(v) > 7 else "a"
-        self.native = v[8] if len(v) > 8 else NATIVE
+        self.teams, self.groups = int(options.get("teams", 1)), int(options.get("groups", -1))
+        self.problem_dim, self.longest = int(options.get("d", self.head_dim)), int(options.get("longest", 1 << 30))
+        self.dtype = torch.bfloat16 if "bf16" in options else None
+        self.native = options.get("root", NATIVE)
         self.tile = (f"{{{self.head_dim}, {self.warpgroups}, {self.tile_kv}, {self.stages}, {flag[v[4]]}, "
-                     f"fa::Sm90Softmax::{softmax}, {flag[v[6]]}}}")
+                     f"fa::Sm90Softmax::{softmax}, {flag[v[6]]}, {self.teams}}}")
         self.dir = os.path.join(build_dir, re.sub(r"\W", "_", self.name))
         self.notes = ""
         self.library = None
@@ -80,16 +86,12 @@ class Variant:
         self.library = ctypes.CDLL(os.path.join(self.dir, "variant.so"))
         self.library.lab_message.restype = ctypes.c_char_p
 
-    def blocks(self):
-        multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
-        return {"a": -multiprocessors, "p": multiprocessors, "g": 0}[self.schedule]
-
     def call(self, q, k, v, o, lse, mask, scale):
         """Tensors are (batch, len, heads, head_dim) views."""
         strides = lambda t: (ctypes.c_int64 * 3)(*[t.stride(i) if t.shape[i] > 1 else 0 for i in range(3)])
         return LabCall(q.data_ptr(), k.data_ptr(), v.data_ptr(), o.data_ptr(), lse.data_ptr() if lse is not None else None, q.shape[0], q.shape[1], k.shape[1],
                        q.shape[2], k.shape[2], q.shape[3], v.shape[3], strides(q), strides(k), strides(v), strides(o), scale, mask,
-                       int(q.dtype == torch.bfloat16), self.blocks())
+                       int(q.dtype == torch.bfloat16), torch.cuda.get_device_properties(0).multi_processor_count, self.groups)
 
     def check(self, status):
         if status != 0:
@@ -127,7 +129,7 @@ def peer_times(name, q, k, v, causal, repeats):
 
 def measure(variants, lengths, peers, masks, dtype, group, growth):
     rows = []
-    for head_dim in sorted({v.head_dim for v in variants}):
+    for head_dim in sorted({v.problem_dim for v in variants}):
         for causal in masks:
             for length in lengths:
                 batch, heads = max(1, 16384 // length), 2048 // head_dim
@@ -145,8 +147,9 @@ def measure(variants, lengths, peers, masks, dtype, group, growth):
                 cells, state = {}, gpu_state.Sampler()
                 # In turns, so that a warming GPU treats all alike.
                 for _ in range(3):
-                    for variant in [x for x in variants if x.head_dim == head_dim]:
-                        args = (q, k, v, o, lse, 1 if causal else 0, head_dim ** -0.5)
+                    for variant in [x for x in variants if x.problem_dim == head_dim and length <= x.longest]:
+                        tensors = [t.to(variant.dtype) for t in (q, k, v, o)] if variant.dtype else (q, k, v, o)
+                        args = (*tensors, lse, 1 if causal else 0, head_dim ** -0.5)
                         variant.time(2, *args)
                         with state:
                             cells.setdefault(variant.name, []).extend(variant.time(repeats, *args))
@@ -160,11 +163,11 @@ def measure(variants, lengths, peers, masks, dtype, group, growth):
 def print_rows(rows, title):
     for head_dim in sorted({r[0] for r in rows}):
         mine = [r for r in rows if r[0] == head_dim]
-        names = list(mine[0][3])
+        names = list(dict.fromkeys(n for r in mine for n in r[3]))
         print(f"{title} d={head_dim}, TFLOP/s")
         print("mask    len   " + " ".join(f"{n:>9}" for n in names) + "   clock/power")
         for _, causal, length, cells, state in mine:
-            print(f"{'causal' if causal else 'full':6} {length:6d} " + " ".join(f"{cells[n]:9.0f}" for n in names) + "   " + state)
+            print(f"{'causal' if causal else 'full':6} {length:6d} " + " ".join(f"{cells[n]:9.0f}" if n in cells else 9 * " " for n in names) + "   " + state)
 
 
 def main():
@@ -178,12 +181,13 @@ def main():
     parser.add_argument("--group", type=int, default=1, help="query heads per key head")
     parser.add_argument("--growth", type=float, default=0.0, help="growth of the logits from key tile to key tile")
     parser.add_argument("--out", default="lab-build")
+    parser.add_argument("--prebuilt", action="store_true", help="take the shared objects that lie in the folder of --out")
     options = parser.parse_args()
 
     variants = [Variant(spec, options.out) for spec in options.configs]
     started = time.time()
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        errors = list(pool.map(lambda v: v.build(), variants))
+        errors = list(pool.map(lambda v: None if options.prebuilt else v.build(), variants))
     for error in filter(None, errors):
         print(error)
     variants = [v for v, e in zip(variants, errors) if e is None]

@@ -4,9 +4,9 @@ that PyTorch brings, and prints one table. Needs nvcc, an sm_90 GPU and PyTorch.
 
 usage: lab_backward.py [--checks none|quick|full] [--peers] [--lengths 512,1024,…] [--masks full,causal] [--seconds N] [--out DIR] CONFIG …
 
-CONFIG is name=head_dim,tile_q,path[,early[,rotate]] with path r (grad_q by vector reductions from registers) or b (bulk reductions), early 0 or 1 (P^T dO
-issued before dS is formed) and rotate 0 or 1 (without a mask each block starts at another query tile). A configuration that fails a check is timed all the
-same; its name then ends in "!". Times are of all passes; a column gives the share of those around the main kernel.
+CONFIG is name=head_dim,tile_q,… with the fields of Sm90BackwardTile in their order, 0 and 1 for truth values, and optionally @folder with another version of the
+tree, to compare two versions in one run. A configuration that fails a check is timed all the same; its name then ends in "!". Times are of all passes; a column
+gives the share of those around the main kernel.
 """
 import argparse
 import concurrent.futures
@@ -22,7 +22,7 @@ import time
 import torch
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-NATIVE = os.path.normpath(os.path.join(HERE, "..", "..", "..", "native"))
+ROOT = os.path.normpath(os.path.join(HERE, "..", "..", ".."))
 sys.path.insert(0, HERE)
 import cases_backward as cases  # noqa: E402
 import gpu_state  # noqa: E402
@@ -38,17 +38,20 @@ class LabCall(ctypes.Structure):
         + [(n, ctypes.c_int64) for n in ("batch", "len_q", "len_kv", "heads_q", "heads_kv", "head_dim", "head_dim_v")]
         + [(n + "_strides", ctypes.c_int64 * 3) for n in TENSORS]
         + [("scale", ctypes.c_float), ("mask", ctypes.c_int32), ("is_bfloat16", ctypes.c_int32), ("passes", ctypes.c_int32)]
+        + [("stream", ctypes.c_void_p)]
     )
 
 
 class Variant:
     def __init__(self, spec, build_dir):
         self.name, values = spec.split("=")
+        values, _, folder = values.partition("@")
         v = values.split(",")
         self.head_dim, self.tile_q = int(v[0]), int(v[1])
-        path = {"r": "kFromRegisters", "b": "kBulk"}[v[2]]
-        early, rotate = ("true" if len(v) > i and v[i] == "1" else "false" for i in (3, 4))
-        self.tile = f"{{{self.head_dim}, {self.tile_q}, fa::Sm90GradQPath::{path}, {early}, {rotate}}}"
+        self.deterministic = v[3] == "1"
+        flags = [{"0": "false", "1": "true"}.get(x, x) for x in v[2:]]
+        self.tile = "{" + ", ".join(v[:2] + flags) + "}"
+        self.root = os.path.abspath(folder) if folder else ROOT
         self.dir = os.path.join(build_dir, re.sub(r"\W", "_", self.name))
         self.notes = ""
         self.library = None
@@ -59,10 +62,12 @@ class Variant:
         with open(header, "w") as file:
             file.write(f"#define LAB_TILE {self.tile}\n")
         parts = ["tensor_map.cu"] + [f"backward/{name}.cu" for name in ("make_params", "passes", "repair", "run_backward")]
-        sources = [os.path.join(HERE, "sm90_backward_variant.cu")] + [os.path.join(NATIVE, "src/kernels/sm90", part) for part in parts]
+        native = os.path.join(self.root, "native")
+        sources = [os.path.join(self.root, "tests/benchmarks/lab/sm90_backward_variant.cu")]
+        sources += [os.path.join(native, "src/kernels/sm90", part) for part in parts]
         nvcc = os.environ.get("NVCC") or shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
         command = [nvcc, "-std=c++17", "-O3", "-gencode=arch=compute_90a,code=sm_90a", "--expt-relaxed-constexpr", "-Xptxas=-v", "-diag-suppress=20012",
-                   "-I" + os.path.join(NATIVE, "include"), "-I" + os.path.join(NATIVE, "src"), "-include", header, "-shared", "-Xcompiler", "-fPIC,-fno-gnu-unique",
+                   "-I" + os.path.join(native, "include"), "-I" + os.path.join(native, "src"), "-include", header, "-shared", "-Xcompiler", "-fPIC,-fno-gnu-unique",
                    "-o", os.path.join(self.dir, "variant.so")] + os.environ.get("NVCC_FLAGS", "").split() + sources
         run = subprocess.run(command, capture_output=True, text=True, timeout=300)
         log = run.stdout + run.stderr
@@ -102,9 +107,11 @@ class Variant:
         if status != 0:
             raise RuntimeError(self.library.lab_message().decode())
 
-    def run(self, *args):
-        call = self.call(*args)
+    def launch(self, call):
         self.check(self.library.lab_run(ctypes.byref(call)))
+
+    def run(self, *args):
+        self.launch(self.call(*args))
         torch.cuda.synchronize()
 
     def time(self, repeats, call):
@@ -159,9 +166,10 @@ def measure(variants, lengths, peers, masks, dtype, deadline):
                 ours = {x.name: x.call(tensors, lse, None, mask, head_dim ** -0.5) for x in mine}
                 cells, state = {}, gpu_state.Sampler()
                 want = [t.transpose(1, 2) for t in calls["FA2"]()]
-                # In turns, so that a warming GPU treats all alike.
-                for _ in range(3):
-                    for variant in mine:
+                # In turns that begin with another variant each, so that a warming GPU treats all alike.
+                for turn in range(4):
+                    first = turn * max(1, len(mine) // 4) % len(mine)
+                    for variant in mine[first:] + mine[:first]:
                         variant.time(1, ours[variant.name])
                         with state:
                             cells.setdefault(variant.name, []).extend(variant.time(repeats, ours[variant.name]))
@@ -200,13 +208,16 @@ def main():
     parser.add_argument("--dtype", choices=["float16", "bfloat16"], default="float16")
     parser.add_argument("--seconds", type=float, default=600, help="begin no further cell after so long")
     parser.add_argument("--build-only", action="store_true")
+    parser.add_argument("--built", action="store_true", help="an earlier run with the same --out has built them")
     parser.add_argument("--out", default="lab-build")
     options = parser.parse_args()
 
     started = time.time()
     variants = [Variant(spec, options.out) for spec in options.configs]
-    with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        errors = list(pool.map(lambda v: v.build(), variants))
+    errors = [None] * len(variants)
+    if not options.built:
+        with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            errors = list(pool.map(lambda v: v.build(), variants))
     for error in filter(None, errors):
         print(error)
     variants = [v for v, e in zip(variants, errors) if e is None]

@@ -17,7 +17,8 @@ struct LabCall {
   float scale;
   int32_t mask;  // 0 none, 1 causal top-left, 2 causal bottom-right
   int32_t is_bfloat16;
-  int32_t passes;  // 1 prepare, 2 main, 4 finish; their sum
+  int32_t passes;  // 1 prepare, 2 main, 4 finish and repair; their sum
+  void* stream;    // null: the default stream
 };
 
 namespace {
@@ -44,6 +45,7 @@ fa::BackwardArgs args_of(const LabCall& call) {
   problem.head_dim = call.head_dim;
   problem.head_dim_v = call.head_dim_v;
   problem.scale = call.scale;
+  problem.deterministic = LabTile::kTile.deterministic;
   args.q = tensor(call.q, call.q_strides);
   args.k = tensor(call.k, call.k_strides);
   args.v = tensor(call.v, call.v_strides);
@@ -55,6 +57,7 @@ fa::BackwardArgs args_of(const LabCall& call) {
   args.lse = call.lse;
   args.grad_lse = call.grad_lse;
   args.workspace = call.workspace;
+  args.stream = call.stream;
   return args;
 }
 
@@ -94,7 +97,7 @@ extern "C" int64_t lab_workspace_bytes(const LabCall* call) {
   return static_cast<int64_t>(fa::sm90_backward_workspace(LabTile::kTile, args_of(*call).problem).total_bytes);
 }
 
-/// One call on the default stream. 0, or 1 and lab_message().
+/// One call on its stream. 0, or 1 and lab_message().
 extern "C" int lab_run(const LabCall* call) {
   return guarded([&] { launch(*call); });
 }

@@ -1,6 +1,7 @@
 // One configuration of the Hopper forward kernel as a shared object for lab.py, which defines LAB_TILE, the initialiser of its Sm90ForwardTile.
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <vector>
 
@@ -15,7 +16,8 @@ struct LabCall {
   float scale;
   int32_t mask;  // 0 none, 1 causal top-left, 2 causal bottom-right
   int32_t is_bfloat16;
-  int64_t blocks;  // 0: one per query tile; negative: what the planner would take on so many multiprocessors
+  int64_t multiprocessors;
+  int32_t groups;  // units of work per head; 0 sections, -1 the planner's choice, -2 pairs
 };
 
 namespace {
@@ -48,9 +50,14 @@ fa::sm90::ForwardParams params_of(const LabCall& call, int64_t* blocks) {
   args.lse = call.lse;
   const int64_t q_tiles = (call.len_q + LabTile::kTile.tile_q() - 1) / LabTile::kTile.tile_q();
   const int64_t num_tiles = q_tiles * call.batch * call.heads_q;
-  const int64_t wanted = call.blocks >= 0 ? call.blocks : fa::sm90_persistent(problem, q_tiles, -call.blocks) ? -call.blocks : 0;
-  *blocks = wanted > 0 && wanted < num_tiles ? wanted : num_tiles;
-  return fa::sm90::make_forward_params(LabTile::kTile, args, *blocks);
+  constexpr int kTeams = LabTile::kTile.teams;
+  const int64_t groups = call.groups == -1      ? fa::sm90_forward_groups(problem, LabTile::kTile, q_tiles, call.multiprocessors)
+                         : !problem.is_causal() ? q_tiles
+                         : call.groups == -2    ? (q_tiles % 2 == 0 ? q_tiles / 2 : q_tiles)
+                                                : call.groups;
+  const bool persistent = groups > 0 || fa::sm90_persistent(problem, q_tiles, call.multiprocessors * kTeams);
+  *blocks = persistent ? std::min(num_tiles, call.multiprocessors) : (num_tiles + kTeams - 1) / kTeams;
+  return fa::sm90::make_forward_params(LabTile::kTile, args, *blocks, groups);
 }
 
 void launch(const LabCall& call) {

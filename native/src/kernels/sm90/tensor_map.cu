@@ -56,4 +56,20 @@ CUtensorMap encode_tensor_map(const Tensor& tensor, const TensorShape& shape, DT
   return map;
 }
 
+CUtensorMap encode_float_map(const float* data, int64_t rows, int64_t columns, int box_rows, int box_columns, const char* argument) {
+  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(columns) * sizeof(float)};
+  const cuuint32_t box[2] = {static_cast<cuuint32_t>(box_columns), static_cast<cuuint32_t>(box_rows)};
+  const cuuint32_t element_strides[2] = {1, 1};
+  CUtensorMap map;
+  const CUresult result =
+      encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 2, const_cast<float*>(data), sizes, strides, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) {
+    fail(FA_STATUS_UNSUPPORTED, "%s: TMA cannot address this part of the workspace (driver error %d): data %p, %llu rows of %llu floats", argument,
+         static_cast<int>(result), static_cast<const void*>(data), static_cast<unsigned long long>(sizes[1]), static_cast<unsigned long long>(sizes[0]));
+  }
+  return map;
+}
+
 }  // namespace fa::sm90

@@ -22,4 +22,8 @@ struct TensorShape {
 /// all that was asked for, if the driver refuses. argument: the tensor's name for the message.
 CUtensorMap encode_tensor_map(const Tensor& tensor, const TensorShape& shape, DType dtype, int box_rows, const char* argument);
 
+/// A map of a contiguous matrix of floats with dimensions (column, row), no swizzle, and boxes of box_rows x box_columns. columns is a multiple of 4,
+/// box_columns at most 256; the address is a multiple of 16 bytes. For parts of the workspace.
+CUtensorMap encode_float_map(const float* data, int64_t rows, int64_t columns, int box_rows, int box_columns, const char* argument);
+
 }  // namespace fa::sm90

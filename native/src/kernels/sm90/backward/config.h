@@ -7,9 +7,16 @@
 #include <cstdint>
 
 #include "kernels/sm90/backward/params.h"
+#include "kernels/sm90/backward/steps.cuh"
 #include "plan/sm90_backward_tiles.h"
 
 namespace fa::sm90 {
+
+/// A query tile whose grad_q is complete; query_tile -1: there will be no more.
+struct FinishOrder {
+  int group_head;
+  int query_tile;
+};
 
 /// TileSource::kTile is the Sm90BackwardTile to build.
 template <typename Element_, typename TileSource>
@@ -27,19 +34,19 @@ struct BackwardConfig {
   static constexpr int kConsumerThreads = 128 * kWarpgroups;
   static constexpr int kConsumerWarps = 4 * kWarpgroups;
   static constexpr int kPanels = kHeadDim / 64;
-  static constexpr bool kBulkGradQ = kTile.grad_q_path == Sm90GradQPath::kBulk;
-
-  static constexpr bool kEarlyGradV = kTile.early_grad_v;
-  static constexpr bool kRotateQueries = kTile.rotate_queries;
+  static constexpr bool kDelayedGradQ = kTile.delayed_grad_q;
+  static constexpr bool kDeterministic = kTile.deterministic;
 
   /// Accumulator registers of a thread: S^T and dP^T (64 keys x tile_q), grad_k and grad_v (64 keys x head_dim), one 64 x 64 block of grad_q.
   static constexpr int kScores = kTileQ / 2;
   static constexpr int kGradients = kHeadDim / 2;
   static constexpr int kGradQ = 32;
 
-  /// Named barriers: all consumers; kBarrierWarpgroup + w for consumer warpgroup w alone. 0 is __syncthreads.
-  static constexpr int kBarrierConsumers = 1;
-  static constexpr int kBarrierWarpgroup = 2;
+  /// Named barriers. 0 is __syncthreads.
+  static constexpr int kBarrierConsumers = 1;  ///< all consumers
+  static constexpr int kBarrierWarpgroup = 2;  ///< + w: consumer warpgroup w alone
+  static constexpr int kBarrierStart = 4;      ///< the first warpgroup lets the second begin
+  static constexpr int kBarrierExchange = 5;   ///< + 2 * stage + w: warpgroup w has written dS of the stage and has read that of the other
 
   struct SharedStorage {
     // Panels of 64 columns with 128-byte swizzle: 1024-byte alignment (tile/wgmma_descriptor.cuh).
@@ -48,25 +55,36 @@ struct BackwardConfig {
     using QTile = Element[kPanels][kTileQ][64];
     alignas(1024) QTile q[kStages];
     alignas(1024) QTile grad_o[kStages];
-    alignas(1024) Element ds[kStages][kWarpgroups][kTileQ][64];             ///< dS: rows are queries, panel w holds the keys of warpgroup w
-    alignas(1024) float grad_q[kWarpgroups][kBulkGradQ ? kGradQBlock : 4];  ///< staging; unused unless kBulkGradQ
-    alignas(16) float lse_log2[kStages][kTileQ];
-    float delta[kStages][kTileQ];
+    alignas(1024) Element ds[kStages][kWarpgroups][kTileQ][64];                 ///< dS: rows are queries, panel w holds the keys of warpgroup w
+    alignas(1024) float grad_q[kWarpgroups][kDeterministic ? kGradQBlock : 4];  ///< complete blocks of the accumulator, on their way out
+    KeyTile tile;                                                               ///< for the roles with few registers
+    alignas(128) float lse_log2[kStages][kTileQ];
+    alignas(128) float delta[kStages][kTileQ];
     uint64_t k_full;
     uint64_t v_full;
     uint64_t q_full[kStages];  ///< q and lse_log2
     uint64_t q_empty[kStages];
     uint64_t grad_o_full[kStages];  ///< grad_o and delta
     uint64_t grad_o_empty[kStages];
+    // Books of grad_q (grad_q_finisher.cuh); used if kDeterministic.
+    uint64_t grad_q_open;                 ///< the consumers may add their blocks of the next step to the accumulator
+    uint64_t grad_q_added;                ///< they have
+    uint64_t order_full;                  ///< order
+    uint64_t order_empty;                 ///< both finishers are done with it
+    uint64_t grad_q_loaded[kWarpgroups];  ///< grad_q[w]
+    FinishOrder order;
 
     /// Bytes from a tile of q to the tile of grad_o of the same stage.
     static constexpr uint32_t kToGradO = kStages * sizeof(QTile);
   };
 
   static_assert(kHeadDim == 64 || kHeadDim == 128, "panels are 64 columns wide");
+  static_assert(kDelayedGradQ || !kDeterministic, "the deterministic mode is built on the delayed form");
+  static_assert(kStages == 2 && kWarpgroups == 2, "the exchange of dS between the warpgroups");
   static_assert(kTileQ / 64 * kPanels == kWarpgroups, "each warpgroup computes one 64 x 64 block of grad_q");
   static_assert(kSm90RowPadding % kTileQ == 0, "tiles of the workspace");
-  static_assert(kTile.consumer_registers() * kWarpgroups + kTile.producer_registers() <= 512, "65,536 registers, 128 threads per warpgroup");
+  static_assert(kTile.consumer_registers() * kWarpgroups + kTile.producer_registers() <= 168 * (kWarpgroups + 1),
+                "setmaxnreg moves what the block got at entry");
   static_assert(kThreads * 168 <= 65536, "registers at entry");
   static_assert(sizeof(SharedStorage) <= kTile.shared_memory_bytes(), "the planner's arithmetic");
   static_assert(kTile.shared_memory_bytes() <= 232448, "227 KiB of dynamic shared memory per block");

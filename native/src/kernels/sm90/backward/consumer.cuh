@@ -4,7 +4,9 @@
 #include "kernels/sm90/backward/config.h"
 #include "kernels/sm90/backward/grad_q.cuh"
 #include "kernels/sm90/backward/pairs.cuh"
+#include "kernels/sm90/backward/scores.cuh"
 #include "kernels/sm90/backward/steps.cuh"
+#include "ptx/bulk_copy.cuh"
 #include "ptx/exp2.cuh"
 #include "ptx/fence_proxy.cuh"
 #include "ptx/mbarrier.cuh"
@@ -23,7 +25,6 @@ class BackwardConsumer {
   using SharedStorage = typename Config::SharedStorage;
   using ScoreProduct = ptx::Wgmma<Element, Config::kTileQ>;
   using GradientProduct = ptx::Wgmma<Element, Config::kHeadDim>;
-  using GradQProduct = ptx::Wgmma<Element, 64>;
   static constexpr uint32_t kQStageStep = sizeof(typename SharedStorage::QTile) / 16;
 
  public:
@@ -58,18 +59,39 @@ class BackwardConsumer {
     }
     ptx::mbarrier_wait(&smem_.k_full, 0);
     ptx::mbarrier_wait(&smem_.v_full, 0);
+    if constexpr (Config::kDelayedGradQ) {
+      exchange_arrive(Config::kStages - 1);
+      if (warpgroup_ == 1 && tile_.first_step < params_.num_q_tiles) {
+        ptx::named_barrier_sync(Config::kBarrierStart, Config::kConsumerThreads);
+      }
+    }
 #pragma unroll 1
     for (int group_head = 0; group_head < params_.group_size; ++group_head) {
-      float* g_accumulator = params_.grad_q_accumulator + workspace_row(params_, tile_, group_head, 0) * Config::kHeadDim;
-      int step = tile_.first_step;
+      const int first_tile = (tile_.slot + group_head) * static_cast<int>(params_.padded_rows / Config::kTileQ);
+      if constexpr (Config::kDelayedGradQ) {
+        int step = params_.num_q_tiles - 1;
 #pragma unroll 1
-      for (; step < tile_.end_masked; ++step) {
-        process<true>(grad_k, grad_v, query_tile(params_, tile_, step), g_accumulator);
-      }
+        for (; step >= tile_.end_masked; --step) {
+          process<false>(grad_k, grad_v, step, first_tile);
+        }
 #pragma unroll 1
-      for (; step < params_.num_q_tiles; ++step) {
-        process<false>(grad_k, grad_v, query_tile(params_, tile_, step), g_accumulator);
+        for (; step >= tile_.first_step; --step) {
+          process<true>(grad_k, grad_v, step, first_tile);
+        }
+      } else {
+        int step = tile_.first_step;
+#pragma unroll 1
+        for (; step < tile_.end_masked; ++step) {
+          process<true>(grad_k, grad_v, step, first_tile);
+        }
+#pragma unroll 1
+        for (; step < params_.num_q_tiles; ++step) {
+          process<false>(grad_k, grad_v, step, first_tile);
+        }
       }
+    }
+    if constexpr (Config::kDelayedGradQ) {
+      add_last_grad_q();
     }
     if (params_.causal) {
       report_nonfinite(grad_k, grad_v);
@@ -79,15 +101,15 @@ class BackwardConsumer {
 
  private:
   static constexpr int kNever = 1 << 30;
+  static constexpr int kNone = -1;
 
   /// One tile of queries. Every product is waited for before the end: a group in flight across the loop's back edge makes ptxas serialise all of them (C7514).
   template <bool kMasked>
-  __device__ __forceinline__ void process(float (&grad_k)[Config::kGradients], float (&grad_v)[Config::kGradients], int query_tile, float* g_accumulator) {
+  __device__ __forceinline__ void process(float (&grad_k)[Config::kGradients], float (&grad_v)[Config::kGradients], int query_tile, int first_tile) {
     using namespace ptx;
     const int stage = cursor_.stage;
     const uint32_t phase = cursor_.phase, stage_step = stage * kQStageStep;
     float p[Config::kScores], ds[Config::kScores];
-    uint32_t p_operand[Config::kScores / 2], ds_operand[Config::kScores / 2];
 
     // S^T = K Q^T, dP^T = V dO^T
     mbarrier_wait(&smem_.q_full[stage], phase);
@@ -98,28 +120,52 @@ class BackwardConsumer {
     multiply_scores(ds, desc_v_, stage_step + kToGradO);
     wgmma_commit_group();
 
+    // P, dS
     wgmma_wait_group<1>();
     pin_registers(p);
-    exponentiate<kMasked>(p, stage, query_tile);
-    if constexpr (Config::kEarlyGradV) {
-      add_grad_v(grad_v, p_operand, p, stage_step);
-      wgmma_wait_group<1>();
-    } else {
-      wgmma_wait_group<0>();
+    exponentiate_scores(p, &smem_.lse_log2[stage][threadIdx.x % 4 * 2], params_.scale_log2);
+    if constexpr (kMasked) {
+      hide_scores(p, first_row_, query_tile * Config::kTileQ);
     }
+    if constexpr (Config::kDelayedGradQ) {
+      mbarrier_wait(&smem_.k_full, 0);  // long complete; but a branch, which keeps some of the exponentials in front of the next wait
+    }
+    wgmma_wait_group<0>();
     pin_registers(ds);
-    differentiate<kMasked>(ds, p, stage, query_tile);
-    to_operand(ds_operand, ds);
-    share_ds(ds_operand, stage);
-    if constexpr (!Config::kEarlyGradV) {
-      add_grad_v(grad_v, p_operand, p, stage_step);
+    differentiate_scores(ds, p, &smem_.delta[stage][threadIdx.x % 4 * 2]);
+    if constexpr (kMasked) {
+      hide_scores(ds, first_row_, query_tile * Config::kTileQ);
     }
 
-    // grad_q = dS K, then grad_k += dS^T Q
+    if constexpr (Config::kDelayedGradQ) {
+      finish_delayed(grad_k, grad_v, p, ds, stage);
+      previous_ = first_tile + query_tile;
+    } else {
+      finish_at_once(grad_k, grad_v, p, ds, stage, first_tile + query_tile);
+    }
+    if (threadIdx.x % 32 == 0) {
+      mbarrier_arrive(&smem_.q_empty[stage]);
+    }
+    cursor_.advance();
+  }
+
+  /// The rest of a step: grad_v, then grad_q and grad_k, for both of which dS of both warpgroups must be there.
+  __device__ __forceinline__ void finish_at_once(float (&grad_k)[Config::kGradients], float (&grad_v)[Config::kGradients], const float (&p)[Config::kScores],
+                                                 const float (&ds)[Config::kScores], int stage, int tile) {
+    using namespace ptx;
+    const uint32_t stage_step = stage * kQStageStep;
+    uint32_t p_operand[Config::kScores / 2], ds_operand[Config::kScores / 2];
+    round_to_operand<Element>(ds_operand, ds);
+    share_ds(ds_operand, stage);
+    round_to_operand<Element>(p_operand, p);
+    wgmma_fence();
+    accumulate(grad_v, p_operand, stage_step + kToGradO);
+    wgmma_commit_group();
+
     fence_proxy_async_shared();
     named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);
-    wgmma_fence();
     float grad_q[Config::kGradQ];
+    wgmma_fence();
     grad_q_.multiply(grad_q, stage);
     wgmma_commit_group();
     accumulate(grad_k, ds_operand, stage_step);
@@ -130,14 +176,93 @@ class BackwardConsumer {
     if (threadIdx.x % 32 == 0) {
       mbarrier_arrive(&smem_.grad_o_empty[stage]);
     }
-    grad_q_.add(grad_q, g_accumulator + static_cast<int64_t>(query_tile) * (Config::kTileQ * Config::kHeadDim));
+    grad_q_.add(grad_q, accumulator_tile(tile));
     wgmma_wait_group<0>();
     pin_registers(grad_v);
     pin_registers(grad_k);
-    if (threadIdx.x % 32 == 0) {
-      mbarrier_arrive(&smem_.q_empty[stage]);
+  }
+
+  /// The rest of a step, with grad_q of the step before: the other warpgroup's part of that dS has had half a step to arrive.
+  __device__ __forceinline__ void finish_delayed(float (&grad_k)[Config::kGradients], float (&grad_v)[Config::kGradients], const float (&p)[Config::kScores],
+                                                 const float (&ds)[Config::kScores], int stage) {
+    using namespace ptx;
+    const uint32_t stage_step = stage * kQStageStep;
+    uint32_t p_operand[Config::kScores / 2], ds_operand[Config::kScores / 2];
+    if (warpgroup_ == 0 && previous_ == kNone) {
+      named_barrier_arrive(Config::kBarrierStart, Config::kConsumerThreads);
     }
-    cursor_.advance();
+    round_to_operand<Element>(p_operand, p);
+    round_to_operand<Element>(ds_operand, ds);
+
+    exchange_wait(stage ^ 1);
+    float grad_q[Config::kGradQ];
+    wgmma_fence();
+    grad_q_.multiply(grad_q, stage ^ 1);
+    wgmma_commit_group();
+
+    share_ds(ds_operand, stage);
+    fence_proxy_async_shared();
+    accumulate(grad_v, p_operand, stage_step + kToGradO);
+    wgmma_commit_group();
+    accumulate(grad_k, ds_operand, stage_step);
+    wgmma_commit_group();
+
+    wgmma_wait_group<2>();
+    pin_registers(grad_q);
+    exchange_arrive(stage);
+    if (previous_ != kNone) {
+      add_previous(grad_q, stage ^ 1);
+    }
+    wgmma_wait_group<1>();
+    pin_registers(grad_v);
+    if (threadIdx.x % 32 == 0) {
+      mbarrier_arrive(&smem_.grad_o_empty[stage]);
+    }
+    wgmma_wait_group<0>();
+    pin_registers(grad_k);
+  }
+
+  /// The grad_q that the last step has left over.
+  __device__ __forceinline__ void add_last_grad_q() {
+    const int stage = cursor_.stage ^ 1;
+    exchange_wait(stage);
+    if (previous_ != kNone) {
+      float grad_q[Config::kGradQ];
+      ptx::wgmma_fence();
+      grad_q_.multiply(grad_q, stage);
+      ptx::wgmma_commit_group();
+      ptx::wgmma_wait_group<0>();
+      ptx::pin_registers(grad_q);
+      add_previous(grad_q, stage);
+    }
+  }
+
+  __device__ __forceinline__ float* accumulator_tile(int tile) const {
+    return params_.grad_q_accumulator + static_cast<int64_t>(tile) * (Config::kTileQ * Config::kHeadDim);
+  }
+
+  /// Adds the block of the step before, whose stage is given, to the accumulator; in deterministic mode when it is its turn.
+  __device__ __forceinline__ void add_previous(const float (&grad_q)[Config::kGradQ], int stage) {
+    if constexpr (Config::kDeterministic) {
+      ptx::mbarrier_wait(&smem_.grad_q_open, stage);  // stages alternate, and so do phases
+    }
+    grad_q_.add(grad_q, accumulator_tile(previous_));
+    if constexpr (Config::kDeterministic) {
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) {
+        ptx::mbarrier_arrive(&smem_.grad_q_added);
+      }
+    }
+  }
+
+  /// Tells the other warpgroup that this one's dS of the stage is there, and that it has read dS of the other stage, which may be overwritten.
+  __device__ __forceinline__ void exchange_arrive(int stage) {
+    ptx::named_barrier_arrive(Config::kBarrierExchange + 2 * stage + warpgroup_, Config::kConsumerThreads);
+  }
+
+  /// Waits for the other warpgroup's exchange_arrive of the stage, and for all of this warpgroup.
+  __device__ __forceinline__ void exchange_wait(int stage) {
+    ptx::named_barrier_sync(Config::kBarrierExchange + 2 * stage + (warpgroup_ ^ 1), Config::kConsumerThreads);
   }
 
   /// scores = the warpgroup's 64 rows of k or v times a tile of q or grad_o, transposed.
@@ -148,79 +273,12 @@ class BackwardConsumer {
     }
   }
 
-  /// grad_v += P^T dO, as a group of its own.
-  __device__ __forceinline__ void add_grad_v(float (&grad_v)[Config::kGradients], uint32_t (&p_operand)[Config::kScores / 2], const float (&p)[Config::kScores],
-                                             uint32_t stage_step) {
-    to_operand(p_operand, p);
-    ptx::wgmma_fence();
-    accumulate(grad_v, p_operand, stage_step + kToGradO);
-    ptx::wgmma_commit_group();
-  }
-
   /// gradient += P^T or dS^T times a tile of grad_o or q.
   __device__ __forceinline__ void accumulate(float (&gradient)[Config::kGradients], const uint32_t (&operand)[Config::kScores / 2], uint32_t query_step) {
 #pragma unroll
     for (int k = 0; k < Config::kTileQ / 16; ++k) {
       GradientProduct::rs(gradient, operand[4 * k], operand[4 * k + 1], operand[4 * k + 2], operand[4 * k + 3],
                           desc_q_rows_.at(query_step + tile::mn_major_step(k)), 1);
-    }
-  }
-
-  /// S -> P = exp(scale S - lse), 0 where masked. Element 4j + 2r + e: key r, query 8j + e from the thread's first column.
-  template <bool kMasked>
-  __device__ __forceinline__ void exponentiate(float (&s)[Config::kScores], int stage, int query_tile) {
-    const float* s_lse = &smem_.lse_log2[stage][threadIdx.x % 4 * 2];
-#pragma unroll
-    for (int j = 0; j < Config::kScores / 4; ++j) {
-      const float2 lse = *reinterpret_cast<const float2*>(s_lse + 8 * j);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        s[4 * j + i] = ptx::exp2_approx(fmaf(s[4 * j + i], params_.scale_log2, i % 2 ? -lse.y : -lse.x));
-      }
-    }
-    if constexpr (kMasked) {
-      hide(s, query_tile);
-    }
-  }
-
-  /// dP -> dS = P (dP - delta), without the factor scale; 0 where masked, whatever dP was.
-  template <bool kMasked>
-  __device__ __forceinline__ void differentiate(float (&dp)[Config::kScores], const float (&p)[Config::kScores], int stage, int query_tile) {
-    const float* s_delta = &smem_.delta[stage][threadIdx.x % 4 * 2];
-#pragma unroll
-    for (int j = 0; j < Config::kScores / 4; ++j) {
-      const float2 delta = *reinterpret_cast<const float2*>(s_delta + 8 * j);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        dp[4 * j + i] = p[4 * j + i] * (dp[4 * j + i] - (i % 2 ? delta.y : delta.x));
-      }
-    }
-    if constexpr (kMasked) {
-      hide(dp, query_tile);
-    }
-  }
-
-  /// Zero where the query does not see the key.
-  __device__ __forceinline__ void hide(float (&s)[Config::kScores], int query_tile) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int first_column = first_row_[r] - query_tile * Config::kTileQ;
-#pragma unroll
-      for (int j = 0; j < Config::kScores / 4; ++j) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          float& element = s[4 * j + 2 * r + e];
-          element = 8 * j + e < first_column ? 0.0f : element;
-        }
-      }
-    }
-  }
-
-  /// Rounds, as A operand: two neighbouring groups of eight queries are a k-step.
-  __device__ __forceinline__ void to_operand(uint32_t (&operand)[Config::kScores / 2], const float (&s)[Config::kScores]) {
-#pragma unroll
-    for (int i = 0; i < Config::kScores / 2; ++i) {
-      operand[i] = ptx::pack2<Element>(s[2 * i], s[2 * i + 1]);
     }
   }
 
@@ -311,8 +369,9 @@ class BackwardConsumer {
   const tile::Descriptor desc_q_rows_;  // B of grad_k, and of grad_v at kToGradO
   GradQPart<Config> grad_q_;
   StepCursor<Config::kStages> cursor_;
-  int first_row_[2];  // first query that sees the thread's keys, less the thread's first column
-  uint32_t s_ds_;     // the lane's row of stmatrix in stage 0
+  int previous_ = kNone;  // tile of the accumulator that grad_q of the step before belongs to
+  int first_row_[2];      // first query that sees the thread's keys, less the thread's first column
+  uint32_t s_ds_;         // the lane's row of stmatrix in stage 0
 };
 
 }  // namespace fa::sm90

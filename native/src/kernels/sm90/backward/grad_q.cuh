@@ -2,9 +2,6 @@
 #pragma once
 
 #include "kernels/sm90/backward/config.h"
-#include "ptx/bulk_copy.cuh"
-#include "ptx/fence_proxy.cuh"
-#include "ptx/named_barrier.cuh"
 #include "ptx/reduce.cuh"
 #include "ptx/wgmma.cuh"
 #include "tile/wgmma_descriptor.cuh"
@@ -37,28 +34,9 @@ class GradQPart {
   __device__ __forceinline__ void add(const float (&grad_q)[Config::kGradQ], float* g_tile) {
     const int thread = threadIdx.x % 128;
     float* g_block = g_tile + warpgroup_ * kGradQBlock;
-    if constexpr (Config::kBulkGradQ) {
-      const int barrier = Config::kBarrierWarpgroup + warpgroup_;
-      float* s_block = smem_.grad_q[warpgroup_];
-      if (thread == 0) {
-        ptx::bulk_wait_read();
-      }
-      ptx::named_barrier_sync(barrier, 128);
 #pragma unroll
-      for (int j = 0; j < Config::kGradQ / 4; ++j) {
-        reinterpret_cast<float4*>(s_block)[128 * j + thread] = make_float4(grad_q[4 * j], grad_q[4 * j + 1], grad_q[4 * j + 2], grad_q[4 * j + 3]);
-      }
-      ptx::fence_proxy_async_shared();
-      ptx::named_barrier_sync(barrier, 128);
-      if (thread == 0) {
-        ptx::bulk_reduce_add(g_block, s_block, kGradQBlock * sizeof(float));
-        ptx::bulk_commit();
-      }
-    } else {
-#pragma unroll
-      for (int j = 0; j < Config::kGradQ / 4; ++j) {
-        ptx::reduce_add_v4(g_block + 4 * (128 * j + thread), grad_q[4 * j], grad_q[4 * j + 1], grad_q[4 * j + 2], grad_q[4 * j + 3]);
-      }
+    for (int j = 0; j < Config::kGradQ / 4; ++j) {
+      ptx::reduce_add_v4(g_block + 4 * (128 * j + thread), grad_q[4 * j], grad_q[4 * j + 1], grad_q[4 * j + 2], grad_q[4 * j + 3]);
     }
   }
 

@@ -23,6 +23,9 @@ constexpr BackwardLauncher kBackwardLaunchers[][2] = {
     {launch_backward<Planned<__half, 1>>, launch_backward<Planned<__nv_bfloat16, 1>>},
     {launch_backward_wide<PlannedWide<__half, 2>>, launch_backward_wide<PlannedWide<__nv_bfloat16, 2>>},
     {launch_backward_wide<PlannedWide<__half, 3>>, launch_backward_wide<PlannedWide<__nv_bfloat16, 3>>},
+    {launch_backward<Planned<__half, 4>>, launch_backward<Planned<__nv_bfloat16, 4>>},
+    {launch_backward<Planned<__half, 5>>, launch_backward<Planned<__nv_bfloat16, 5>>},
+    {launch_backward<Planned<__half, 6>>, launch_backward<Planned<__nv_bfloat16, 6>>},
 };
 static_assert(sizeof(kBackwardLaunchers) / sizeof(kBackwardLaunchers[0]) == kNumSm90BackwardTiles, "one row per tile");
 

@@ -14,6 +14,14 @@ int64_t visible_len_kv_of(const Problem& problem) {
   return problem.is_causal() ? std::clamp<int64_t>(problem.len_q + problem.causal_offset(), 0, problem.len_kv) : problem.len_kv;
 }
 
+/// Rows in front of the first query tile that the main kernel comes to: they see no key.
+int unseen_rows_of(const Sm90BackwardTile& tile, const Problem& problem) {
+  if (problem.len_kv == 0) {
+    return static_cast<int>(problem.len_q);
+  }
+  return problem.is_causal() ? static_cast<int>(std::max<int64_t>(-problem.causal_offset(), 0) / tile.tile_q * tile.tile_q) : 0;
+}
+
 Sm90BackwardWorkspace workspace_of(const Sm90BackwardTile& tile, const Problem& problem) {
   return sm90_backward_workspace(tile, problem);
 }
@@ -48,8 +56,19 @@ BackwardParams make_backward_params(const Sm90BackwardTile& tile, const Backward
   params.lse_log2 = workspace_part(args, 0);
   params.delta = workspace_part(args, workspace.delta_offset_bytes);
   params.grad_q_accumulator = workspace_part(args, workspace.grad_q_offset_bytes);
+  params.grad_q_counters = reinterpret_cast<int*>(workspace_part(args, workspace.counters_offset_bytes));
+  params.ring_heads = static_cast<int>(workspace.ring_heads);
   params.repair_flags = reinterpret_cast<int*>(workspace_part(args, workspace.flags_offset_bytes));
   params.padded_rows = workspace.padded_rows;
+  if (has_queries) {
+    params.map_statistics = encode_float_map(params.lse_log2, 2 * problem.batch * problem.heads_q, workspace.padded_rows, 1, tile.tile_q, "params.workspace");
+    if (tile.deterministic) {
+      params.map_accumulator = encode_float_map(params.grad_q_accumulator, workspace.ring_heads * workspace.padded_rows * tile.head_dim / 256, 256,
+                                                kGradQBlock / 256, 256, "params.workspace");
+    }
+  } else {
+    params.map_statistics = params.map_accumulator = encode_float_map(static_cast<const float*>(args.k.data), 1, 4, 1, 4, "params.k");
+  }
   params.len_q = static_cast<int>(problem.len_q);
   params.len_kv = static_cast<int>(problem.len_kv);
   params.visible_len_kv = static_cast<int>(visible_len);
@@ -62,10 +81,15 @@ BackwardParams make_backward_params(const Sm90BackwardTile& tile, const Backward
   params.scale_log2 = problem.scale * 1.4426950408889634f;
   params.num_q_tiles = static_cast<int>((problem.len_q + tile.tile_q - 1) / tile.tile_q);
 
-  const int64_t head_bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * tile.head_dim) * problem.group_size();
   params.order.num_tiles = static_cast<int>((problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv());
   params.order.num_heads = static_cast<int>(problem.batch * problem.heads_kv);
-  params.order.section_heads = TileOrder::choose_section(params.order.num_heads, head_bytes, kCacheBytes);
+  const int64_t head_bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * tile.head_dim) * problem.group_size();
+  params.order.section_heads =
+      tile.deterministic ? static_cast<int>(workspace.section_heads) : TileOrder::choose_section(params.order.num_heads, head_bytes, kCacheBytes);
+
+  params.grad_q = static_cast<uint16_t*>(args.grad_q.data);
+  params.grad_q_strides = args.grad_q.strides;
+  params.head_dim = static_cast<int>(problem.head_dim);
   return params;
 }
 
@@ -86,6 +110,10 @@ BackwardPassParams make_backward_pass_params(const Sm90BackwardTile& tile, const
   params.grad_q_accumulator = workspace_part(args, workspace.grad_q_offset_bytes);
   params.padded_rows = workspace.padded_rows;
   params.num_rows = problem.batch * problem.heads_q * workspace.padded_rows;
+  params.clear_rows = workspace.ring_heads * workspace.padded_rows;
+  params.counters = reinterpret_cast<int*>(workspace_part(args, workspace.counters_offset_bytes));
+  params.num_counters = workspace.num_counters;
+  params.unseen_rows = tile.deterministic ? unseen_rows_of(tile, problem) : 0;
   params.len_q = static_cast<int>(problem.len_q);
   params.heads_q = static_cast<int>(problem.heads_q);
   params.head_dim = static_cast<int>(problem.head_dim);

@@ -31,12 +31,21 @@ struct BackwardParams {
   CUtensorMap map_grad_o;
   CUtensorMap map_grad_k;
   CUtensorMap map_grad_v;
+  CUtensorMap map_statistics;  ///< lse_log2 and behind it delta: (padded_rows, 2 * batch * heads_q), boxes of tile_q floats
+
+  CUtensorMap map_accumulator;  ///< deterministic mode: grad_q_accumulator as rows of 256 floats, boxes of kGradQBlock
 
   // Workspace, per (batch, query head) padded_rows rows.
-  float* lse_log2;            ///< log-sum-exp in base 2; +inf for rows that see no key and for padding: exp2(s - inf) = 0
-  float* delta;               ///< rowsum(grad_o * o) - grad_lse; 0 where lse_log2 is +inf
-  float* grad_q_accumulator;  ///< fp32, without the factor scale; order: kGradQBlock
-  int* repair_flags;          ///< kRepairSlices per block, for the repair pass; written if causal
+  float* lse_log2;  ///< log-sum-exp in base 2; +inf for rows that see no key and for padding: exp2(s - inf) = 0
+  float* delta;     ///< rowsum(grad_o * o) - grad_lse; 0 where lse_log2 is +inf
+  /// Deterministic: a ring of ring_heads heads; otherwise all heads, and finish reads them. fp32, without the factor scale; order: kGradQBlock. Query head h
+  /// (counted through all batches) is round h / ring_heads of slot h % ring_heads.
+  float* grad_q_accumulator;
+  /// Deterministic mode: one per query tile of the accumulator. A round of a slot adds one for every key tile that has been added, then two as the tile has
+  /// been read and cleared.
+  int* grad_q_counters;
+  int ring_heads;
+  int* repair_flags;  ///< kRepairSlices per block, for the repair pass; written if causal
   int64_t padded_rows;
 
   int len_q;
@@ -51,6 +60,11 @@ struct BackwardParams {
   float scale_log2;  ///< scale * log2(e)
   int num_q_tiles;   ///< per head
   TileOrder order;   ///< key tiles and key heads
+
+  // Deterministic mode, which finishes grad_q itself.
+  uint16_t* grad_q;  ///< (batch, len_q, heads_q, head_dim), strides in elements
+  Strides grad_q_strides;
+  int head_dim;
 };
 
 /// The passes around the main kernel: delta, log-sum-exp and the cleared accumulator before, grad_q after.
@@ -65,7 +79,11 @@ struct BackwardPassParams {
   float* delta;
   float* grad_q_accumulator;
   int64_t padded_rows;
-  int64_t num_rows;  ///< batch * heads_q * padded_rows
+  int64_t num_rows;    ///< batch * heads_q * padded_rows
+  int64_t clear_rows;  ///< rows of the accumulator that prepare clears; at most num_rows
+  int* counters;       ///< prepare clears num_counters of them
+  int64_t num_counters;
+  int unseen_rows;  ///< rows of grad_q, the first of every head, that prepare writes as zero, since no key tile comes to them
   int len_q;
   int heads_q;
   int head_dim;

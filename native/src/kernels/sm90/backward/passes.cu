@@ -54,8 +54,16 @@ __global__ void __launch_bounds__(kPassThreads) backward_prepare_kernel(const __
   for (int distance = kLanes / 2; distance > 0; distance /= 2) {
     sum += __shfl_xor_sync(0xFFFFFFFF, sum, distance);
   }
+  const int64_t thread = static_cast<int64_t>(blockIdx.x) * kPassThreads + threadIdx.x;
+  if (thread < p.num_counters) {
+    p.counters[thread] = 0;
+  }
   if (!in_workspace) {
     return;
+  }
+  if (i < min(p.unseen_rows, p.len_q) && 8 * lane < p.head_dim) {
+    uint16_t* g_row = p.grad_q + batch * p.grad_q_strides.batch + head * p.grad_q_strides.head + i * p.grad_q_strides.seq;
+    *reinterpret_cast<uint4*>(g_row + 8 * lane) = make_uint4(0, 0, 0, 0);
   }
   if (lane == 0) {
     const int64_t g_row = flat_head * p.len_q + i;
@@ -63,10 +71,12 @@ __global__ void __launch_bounds__(kPassThreads) backward_prepare_kernel(const __
     p.delta[row] = counts ? sum - (p.grad_lse != nullptr ? p.grad_lse[g_row] : 0.0f) : 0.0f;
   }
   // Which of the accumulator's elements a lane clears does not matter: together the rows of a block of 64 clear it all.
-  auto* g_zero = reinterpret_cast<float4*>(p.grad_q_accumulator + row * kPaddedDim);
+  if (row < p.clear_rows) {
+    auto* g_zero = reinterpret_cast<float4*>(p.grad_q_accumulator + row * kPaddedDim);
 #pragma unroll
-  for (int i = lane; i < kPaddedDim / 4; i += kLanes) {
-    g_zero[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    for (int i = lane; i < kPaddedDim / 4; i += kLanes) {
+      g_zero[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    }
   }
 }
 

@@ -18,7 +18,9 @@ void run_backward(const Sm90BackwardTile& tile, const BackwardArgs& args, void (
     launch_main(params, stream);
   }
   if (has_queries && (passes & kPassFinish)) {
-    launch_backward_finish(make_backward_pass_params(tile, args), problem.dtype, tile.head_dim, stream);
+    if (!tile.deterministic) {
+      launch_backward_finish(make_backward_pass_params(tile, args), problem.dtype, tile.head_dim, stream);
+    }
     if (has_keys && problem.is_causal()) {
       launch_backward_repair(make_backward_repair_params(tile, args, params), problem.dtype, stream);
     }

@@ -1,5 +1,5 @@
 // Which key tile a block works on, and which query tiles that needs. Producer and consumers walk the same sequence: for every query head of the group, the
-// query tiles from the first that sees a key of the block's tile, or without a mask, if the tile says so, from one that differs from block to block.
+// query tiles from the first that sees a key of the block's tile.
 #pragma once
 
 #include "kernels/sm90/backward/params.h"
@@ -12,7 +12,9 @@ struct KeyTile {
   int first_key;
   int first_step;  ///< first query tile that sees the first key; may lie behind the last
   int end_masked;  ///< query tiles before this one need the mask
-  int rotation;    ///< step s takes query tile s + rotation, modulo the number of query tiles
+  int first_head;  ///< first query head of the group, counted through all batches
+  int slot;        ///< of the accumulators' ring, of that head; the others of the group follow
+  int round;       ///< of the ring, of all heads of the group
 };
 
 template <typename Config>
@@ -24,31 +26,23 @@ __device__ __forceinline__ KeyTile key_tile(const BackwardParams& params) {
   tile.first_key = work.tile * Config::kTileKv;
   tile.first_step = 0;
   tile.end_masked = 0;
-  tile.rotation = 0;
   if (params.causal) {
     tile.first_step = min(max(0, tile.first_key - params.causal_offset) / Config::kTileQ, params.num_q_tiles);
     const int first_full_row = max(0, tile.first_key + Config::kTileKv - 1 - params.causal_offset);
     tile.end_masked = min((first_full_row + Config::kTileQ - 1) / Config::kTileQ, params.num_q_tiles);
   }
-  if (Config::kRotateQueries && !params.causal && params.num_q_tiles > 0) {
-    tile.rotation = tile.first_key / Config::kTileQ % params.num_q_tiles;
-  }
   if (tile.first_key + Config::kTileKv > params.visible_len_kv) {
     tile.end_masked = params.num_q_tiles;
   }
+  tile.first_head = work.head * params.group_size;
+  tile.round = tile.first_head / params.ring_heads;
+  tile.slot = tile.first_head - tile.round * params.ring_heads;
   return tile;
-}
-
-/// The query tile that a step takes.
-__device__ __forceinline__ int query_tile(const BackwardParams& params, const KeyTile& tile, int step) {
-  const int index = step + tile.rotation;
-  return index < params.num_q_tiles ? index : index - params.num_q_tiles;
 }
 
 /// A row's index in the workspace.
 __device__ __forceinline__ int64_t workspace_row(const BackwardParams& params, const KeyTile& tile, int group_head, int row) {
-  const int64_t head = static_cast<int64_t>(tile.batch) * params.heads_q + tile.kv_head * params.group_size + group_head;
-  return head * params.padded_rows + row;
+  return static_cast<int64_t>(tile.first_head + group_head) * params.padded_rows + row;
 }
 
 /// Position in the rings of kStages buffers, and the parity of the barrier phase that the current round completes.

@@ -24,7 +24,6 @@ struct BackwardWideConfig {
   static constexpr int kClusterSize = kTile.kCluster;
   static constexpr int kBlockKeys = kTileKv / kClusterSize;
   static constexpr int kBoxRows = kTile.q_box_rows();  ///< of a tile of q or grad_o: what one block loads, for both
-  static constexpr bool kRotateQueries = false;
 
   static constexpr int kStages = kTile.kStages;        ///< tiles of q
   static constexpr int kParts = kTile.grad_o_parts();  ///< of a tile of grad_o

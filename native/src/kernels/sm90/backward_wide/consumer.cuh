@@ -54,12 +54,12 @@ class WideConsumer {
       int step_index = block.tile.first_step;
 #pragma unroll 1
       for (; step_index < block.tile.end_masked; ++step_index) {
-        const int tile = query_tile(params, block.tile, step_index);
+        const int tile = step_index;
         step(Masked<true>{}, tile, g_accumulator + static_cast<int64_t>(tile) * (Config::kTileQ * Config::kHeadDim));
       }
 #pragma unroll 1
       for (; step_index < params.num_q_tiles; ++step_index) {
-        const int tile = query_tile(params, block.tile, step_index);
+        const int tile = step_index;
         step(Masked<false>{}, tile, g_accumulator + static_cast<int64_t>(tile) * (Config::kTileQ * Config::kHeadDim));
       }
     }

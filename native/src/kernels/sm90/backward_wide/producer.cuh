@@ -31,7 +31,7 @@ class WideProducer {
     for (int group_head = 0; group_head < params_.group_size; ++group_head) {
 #pragma unroll 1
       for (int step = block_.tile.first_step; step < params_.num_q_tiles; ++step) {
-        const int first_row = query_tile(params_, block_.tile, step) * Config::kTileQ;
+        const int first_row = step * Config::kTileQ;
         load_q(group_head, first_row, q_cursor);
         if (!keys_loaded) {
           load_other_keys();

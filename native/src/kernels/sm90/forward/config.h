@@ -17,17 +17,20 @@ struct ForwardConfig {
   static constexpr Sm90ForwardTile kTile = TileSource::kTile;
 
   static constexpr int kHeadDim = kTile.head_dim;
-  static constexpr int kWarpgroups = kTile.warpgroups;
+  static constexpr int kTeams = kTile.teams;
+  static constexpr int kWarpgroups = kTile.warpgroups;  ///< of a team
   static constexpr int kTileQ = kTile.tile_q();
   static constexpr int kTileKv = kTile.tile_kv;
   static constexpr int kStages = kTile.stages;
   static constexpr int kThreads = kTile.threads();
-  static constexpr int kConsumerWarps = 4 * kWarpgroups;
+  static constexpr int kConsumerWarps = 4 * kWarpgroups;  ///< of a team
   static constexpr int kPanels = kHeadDim / 64;
   static constexpr bool kOverlapTiles = kTile.overlap_tiles;
   static constexpr int kQStages = kOverlapTiles ? 2 : 1;
   static constexpr Sm90Softmax kSoftmax = kTile.softmax;
   static constexpr bool kPingPong = kTile.ping_pong;
+  /// A first key tile of which only the lower half is visible is formed by products of half the width.
+  static constexpr bool kTrimsFirst = kTileKv == 128;
 
   /// Accumulator registers of a thread: its part of a 64-row warpgroup tile.
   static constexpr int kScores = kTileKv / 2;
@@ -38,10 +41,10 @@ struct ForwardConfig {
   /// Growth of the maximum, as a power of two, up to which the reference stays. Probabilities then stay below 2^8.
   static constexpr float kLazyRescaleLog2 = 8.0f;
 
-  /// Named barriers of consumer warpgroup w: kBarrierConsumer + w for itself, kBarrierTurn + w when it is its turn. 0 is __syncthreads.
-  static constexpr int kBarrierConsumer = 1;
-  static constexpr int kBarrierTurn = kBarrierConsumer + kWarpgroups;
+  /// Named barrier of a team's consumer warpgroup w, on which it waits for its turn: kBarrierTurn + team * kWarpgroups + w. 0 is __syncthreads.
+  static constexpr int kBarrierTurn = 1;
 
+  /// Of a team.
   struct SharedStorage {
     // Panels of 64 columns with 128-byte swizzle: 1024-byte alignment (tile/wgmma_descriptor.cuh).
     alignas(1024) Element q_and_o[kOverlapTiles ? 3 : 1][kPanels][kTileQ][64];
@@ -53,7 +56,8 @@ struct ForwardConfig {
     uint64_t k_empty[kStages];
     uint64_t v_full[kStages];
     uint64_t v_empty[kStages];
-    float sink;  ///< never written; see softmax.cuh
+    int4 work[kQStages];  ///< what the producer says of each q tile: work_message
+    float sink;           ///< never written; see softmax.cuh
 
     __device__ __forceinline__ Element (&q(int stage))[kPanels][kTileQ][64] { return q_and_o[stage]; }
     __device__ __forceinline__ Element (&o())[kPanels][kTileQ][64] {
@@ -64,11 +68,11 @@ struct ForwardConfig {
 
   static_assert(kHeadDim % 64 == 0 && kHeadDim <= 256, "panels are 64 columns wide; wgmma produces up to 256 columns");
   static_assert(kTileKv % 16 == 0 && kTileKv <= 256, "the second product takes keys in steps of 16; a TMA box holds up to 256 rows");
-  static_assert(kWarpgroups == 2 || kWarpgroups == 3, "register split");
-  static_assert(kTile.consumer_registers() * kWarpgroups + kTile.producer_registers() <= 512, "65,536 registers, 128 threads per warpgroup");
-  static_assert(kThreads * (kWarpgroups == 3 ? 128 : 168) <= 65536, "registers at entry");
-  static_assert(sizeof(SharedStorage) == kTile.shared_memory_bytes(), "the planner's arithmetic");
-  static_assert(sizeof(SharedStorage) <= 232448, "227 KiB of dynamic shared memory per block");
+  static_assert(kTeams * kWarpgroups >= 2 && kTeams * kWarpgroups <= 4, "register split");
+  static_assert(kTeams * kTile.consumer_registers() * kWarpgroups + kTile.producer_registers() <= (kTeams * kWarpgroups + 1) * kTile.entry_registers(),
+                "registers are moved between warpgroups, not added");
+  static_assert(sizeof(SharedStorage) == kTile.team_memory_bytes(), "the planner's arithmetic");
+  static_assert(kTeams * sizeof(SharedStorage) <= 232448, "227 KiB of dynamic shared memory per block");
 };
 
 /// A tile of the planner's table.

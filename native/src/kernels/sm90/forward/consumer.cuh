@@ -18,10 +18,11 @@ class Consumer {
   using SharedStorage = typename Config::SharedStorage;
 
  public:
-  __device__ __forceinline__ Consumer(const ForwardParams& params, SharedStorage& smem, int warpgroup)
+  __device__ __forceinline__ Consumer(const ForwardParams& params, SharedStorage& smem, int warpgroup, int first_turn)
       : params_(params),
         smem_(smem),
         warpgroup_(warpgroup),
+        first_turn_(first_turn),
         desc_q_(tile::k_major_descriptor(smem.q(0)[0][64 * warpgroup])),
         desc_k_(tile::k_major_descriptor(smem.k[0])),
         desc_v_(tile::mn_major_descriptor(smem.v[0], Config::kTileKv)) {}
@@ -30,27 +31,22 @@ class Consumer {
     if (warpgroup_ == Config::kWarpgroups - 1) {
       pass_turn();  // to the first
     }
+    WorkTile tile;
 #pragma unroll 1
-    for (WorkIterator work(params_); !work.done(); work.advance()) {
-      const WorkTile tile = work.tile();
-      const int block_end = key_tiles<Config::kTileKv>(params_, tile.q_tile * Config::kTileQ, Config::kTileQ).end;
-      const KeyTiles keys = key_tiles<Config::kTileKv>(params_, first_row(tile), 64);
-      if (block_end > 0) {
-        ptx::mbarrier_wait(&smem_.q_full[q_cursor_.stage()], q_cursor_.phase());
-        for (int n = block_end - 1; n >= keys.end; --n) {
-          skip_tile();
-        }
+    for (int block_end = next_tile(tile); block_end != kNoMoreWork; block_end = next_tile(tile)) {
+      const KeyTiles keys = first_row(tile) < 0 ? KeyTiles{0, 0} : key_tiles<Config::kTileKv>(params_, first_row(tile), 64);
+#pragma unroll 1
+      for (int n = block_end - 1; n >= keys.end; --n) {
+        skip_tile();
       }
       if (keys.end > 0) {
         process(tile, keys);
       } else {
         store_rows_without_keys<Config>(params_, tile, warpgroup_);
-        if (block_end > 0) {
-          release_q();
-        }
+        release_q();
       }
     }
-    if (Config::kOverlapTiles && threadIdx.x % 128 == 0) {
+    if (Config::kOverlapTiles && threadIdx.x % 32 == 0) {
       ptx::tma_store_wait_read();  // shared memory must outlive the stores
     }
   }
@@ -58,11 +54,22 @@ class Consumer {
  private:
   /// First query of this warpgroup, and of this thread; the thread's second query is 8 further on.
   __device__ __forceinline__ int first_row(const WorkTile& tile) const {
-    return tile.q_tile * Config::kTileQ + 64 * warpgroup_;
+    return tile.first_row + 64 * warpgroup_;
   }
   __device__ __forceinline__ int thread_row(const WorkTile& tile) const {
     const int thread = ptx::fresh_thread_index();
     return first_row(tile) + thread % 128 / 32 * 16 + thread % 32 / 4;
+  }
+
+  /// Waits for the next q tile and what the producer says of it; returns the number of key tiles that the block goes through, or kNoMoreWork. The shuffles tell
+  /// the compiler that these are the same in the whole warp.
+  __device__ __forceinline__ int next_tile(WorkTile& tile) {
+    ptx::mbarrier_wait(&smem_.q_full[q_cursor_.stage()], q_cursor_.phase());
+    const int4 message = smem_.work[q_cursor_.stage()];
+    tile.first_row = __shfl_sync(0xFFFFFFFF, message.x, 0);
+    tile.head = __shfl_sync(0xFFFFFFFF, message.y, 0);
+    tile.batch = __shfl_sync(0xFFFFFFFF, message.z, 0);
+    return __shfl_sync(0xFFFFFFFF, message.w, 0);
   }
 
   /// All key tiles of a query tile: keys.end - 1 … 0, keys.end >= 1.
@@ -73,7 +80,7 @@ class Consumer {
     uint32_t p[Config::kScores / 2];
     RowState rows;
     int n = keys.end - 1;
-    first_step(s, rows, tile, n, n >= keys.full_end);
+    first_key_tile(s, rows, tile, n, n >= keys.full_end);
     to_operand(p, s);
     // Cleared by moves: a first product that overwrites O would save them, but made ptxas serialise every wgmma (C7515) in some forms of this function.
 #pragma unroll
@@ -98,9 +105,21 @@ class Consumer {
     finish(tile, keys, rows, o);
   }
 
+  __device__ __forceinline__ void first_key_tile(float (&s)[Config::kScores], RowState& rows, const WorkTile& tile, int n, bool masked) {
+    if constexpr (Config::kTrimsFirst) {
+      if (masked && visible_keys(params_, first_row(tile) + 63) - n * Config::kTileKv <= Config::kTileKv / 2) {
+        first_step<Config::kTileKv / 2>(s, rows, tile, n, true);
+        return;
+      }
+    }
+    first_step<Config::kTileKv>(s, rows, tile, n, masked);
+  }
+
   /// S of the first key tile and its exponentials, with nothing to overlap.
-  __device__ __forceinline__ void first_step(float (&s)[Config::kScores], RowState& rows, const WorkTile& tile, int n, bool masked) {
+  template <int kKeys>
+  __device__ __forceinline__ void first_step(float (&scores)[Config::kScores], RowState& rows, const WorkTile& tile, int n, bool masked) {
     using namespace ptx;
+    float(&s)[kKeys / 2] = reinterpret_cast<float(&)[kKeys / 2]>(scores);
     mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
     await_turn();
     wgmma_fence();
@@ -114,6 +133,10 @@ class Consumer {
     }
     Rescale unused;  // O is still empty
     exact_step(s, rows, unused, params_.scale_log2);
+#pragma unroll
+    for (int i = kKeys / 2; i < Config::kScores; ++i) {
+      scores[i] = 0.0f;
+    }
   }
 
   __device__ __forceinline__ void finish(const WorkTile& tile, const KeyTiles& keys, RowState& rows, float (&o)[Config::kOutputs]) {
@@ -121,13 +144,14 @@ class Consumer {
     if (params_.causal) {
       remove_masked_values<Element>(params_, tile, row - ptx::fresh_thread_index() % 32 / 4, row, keys.end * Config::kTileKv, rows, o);
     }
-    float inverse_sum[2];
-    finish_rows(params_, tile, row, rows, inverse_sum);
+    float sum[2], inverse_sum[2];
+    total_sums(params_, row, rows, sum, inverse_sum);
     if constexpr (Config::kOverlapTiles) {
       store_output_by_tma<Config>(params_, smem_, tile, warpgroup_, o, inverse_sum);
     } else {
       store_output_from_registers<Config>(params_, tile, row, o, inverse_sum);
     }
+    store_log_sum_exp(params_, tile, row, rows, sum);
   }
 
   /// One key tile: S of tile n and O += P V of tile n + 1 are in flight together; the exponentials of tile n run while the second product does.
@@ -174,12 +198,13 @@ class Consumer {
   }
 
   /// Issues S = Q K^T of the current k tile as one group.
-  __device__ __forceinline__ void multiply_keys(float (&s)[Config::kScores]) {
+  template <int kScores>
+  __device__ __forceinline__ void multiply_keys(float (&s)[kScores]) {
     const uint32_t q_stage = q_cursor_.stage() * kQStageStep, k_stage = k_cursor_.stage() * kStageStep;
 #pragma unroll
     for (int k = 0; k < Config::kHeadDim / 16; ++k) {
-      ptx::Wgmma<Element, Config::kTileKv>::ss(s, desc_q_.at(q_stage + tile::k_major_step(k, Config::kTileQ)),
-                                               desc_k_.at(k_stage + tile::k_major_step(k, Config::kTileKv)), k != 0);
+      ptx::Wgmma<Element, 2 * kScores>::ss(s, desc_q_.at(q_stage + tile::k_major_step(k, Config::kTileQ)),
+                                           desc_k_.at(k_stage + tile::k_major_step(k, Config::kTileKv)), k != 0);
     }
     ptx::wgmma_commit_group();
   }
@@ -202,10 +227,16 @@ class Consumer {
     }
   }
 
-  __device__ __forceinline__ void mask(float (&s)[Config::kScores], const WorkTile& tile, int n) const {
+  template <int kScores>
+  __device__ __forceinline__ void mask(float (&s)[kScores], const WorkTile& tile, int n) const {
     const int row = thread_row(tile), first_column = n * Config::kTileKv + ptx::fresh_thread_index() % 4 * 2;
     const int visible[2] = {visible_keys(params_, row) - first_column, visible_keys(params_, row + 8) - first_column};
-    apply_mask(s, visible);
+    // Seen by every row of the warpgroup in an aligned causal tile: the lower half.
+    constexpr int kHalf = kScores / 2;
+    if (visible_keys(params_, first_row(tile)) - n * Config::kTileKv < kScores) {
+      apply_mask<0, kHalf>(s, visible);
+    }
+    apply_mask<kHalf, kScores>(s, visible);
   }
 
   /// Takes part in the rings for a key tile that none of this warpgroup's rows sees.
@@ -221,12 +252,12 @@ class Consumer {
   /// Turns go round the warpgroups, one per key tile of the block, whether a warpgroup sees the tile or not.
   __device__ __forceinline__ void await_turn() const {
     if constexpr (Config::kPingPong) {
-      ptx::named_barrier_sync(Config::kBarrierTurn + warpgroup_, 256);
+      ptx::named_barrier_sync(first_turn_ + warpgroup_, 256);
     }
   }
   __device__ __forceinline__ void pass_turn() const {
     if constexpr (Config::kPingPong) {
-      ptx::named_barrier_arrive(Config::kBarrierTurn + (warpgroup_ + 1) % Config::kWarpgroups, 256);
+      ptx::named_barrier_arrive(first_turn_ + (warpgroup_ + 1) % Config::kWarpgroups, 256);
     }
   }
 
@@ -256,6 +287,7 @@ class Consumer {
   const ForwardParams& params_;
   SharedStorage& smem_;
   const int warpgroup_;
+  const int first_turn_;  ///< named barrier of the team's first warpgroup
   const tile::Descriptor desc_q_;
   const tile::Descriptor desc_k_;
   const tile::Descriptor desc_v_;

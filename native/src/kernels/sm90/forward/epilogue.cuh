@@ -14,20 +14,31 @@
 
 namespace fa::sm90 {
 
-/// Sums the rows over the lanes that share them, writes their log-sum-exp, and returns what O is multiplied with: 1 / sum, 0 for a row that sees no key, NaN
-/// for a row that sees only scores of -infinity (0 / 0 in the unfused form). row: of the query, the thread's first; the second is row + 8.
-__device__ __forceinline__ void finish_rows(const ForwardParams& params, const WorkTile& tile, int row, RowState& rows, float (&inverse_sum)[2]) {
+/// The rows' sums over the lanes that share them, and what O is multiplied with: 1 / sum, 0 for a row that sees no key, NaN for a row that sees only scores of
+/// -infinity (0 / 0 in the unfused form). A sum is 0, NaN or at least about 1, so the approximate reciprocal (1 ulp) is safe. row: of the query, the thread's
+/// first; the second is row + 8.
+__device__ __forceinline__ void total_sums(const ForwardParams& params, int row, const RowState& rows, float (&sum)[2], float (&inverse_sum)[2]) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    float sum = rows.sum[r];
-    sum += __shfl_xor_sync(0xFFFFFFFF, sum, 1);
-    sum += __shfl_xor_sync(0xFFFFFFFF, sum, 2);
-    const int query = row + 8 * r;
-    const bool sees_keys = visible_keys(params, query) > 0;
-    inverse_sum[r] = sees_keys ? (sum == 0.0f ? NAN : 1.0f / sum) : 0.0f;
-    if (params.lse != nullptr && ptx::fresh_thread_index() % 4 == 0 && query < params.len_q) {
-      const int64_t flat_head = static_cast<int64_t>(tile.batch) * params.heads_q + tile.head;
-      params.lse[flat_head * params.len_q + query] = sum == 0.0f ? kMinusInfinity : rows.reference[r] * params.scale + logf(sum);
+    sum[r] = rows.sum[r];
+    sum[r] += __shfl_xor_sync(0xFFFFFFFF, sum[r], 1);
+    sum[r] += __shfl_xor_sync(0xFFFFFFFF, sum[r], 2);
+    const bool sees_keys = visible_keys(params, row + 8 * r) > 0;
+    inverse_sum[r] = sees_keys ? (sum[r] == 0.0f ? NAN : __fdividef(1.0f, sum[r])) : 0.0f;
+  }
+}
+
+/// After O is on its way: the fence in front of its store waits for all earlier stores of the thread.
+__device__ __forceinline__ void store_log_sum_exp(const ForwardParams& params, const WorkTile& tile, int row, const RowState& rows, const float (&sum)[2]) {
+  if (params.lse == nullptr || ptx::fresh_thread_index() % 4 != 0) {
+    return;
+  }
+  const int64_t flat_head = static_cast<int64_t>(tile.batch) * params.heads_q + tile.head;
+  float* g_lse = params.lse + flat_head * params.len_q;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    if (row + 8 * r < params.len_q) {
+      g_lse[row + 8 * r] = sum[r] == 0.0f ? kMinusInfinity : rows.reference[r] * params.scale + __logf(sum[r]);
     }
   }
 }
@@ -39,18 +50,19 @@ __device__ __forceinline__ uint32_t output_pair(const float (&o)[Config::kOutput
   return ptx::pack2<typename Config::Element>(o[element] * factor, o[element + 1] * factor);
 }
 
-/// Stages a warpgroup's O in its rows of the staging tile and sends it off by TMA, which clips what lies outside the tensor. Called by the whole warpgroup.
+/// Stages a warp's 16 rows of O in the staging tile and sends them off by TMA, which clips what lies outside the tensor. Each warp by itself: the others may be
+/// behind.
 template <typename Config>
 __device__ __forceinline__ void store_output_by_tma(const ForwardParams& params, typename Config::SharedStorage& smem, const WorkTile& tile, int warpgroup,
                                                     const float (&o)[Config::kOutputs], const float (&inverse_sum)[2]) {
   using namespace ptx;
-  const int thread = ptx::fresh_thread_index() % 128, lane = ptx::fresh_thread_index() % 32;
-  const int barrier = Config::kBarrierConsumer + warpgroup;
-  if (thread == 0) {
+  const int lane = ptx::fresh_thread_index() % 32;
+  const int warp_row = 64 * warpgroup + ptx::fresh_thread_index() % 128 / 32 * 16;
+  if (lane == 0) {
     tma_store_wait_read();  // the previous tile's store has read these rows
   }
-  named_barrier_sync(barrier, 128);
-  const int row = 64 * warpgroup + thread / 32 * 16 + lane % 16;
+  __syncwarp();
+  const int row = warp_row + lane % 16;
 #pragma unroll
   for (int panel = 0; panel < Config::kPanels; ++panel) {
     const uint32_t s_panel = shared_address(smem.o()[panel]);
@@ -63,12 +75,11 @@ __device__ __forceinline__ void store_output_by_tma(const ForwardParams& params,
     }
   }
   fence_proxy_async_shared();
-  named_barrier_sync(barrier, 128);
-  const int first_row = tile.q_tile * Config::kTileQ + 64 * warpgroup;
-  if (thread == 0 && first_row < params.len_q) {
+  __syncwarp();
+  if (lane == 0 && tile.first_row + warp_row < params.len_q) {
 #pragma unroll
     for (int panel = 0; panel < Config::kPanels; ++panel) {
-      tma_store_4d(&params.map_o, smem.o()[panel][64 * warpgroup], 64 * panel, first_row, tile.head, tile.batch);
+      tma_store_4d(&params.map_o, smem.o()[panel][warp_row], 64 * panel, tile.first_row + warp_row, tile.head, tile.batch);
     }
     tma_store_commit();
   }
@@ -115,8 +126,8 @@ __device__ __forceinline__ void store_output_from_registers(const ForwardParams&
 template <typename Config>
 __device__ __forceinline__ void store_rows_without_keys(const ForwardParams& params, const WorkTile& tile, int warpgroup) {
   const int thread = ptx::fresh_thread_index() % 128;
-  const int first_row = tile.q_tile * Config::kTileQ + 64 * warpgroup;
-  const int rows = min(64, params.len_q - first_row);
+  const int first_row = tile.first_row + 64 * warpgroup;
+  const int rows = first_row < 0 ? 0 : min(64, params.len_q - first_row);
   auto* g_o = static_cast<uint16_t*>(params.o.data) + tile.batch * params.o.batch_stride + tile.head * params.o.head_stride;
   const int chunks = params.head_dim_v / 8;  // of 16 bytes
   for (int i = thread; i < rows * chunks; i += 128) {

@@ -11,43 +11,54 @@
 
 namespace fa::sm90 {
 
+/// "Full" barriers count the producer's arrival and its copies' bytes, "empty" ones the consumer warps.
+template <typename Config>
+__device__ __forceinline__ void initialise_barriers(typename Config::SharedStorage& smem) {
+  for (int stage = 0; stage < Config::kQStages; ++stage) {
+    ptx::mbarrier_init(&smem.q_full[stage], 1);
+    ptx::mbarrier_init(&smem.q_empty[stage], Config::kConsumerWarps);
+  }
+  for (int stage = 0; stage < Config::kStages; ++stage) {
+    ptx::mbarrier_init(&smem.k_full[stage], 1);
+    ptx::mbarrier_init(&smem.v_full[stage], 1);
+    ptx::mbarrier_init(&smem.k_empty[stage], Config::kConsumerWarps);
+    ptx::mbarrier_init(&smem.v_empty[stage], Config::kConsumerWarps);
+  }
+}
+
 template <typename Config>
 __global__ void __launch_bounds__(Config::kThreads, 1) forward_kernel(const __grid_constant__ ForwardParams params) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   // Shared memory
   extern __shared__ __align__(1024) unsigned char s_bytes[];
-  auto& smem = *reinterpret_cast<typename Config::SharedStorage*>(s_bytes);
+  auto* teams = reinterpret_cast<typename Config::SharedStorage*>(s_bytes);
 
-  // Barriers. "Full" ones count the producer's arrival and its copies' bytes, "empty" ones the consumer warps.
+  // Barriers
   if (threadIdx.x == 0) {
     ptx::tma_prefetch_map(&params.map_q);
     ptx::tma_prefetch_map(&params.map_k);
     ptx::tma_prefetch_map(&params.map_v);
     ptx::tma_prefetch_map(&params.map_o);
-    for (int stage = 0; stage < Config::kQStages; ++stage) {
-      ptx::mbarrier_init(&smem.q_full[stage], 1);
-      ptx::mbarrier_init(&smem.q_empty[stage], Config::kConsumerWarps);
-    }
-    for (int stage = 0; stage < Config::kStages; ++stage) {
-      ptx::mbarrier_init(&smem.k_full[stage], 1);
-      ptx::mbarrier_init(&smem.v_full[stage], 1);
-      ptx::mbarrier_init(&smem.k_empty[stage], Config::kConsumerWarps);
-      ptx::mbarrier_init(&smem.v_empty[stage], Config::kConsumerWarps);
+    for (int team = 0; team < Config::kTeams; ++team) {
+      initialise_barriers<Config>(teams[team]);
     }
     ptx::mbarrier_init_fence();
   }
   __syncthreads();
 
-  // Roles. The shuffle tells the compiler that the warpgroup's number, and all descriptors made from it, are the same in the whole warp.
+  // Roles: the consumers of all teams, then one warpgroup with a producer warp per team. The shuffles tell the compiler that the warpgroup's number and the
+  // team's, and all descriptors made from them, are the same in the whole warp.
   const int warpgroup = __shfl_sync(0xFFFFFFFF, static_cast<int>(threadIdx.x) / 128, 0);
-  if (warpgroup == 0) {
+  if (warpgroup == Config::kTeams * Config::kWarpgroups) {
     ptx::registers_release<Config::kTile.producer_registers()>();
-    if (threadIdx.x == 0) {
-      produce<Config>(params, smem);
+    const int team = __shfl_sync(0xFFFFFFFF, static_cast<int>(threadIdx.x) % 128 / 32, 0);
+    if (team < Config::kTeams && threadIdx.x % 32 == 0) {
+      produce<Config>(params, teams[team], team);
     }
   } else {
     ptx::registers_acquire<Config::kTile.consumer_registers()>();
-    Consumer<Config>(params, smem, warpgroup - 1).run();
+    const int team = warpgroup / Config::kWarpgroups;
+    Consumer<Config>(params, teams[team], warpgroup % Config::kWarpgroups, Config::kBarrierTurn + team * Config::kWarpgroups).run();
   }
 #else
   // Other targets have no wgmma; the planner never chooses this kernel there.

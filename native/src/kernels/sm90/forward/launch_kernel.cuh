@@ -10,7 +10,7 @@ namespace fa::sm90 {
 
 template <typename Config>
 void launch_forward(const ForwardParams& params, int64_t blocks, cudaStream_t stream) {
-  constexpr int kSharedBytes = sizeof(typename Config::SharedStorage);
+  constexpr int kSharedBytes = Config::kTeams * sizeof(typename Config::SharedStorage);
   // More than 48 KiB must be asked for, per device; the call is cheap.
   cuda_check(cudaFuncSetAttribute(forward_kernel<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
              "shared memory request of the sm90 forward kernel");

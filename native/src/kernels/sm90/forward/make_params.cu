@@ -18,7 +18,7 @@ GlobalView view(const Tensor& tensor) {
 
 }  // namespace
 
-ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args, int64_t blocks) {
+ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args, int64_t blocks, int64_t groups) {
   const Problem& problem = args.problem;
   const int64_t len_kv = visible_len_kv(problem);
   // Without keys nothing is loaded, but a map must describe something: q's memory stands in.
@@ -32,7 +32,7 @@ ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs
   params.map_q = encode_tensor_map(args.q, q_shape, problem.dtype, tile.tile_q(), "params.q");
   params.map_k = encode_tensor_map(has_keys ? args.k : args.q, has_keys ? k_shape : q_shape, problem.dtype, tile.tile_kv, "params.k");
   params.map_v = encode_tensor_map(has_keys ? args.v : args.q, has_keys ? v_shape : q_shape, problem.dtype, tile.tile_kv, "params.v");
-  params.map_o = encode_tensor_map(args.o, o_shape, problem.dtype, 64, "params.o");
+  params.map_o = encode_tensor_map(args.o, o_shape, problem.dtype, 16, "params.o");
   params.q = view(args.q);
   params.k = view(args.k);
   params.v = view(args.v);
@@ -50,9 +50,13 @@ ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs
   params.scale_log2 = problem.scale * 1.4426950408889634f;
   const int64_t q_tiles = (problem.len_q + tile.tile_q() - 1) / tile.tile_q();
   const int64_t all_heads = problem.batch * problem.heads_q;
-  const int64_t section_heads = sm90_section_heads(problem, q_tiles, blocks);
-  params.num_tiles = static_cast<int>(q_tiles * all_heads);
-  params.q_tiles = FastDivisor(q_tiles);
+  const int64_t section_heads = sm90_section_heads(problem, q_tiles, blocks * tile.teams);
+  params.sections = groups == 0;
+  params.num_units = static_cast<int>((params.sections ? q_tiles : groups) * all_heads);
+  params.unit_shift = params.sections || groups == q_tiles ? 0 : 1;
+  params.q_tiles = static_cast<int>(q_tiles);
+  params.first_row = problem.is_causal() ? -static_cast<int>((q_tiles * tile.tile_q() - problem.len_q) / 64 * 64) : 0;
+  params.groups = FastDivisor(params.sections ? 1 : groups);
   params.heads = FastDivisor(problem.heads_q);
   params.section_tiles = FastDivisor(section_heads * q_tiles);
   params.section_heads = FastDivisor(section_heads);

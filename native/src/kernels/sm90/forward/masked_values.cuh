@@ -42,12 +42,12 @@ __device__ __forceinline__ float2 load_pair(const GlobalView& view, int batch, i
 /// True, in the whole warp, if some accumulator is NaN or infinite.
 template <int kNum>
 __device__ __forceinline__ bool any_nonfinite(const float (&o)[kNum]) {
-  float probe = 0.0f;
+  float probe[4] = {0.0f, 0.0f, 0.0f, 0.0f};  // four short chains instead of a long one
 #pragma unroll
   for (int i = 0; i < kNum; ++i) {
-    probe = fmaf(o[i], 0.0f, probe);
+    probe[i % 4] = fmaf(o[i], 0.0f, probe[i % 4]);
   }
-  return __any_sync(0xFFFFFFFF, !(probe == 0.0f));
+  return __any_sync(0xFFFFFFFF, !((probe[0] + probe[1]) + (probe[2] + probe[3]) == 0.0f));
 }
 
 /// True, in the whole warp, if v has NaN or infinity at keys [first, end).

@@ -20,38 +20,62 @@ __device__ __forceinline__ void load_kv_tile(const CUtensorMap* map, typename Co
   cursor.advance();
 }
 
-/// Runs in one thread. Key tiles come from the last to the first: k one tile ahead of v, as the consumers take them.
+/// Sends a work tile to the consumers: its message and, if it sees keys, its rows of q.
 template <typename Config>
-__device__ __forceinline__ void produce(const ForwardParams& params, typename Config::SharedStorage& smem) {
-  using namespace ptx;
-  RingCursor<Config::kStages> k_cursor, v_cursor;
-  RingCursor<Config::kQStages> q_cursor;
-  for (WorkIterator work(params); !work.done(); work.advance()) {
-    const WorkTile tile = work.tile();
-    const int first_row = tile.q_tile * Config::kTileQ;
-    const int kv_head = params.group_size.quotient(tile.head);
-    int n = key_tiles<Config::kTileKv>(params, first_row, Config::kTileQ).end - 1;
-    if (n < 0) {
-      continue;
-    }
-    load_kv_tile<Config>(&params.map_k, smem.k, smem.k_full, smem.k_empty, k_cursor, n * Config::kTileKv, kv_head, tile.batch);
-
-    uint64_t* q_full = &smem.q_full[q_cursor.stage()];
-    mbarrier_wait(&smem.q_empty[q_cursor.stage()], q_cursor.phase() ^ 1);
-    mbarrier_arrive_expect_tx(q_full, sizeof(smem.q(0)));
+__device__ __forceinline__ void load_q_tile(const ForwardParams& params, typename Config::SharedStorage& smem, RingCursor<Config::kQStages>& cursor,
+                                            const WorkTile& tile, int block_end) {
+  uint64_t* full = &smem.q_full[cursor.stage()];
+  ptx::mbarrier_wait(&smem.q_empty[cursor.stage()], cursor.phase() ^ 1);
+  smem.work[cursor.stage()] = work_message(tile, block_end);
+  if (block_end > 0) {
+    ptx::mbarrier_arrive_expect_tx(full, sizeof(smem.q(0)));
 #pragma unroll
     for (int panel = 0; panel < Config::kPanels; ++panel) {
-      tma_load_4d(&params.map_q, q_full, smem.q(q_cursor.stage())[panel], 64 * panel, first_row, tile.head, tile.batch, L2Hint::kEvictFirst);
+      ptx::tma_load_4d(&params.map_q, full, smem.q(cursor.stage())[panel], 64 * panel, tile.first_row, tile.head, tile.batch, ptx::L2Hint::kEvictFirst);
     }
-    q_cursor.advance();
+  } else {
+    ptx::mbarrier_arrive(full);
+  }
+  cursor.advance();
+}
 
+/// Runs in one thread per team. Key tiles come from the last to the first: k one tile ahead of v, as the consumers take them.
+template <typename Config>
+__device__ __forceinline__ void produce(const ForwardParams& params, typename Config::SharedStorage& smem, int team) {
+  RingCursor<Config::kStages> k_cursor, v_cursor;
+  RingCursor<Config::kQStages> q_cursor;
+#pragma unroll 1
+  for (WorkIterator<Config> work(params, team); !work.done(); work.advance()) {
+    const WorkTile tile = work.tile();
+    const int kv_head = params.group_size.quotient(tile.head);
+    const int block_end = key_tiles<Config::kTileKv>(params, tile.first_row, Config::kTileQ).end;
+    const auto load_k = [&](int n) {
+      load_kv_tile<Config>(&params.map_k, smem.k, smem.k_full, smem.k_empty, k_cursor, n * Config::kTileKv, kv_head, tile.batch);
+    };
+    const auto load_v = [&](int n) {
+      load_kv_tile<Config>(&params.map_v, smem.v, smem.v_full, smem.v_empty, v_cursor, n * Config::kTileKv, kv_head, tile.batch);
+    };
+    int n = block_end - 1;
+    if (n < 0) {
+      load_q_tile<Config>(params, smem, q_cursor, tile, block_end);
+      continue;
+    }
+    // A single q tile in shared memory is free only when the consumers have formed the last scores of the tile before: the first k tile need not wait for that.
+    if constexpr (Config::kQStages > 1) {
+      load_q_tile<Config>(params, smem, q_cursor, tile, block_end);
+      load_k(n);
+    } else {
+      load_k(n);
+      load_q_tile<Config>(params, smem, q_cursor, tile, block_end);
+    }
 #pragma unroll 1
     for (; n > 0; --n) {
-      load_kv_tile<Config>(&params.map_k, smem.k, smem.k_full, smem.k_empty, k_cursor, (n - 1) * Config::kTileKv, kv_head, tile.batch);
-      load_kv_tile<Config>(&params.map_v, smem.v, smem.v_full, smem.v_empty, v_cursor, n * Config::kTileKv, kv_head, tile.batch);
+      load_k(n - 1);
+      load_v(n);
     }
-    load_kv_tile<Config>(&params.map_v, smem.v, smem.v_full, smem.v_empty, v_cursor, 0, kv_head, tile.batch);
+    load_v(0);
   }
+  load_q_tile<Config>(params, smem, q_cursor, WorkTile{0, 0, 0}, kNoMoreWork);
 }
 
 }  // namespace fa::sm90

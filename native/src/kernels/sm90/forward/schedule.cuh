@@ -1,9 +1,11 @@
-// Which query tiles a block works on, in which order, and which key tiles each needs.
+// Which query tiles a team of consumers works on, in which order, and which key tiles each needs.
 //
 // Without a mask every tile is the same work: the grid is one block per multiprocessor, tiles of one head follow each other so that its keys stay in L2.
-// With a causal mask the tiles of a head differ: sections of heads whose keys and values fit L2 together are taken one after the other, and within a section
-// the longest tiles come first. Long problems launch one block per tile and leave the balance to the hardware's block scheduler; short ones run persistent
-// blocks that go through the order back and forth, so that a block which had the longer tile of one round has the shorter one of the next.
+// With a causal mask the tiles of a head differ. Where the numbers allow it, they go out in pairs of equal work, tile i of n with tile n - 1 - i. Otherwise
+// sections of heads whose keys and values fit L2 together are taken one after the other, and within a section the longest tiles come first: long problems
+// launch one block per tile and leave the balance to the hardware's block scheduler; short ones run persistent blocks that go through the order back and forth,
+// so that a block which had the longer tile of one round has the shorter one of the next. The number of query rows need not be a multiple of the tile: with a
+// causal mask it is the first tile that is not full, since it is the shortest.
 #pragma once
 
 #include "kernels/sm90/forward/params.h"
@@ -11,45 +13,59 @@
 namespace fa::sm90 {
 
 struct WorkTile {
-  int q_tile;
+  int first_row;  ///< -64 or -128 where a head's first tile is not full
   int head;
   int batch;
 };
 
-/// The tiles of this block, one after the other. Producer and consumers walk the same sequence.
+/// What the producer says of a work tile, through shared memory and the barrier of its q tile. block_end: the number of key tiles that some row of it sees, or
+/// kNoMoreWork after the last work tile.
+inline constexpr int kNoMoreWork = -1;
+__device__ __forceinline__ int4 work_message(const WorkTile& tile, int block_end) {
+  return make_int4(tile.first_row, tile.head, tile.batch, block_end);
+}
+
+/// The tiles of this block, one after the other.
+template <typename Config>
 class WorkIterator {
  public:
-  __device__ __forceinline__ explicit WorkIterator(const ForwardParams& params) : params_(params) {}
+  __device__ __forceinline__ WorkIterator(const ForwardParams& params, int team) : params_(params), team_(team) {}
 
-  __device__ __forceinline__ bool done() const { return index() >= params_.num_tiles; }
-  __device__ __forceinline__ void advance() { ++round_; }
+  __device__ __forceinline__ bool done() const { return unit() >= params_.num_units; }
+  __device__ __forceinline__ void advance() { ++count_; }
 
   __device__ __forceinline__ WorkTile tile() const {
-    const int index = this->index();
+    const int unit = this->unit();
     int q_tile, flat_head;
-    if (params_.causal) {
-      const int section = params_.section_tiles.quotient(index);
-      const int in_section = params_.section_tiles.remainder(index, section);
+    if (params_.sections) {
+      const int section = params_.section_tiles.quotient(unit);
+      const int in_section = params_.section_tiles.remainder(unit, section);
       const FastDivisor& heads = section == params_.last_section ? params_.last_section_heads : params_.section_heads;
       const int step = heads.quotient(in_section);
-      q_tile = static_cast<int>(params_.q_tiles.divisor) - 1 - step;
+      q_tile = params_.q_tiles - 1 - step;
       flat_head = section * static_cast<int>(params_.section_heads.divisor) + heads.remainder(in_section, step);
     } else {
-      flat_head = params_.q_tiles.quotient(index);
-      q_tile = params_.q_tiles.remainder(index, flat_head);
+      flat_head = params_.groups.quotient(unit);
+      const int group = params_.groups.remainder(unit, flat_head);
+      const bool second_of_pair = (count_ & params_.unit_shift) != 0;
+      q_tile = second_of_pair ? params_.q_tiles - 1 - group : group;
     }
     const int batch = params_.heads.quotient(flat_head);
-    return {q_tile, params_.heads.remainder(flat_head, batch), batch};
+    return {q_tile * Config::kTileQ + params_.first_row, params_.heads.remainder(flat_head, batch), batch};
   }
 
  private:
-  __device__ __forceinline__ int index() const {
-    const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
-    return round_ * blocks + (round_ % 2 == 0 ? block : blocks - 1 - block);
+  /// Teams of the same number follow each other, so that a small problem takes all multiprocessors before it takes second teams.
+  __device__ __forceinline__ int unit() const {
+    const int workers = Config::kTeams * static_cast<int>(gridDim.x);
+    const int worker = (Config::kTeams > 1 ? team_ * static_cast<int>(gridDim.x) : 0) + static_cast<int>(blockIdx.x);
+    const int round = count_ >> params_.unit_shift;
+    return round * workers + (round % 2 == 0 ? worker : workers - 1 - worker);
   }
 
   const ForwardParams& params_;
-  int round_ = 0;
+  const int team_;
+  int count_ = 0;  ///< tiles gone by
 };
 
 /// Number of keys that rows [0, row] see at most, i.e. what query `row` sees.

@@ -37,10 +37,10 @@ __device__ __forceinline__ constexpr int fragment_row(int i) {
 }
 
 /// Sets the scores of invisible keys to -infinity. visible[r]: the keys of the tile that row r sees, counted from this thread's first column.
-template <int kNum>
+template <int kBegin, int kEnd, int kNum>
 __device__ __forceinline__ void apply_mask(float (&s)[kNum], const int (&visible)[2]) {
 #pragma unroll
-  for (int i = 0; i < kNum; ++i) {
+  for (int i = kBegin; i < kEnd; ++i) {
     const int column = (i >> 2) * 8 + (i & 1);
     s[i] = column < visible[fragment_row(i)] ? s[i] : kMinusInfinity;
   }
