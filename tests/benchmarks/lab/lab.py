@@ -68,7 +68,7 @@ class Variant:
             os.path.join(self.native, "src/kernels/sm90", f) for f in ("tensor_map.cu", "forward/make_params.cu")]
         nvcc = os.environ.get("NVCC") or shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
         command = [nvcc, "-std=c++17", "-O3", "-gencode=arch=compute_90a,code=sm_90a", "--expt-relaxed-constexpr", "-Xptxas=-v", "-diag-suppress=20012",
-                   "-I" + os.path.join(self.native, "include"), "-I" + os.path.join(self.native, "src"), "-include", header, "-shared", "-Xcompiler", "-fPIC",
+                   "-I" + os.path.join(self.native, "include"), "-I" + os.path.join(self.native, "src"), "-include", header, "-shared", "-Xcompiler", "-fPIC,-fno-gnu-unique",
                    "-o", os.path.join(self.dir, "variant.so")] + os.environ.get("NVCC_FLAGS", "").split() + sources
         run = subprocess.run(command, capture_output=True, text=True, timeout=300)
         log = run.stdout + run.stderr
