@@ -95,8 +95,9 @@ inline float __shfl_xor_sync(unsigned, float value, int lane_mask) {
   return std::bit_cast<float>(emulator::warp_wide(emulator::shuffle_xor, {std::bit_cast<uint32_t>(value), static_cast<uint32_t>(lane_mask)})[0]);
 }
 
-inline float atomicAdd(float* address, float value) {
-  const float before = *address;
+template <class Number>
+Number atomicAdd(Number* address, Number value) {
+  const Number before = *address;
   *address = before + value;
   return before;
 }
