@@ -25,9 +25,18 @@ void check(fa_status status) {
   }
 }
 
+/// Modifications of the scores; see fa_attention_options.
+struct Variant {
+  const char* name = "";
+  int64_t window_left = 0, window_right = 0, chunk = 0;
+  float softcap = 0, dropout = 0;
+  bool alibi = false, bias = false, visible = false, block_mask = false, sinks = false;
+};
+
 struct Shape {
   int64_t batch, len_q, len_kv, heads_q, heads_kv, dim, dim_v;
   fa_mask mask;
+  Variant variant{};
 };
 
 /// bfloat16 bits of a float and back: conversions that need no library.
@@ -55,6 +64,7 @@ class Buffer {
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   void* data() const { return data_; }
+  uint64_t bytes() const { return bytes_; }
   void write(const void* source) { check(fa_memory_copy(device_, data_, kCpu, source, bytes_, nullptr)); }
   void read(void* destination) const {
     check(fa_memory_copy(kCpu, destination, device_, data_, bytes_, nullptr));
@@ -77,9 +87,86 @@ fa_tensor tensor(const Buffer& buffer, int64_t batch, int64_t length, int64_t he
   return t;
 }
 
-/// o, grad_q, grad_k, grad_v as floats, and lse.
+/// The tensors of a variant on one device, from random values that are the same on every device.
+class Modifiers {
+ public:
+  static constexpr int kBlockQ = 32, kBlockKv = 48;
+
+  Modifiers(fa_device device, const Shape& s)
+      : variant_(s.variant),
+        heads_(s.heads_q),
+        slopes_(device, 4 * static_cast<uint64_t>(s.heads_q)),
+        sinks_(device, 4 * static_cast<uint64_t>(s.heads_q)),
+        grad_sinks_(device, 4 * static_cast<uint64_t>(s.heads_q)),
+        bias_data_(device, 4 * count(s.heads_q, s.len_q, s.len_kv)),
+        visible_data_(device, count(s.batch, s.len_q, s.len_kv)),
+        block_data_(device, count(1, s.len_q, s.len_kv)) {
+    std::mt19937 random(11);
+    write<float>(slopes_, heads_, [&](int64_t) { return static_cast<float>(random() % 64) / 128.0f; });
+    write<float>(sinks_, heads_, [&](int64_t) { return static_cast<float>(random() % 64) / 32.0f - 1.0f; });
+    const int64_t pairs = s.len_q * s.len_kv;
+    write<float>(bias_data_, heads_ * pairs, [&](int64_t) { return random() % 16 == 0 ? -INFINITY : static_cast<float>(random() % 256) / 64.0f - 2.0f; });
+    write<uint8_t>(visible_data_, s.batch * pairs, [&](int64_t) { return static_cast<uint8_t>(random() % 4 != 0); });
+    const int64_t rows = (s.len_q + kBlockQ - 1) / kBlockQ, cols = (s.len_kv + kBlockKv - 1) / kBlockKv;
+    write<uint8_t>(block_data_, rows * cols, [&](int64_t) { return static_cast<uint8_t>(random() % 3 != 0); });
+    bias_ = pair_tensor(bias_data_, FA_DTYPE_FLOAT32, 1, heads_, s.len_q, s.len_kv);
+    visible_ = pair_tensor(visible_data_, FA_DTYPE_UINT8, s.batch, 1, s.len_q, s.len_kv);
+    blocks_ = pair_tensor(block_data_, FA_DTYPE_UINT8, 1, 1, rows, cols);
+  }
+
+  void set(fa_attention_options& options) const {
+    options.window_left = variant_.window_left;
+    options.window_right = variant_.window_right;
+    options.chunk = variant_.chunk;
+    options.softcap = variant_.softcap;
+    options.dropout = variant_.dropout;
+    options.dropout_seed = variant_.dropout > 0 ? 0x123456789abcdef : 0;
+    options.dropout_offset = variant_.dropout > 0 ? 5 : 0;
+    options.alibi_slopes = variant_.alibi ? static_cast<const float*>(slopes_.data()) : nullptr;
+    options.sinks = variant_.sinks ? static_cast<const float*>(sinks_.data()) : nullptr;
+    options.bias = variant_.bias ? &bias_ : nullptr;
+    options.visible = variant_.visible ? &visible_ : nullptr;
+    options.block_mask = variant_.block_mask ? &blocks_ : nullptr;
+    options.block_q = variant_.block_mask ? kBlockQ : 0;
+    options.block_kv = variant_.block_mask ? kBlockKv : 0;
+  }
+  void set(fa_backward_params& params) const { params.grad_sinks = variant_.sinks ? static_cast<float*>(grad_sinks_.data()) : nullptr; }
+  /// Gradients of what set() asked for.
+  std::vector<float> gradients() const {
+    std::vector<float> values(static_cast<size_t>(variant_.sinks ? heads_ : 0));
+    if (variant_.sinks) grad_sinks_.read(values.data());
+    return values;
+  }
+
+ private:
+  static uint64_t count(int64_t heads, int64_t rows, int64_t cols) { return static_cast<uint64_t>(heads * rows * cols) + 16; }
+  template <class T, class Draw>
+  static void write(Buffer& buffer, int64_t count, Draw&& draw) {
+    std::vector<T> values(buffer.bytes() / sizeof(T));
+    for (int64_t i = 0; i < count; ++i) {
+      values[static_cast<size_t>(i)] = draw(i);
+    }
+    buffer.write(values.data());
+  }
+  static fa_tensor pair_tensor(const Buffer& buffer, fa_dtype dtype, int64_t batches, int64_t heads, int64_t rows, int64_t cols) {
+    fa_tensor t{};
+    t.data = buffer.data();
+    t.dtype = dtype;
+    const int64_t sizes[] = {batches, heads, rows, cols}, strides[] = {heads * rows * cols, rows * cols, cols, 1};
+    std::memcpy(t.sizes, sizes, sizeof(sizes));
+    std::memcpy(t.strides, strides, sizeof(strides));
+    return t;
+  }
+
+  const Variant& variant_;
+  const int64_t heads_;
+  Buffer slopes_, sinks_, grad_sinks_, bias_data_, visible_data_, block_data_;
+  fa_tensor bias_{}, visible_{}, blocks_{};
+};
+
+/// o, grad_q, grad_k, grad_v as floats, gradients of modifiers, and lse.
 struct Results {
-  std::vector<float> values[4];
+  std::vector<float> values[5];
   std::vector<float> lse;
 };
 
@@ -100,6 +187,8 @@ Results run(fa_device device, const Shape& s, fa_kernel kernel, bool determinist
   options.mask = s.mask;
   options.deterministic = deterministic;
   options.kernel = kernel;
+  const Modifiers modifiers(device, s);
+  modifiers.set(options);
 
   fa_forward_params forward{};
   forward.struct_size = sizeof(forward);
@@ -130,6 +219,7 @@ Results run(fa_device device, const Shape& s, fa_kernel kernel, bool determinist
   backward.grad_v = tensor(grad_v, s.batch, s.len_kv, s.heads_kv, s.dim_v);
   backward.lse = forward.lse;
   backward.options = &options;
+  modifiers.set(backward);
   check(fa_attention_backward_workspace_size(&backward, &bytes));
   Buffer backward_workspace(device, bytes + 16);
   backward.workspace = backward_workspace.data();
@@ -146,6 +236,7 @@ Results run(fa_device device, const Shape& s, fa_kernel kernel, bool determinist
       results.values[i].push_back(from_bfloat16(value));
     }
   }
+  results.values[4] = modifiers.gradients();
   results.lse.resize(rows);
   lse.read(results.lse.data());
   return results;
@@ -175,6 +266,8 @@ bool computes(const Shape& s, fa_kernel kernel, fa_pass pass) {
   options.struct_size = sizeof(options);
   options.mask = s.mask;
   options.kernel = kernel;
+  const Modifiers modifiers(kCpu, s);
+  modifiers.set(options);
   params.options = &options;
   const int64_t sizes[3][4] = {{s.batch, s.len_q, s.heads_q, s.dim}, {s.batch, s.len_kv, s.heads_kv, s.dim}, {s.batch, s.len_kv, s.heads_kv, s.dim_v}};
   fa_tensor* const tensors[] = {&params.q, &params.k, &params.v};
@@ -188,6 +281,31 @@ bool computes(const Shape& s, fa_kernel kernel, fa_pass pass) {
   fa_plan_description description{};
   description.struct_size = sizeof(description);
   return fa_attention_describe(&params, &description) == FA_STATUS_OK;
+}
+
+Variant window() {
+  Variant v;
+  v.name = " window, chunk, softcap";
+  v.window_left = 60;
+  v.window_right = 3;
+  v.chunk = 90;
+  v.softcap = 5;
+  return v;
+}
+
+Variant scores() {
+  Variant v;
+  v.name = " ALiBi, bias, sinks";
+  v.alibi = v.bias = v.sinks = true;
+  return v;
+}
+
+Variant masks() {
+  Variant v;
+  v.name = " boolean and block mask, dropout";
+  v.visible = v.block_mask = true;
+  v.dropout = 0.2f;
+  return v;
 }
 
 }  // namespace
@@ -205,6 +323,14 @@ int main(int argc, char** argv) {
       {1, 150, 170, 2, 1, 256, 256, FA_MASK_CAUSAL_BOTTOM_RIGHT},
       {1, 70, 65, 3, 3, 40, 72, FA_MASK_NONE},
       {1, 64, 0, 1, 1, 64, 64, FA_MASK_NONE},
+      {1, 150, 170, 2, 1, 64, 64, FA_MASK_WINDOW_BOTTOM_RIGHT, window()},
+      {2, 150, 200, 2, 2, 64, 64, FA_MASK_CAUSAL_BOTTOM_RIGHT, scores()},
+      {1, 150, 200, 2, 1, 64, 64, FA_MASK_NONE, masks()},
+      {2, 150, 140, 2, 1, 128, 128, FA_MASK_WINDOW_TOP_LEFT, window()},
+      {1, 200, 150, 2, 2, 128, 128, FA_MASK_NONE, scores()},
+      {2, 150, 200, 2, 1, 128, 128, FA_MASK_CAUSAL_TOP_LEFT, masks()},
+      {1, 100, 140, 2, 1, 192, 128, FA_MASK_NONE, masks()},
+      {1, 130, 100, 2, 2, 256, 256, FA_MASK_CAUSAL_BOTTOM_RIGHT, scores()},
   };
   int failures = 0, problems = 0;
   for (const Shape& s : shapes) {
@@ -227,22 +353,25 @@ int main(int argc, char** argv) {
           ++failures;
           continue;
         }
+        if (!computes(s, kernel, FA_PASS_FORWARD) && !computes(s, kernel, FA_PASS_BACKWARD)) {
+          continue;
+        }
       }
       const bool whole = computes(s, kernel, FA_PASS_BACKWARD) && computes(s, kernel, FA_PASS_FORWARD);
       for (int i = 0; i < 2 * repeat; ++i) {
         const bool deterministic = i % 2 == 1;
         const Results actual = run(kCuda, s, whole && !(deterministic && kernel == FA_KERNEL_SM90) ? kernel : FA_KERNEL_AUTO, deterministic, inputs);
         double worst = difference(actual.lse, expected.lse);
-        for (int j = 0; j < 4; ++j) {
+        for (int j = 0; j < 5; ++j) {
           worst = std::fmax(worst, difference(actual.values[j], expected.values[j]));
         }
         const bool passed = worst <= kTolerance;
         ++problems;
         failures += !passed;
-        std::printf("%s b%lld q%lld kv%lld h%lld/%lld d%lld/%lld mask %d %s%s: %.4f\n", passed ? "ok  " : "FAIL", static_cast<long long>(s.batch),
+        std::printf("%s b%lld q%lld kv%lld h%lld/%lld d%lld/%lld mask %d%s %s%s: %.4f\n", passed ? "ok  " : "FAIL", static_cast<long long>(s.batch),
                     static_cast<long long>(s.len_q), static_cast<long long>(s.len_kv), static_cast<long long>(s.heads_q), static_cast<long long>(s.heads_kv),
-                    static_cast<long long>(s.dim), static_cast<long long>(s.dim_v), s.mask, whole ? (kernel == FA_KERNEL_SM80 ? "sm80" : "sm90") : "auto",
-                    deterministic ? " deterministic" : "", worst);
+                    static_cast<long long>(s.dim), static_cast<long long>(s.dim_v), s.mask, s.variant.name,
+                    whole ? (kernel == FA_KERNEL_SM80 ? "sm80" : "sm90") : "auto", deterministic ? " deterministic" : "", worst);
       }
     }
   }

@@ -38,8 +38,8 @@ bool refuse(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
   return true;
 }
 
-/// Variants that plans are made for: 0 while the modified kernels have run on no GPU, then kModifiedVariants.
-constexpr uint32_t kPlannedVariants = 0;
+/// Variants that plans are made for.
+constexpr uint32_t kPlannedVariants = kModifiedVariants;
 
 /// First row of a table that is wide enough and whose shared memory the device has; rows are sorted by width, then by preference. -1 if there is none.
 template <class Variant, int kNum>
