@@ -1,6 +1,6 @@
 // A small self-checking program for compute-sanitizer: every CUDA kernel family of the library against its CPU backend, through the C ABI alone.
 //
-//   smoke [--repeat N]      prints a line per problem; exit code 1 if one differs
+//   smoke [--repeat N] [--kernel sm80|sm90]      prints a line per problem; exit code 1 if one differs
 //
 // Each problem runs forward and backward (default and deterministic) on cuda:0 and on the CPU from the same random inputs. The backends share no kernel code.
 #include <cmath>
@@ -311,7 +311,12 @@ Variant masks() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const int repeat = argc == 3 && std::string(argv[1]) == "--repeat" ? std::atoi(argv[2]) : 1;
+  int repeat = 1;
+  std::vector<fa_kernel> kernels{FA_KERNEL_SM80, FA_KERNEL_SM90};
+  for (int i = 1; i + 1 < argc; i += 2) {
+    if (std::string(argv[i]) == "--repeat") repeat = std::atoi(argv[i + 1]);
+    if (std::string(argv[i]) == "--kernel") kernels = {std::string(argv[i + 1]) == "sm80" ? FA_KERNEL_SM80 : FA_KERNEL_SM90};
+  }
   constexpr double kTolerance = 0.03;  // bfloat16 steps are 2^-8; P and dS are rounded once more on tensor cores
   const Shape shapes[] = {
       {1, 130, 200, 2, 2, 64, 64, FA_MASK_NONE},
@@ -345,7 +350,7 @@ int main(int argc, char** argv) {
       }
     }
     const Results expected = run(kCpu, s, FA_KERNEL_AUTO, false, inputs);
-    for (const fa_kernel kernel : {FA_KERNEL_SM80, FA_KERNEL_SM90}) {
+    for (const fa_kernel kernel : kernels) {
       if (!computes(s, kernel, FA_PASS_FORWARD) || !computes(s, kernel, FA_PASS_BACKWARD)) {
         // A family without one of the passes is reached through the planner's own choice.
         if (kernel == FA_KERNEL_SM80) {
