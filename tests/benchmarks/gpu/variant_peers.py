@@ -45,8 +45,10 @@ class Flex(Autograd):
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
         if Flex.compiled is None:
+            from torch._functorch import config
+
             # Donated buffers would forbid a second backward pass over one graph.
-            torch._functorch.config.donated_buffer = False
+            config.donated_buffer = False
             Flex.compiled = staticmethod(torch.compile(flex_attention, dynamic=False))
         self.score_mod, self.block_mask = problem.score_mod, None
         if problem.mask_mod is not None:
