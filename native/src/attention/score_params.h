@@ -41,7 +41,8 @@ inline PairRange pair_range_of(const Problem& problem) {
   PairRange range;
   range.len_q = static_cast<int>(problem.len_q);
   range.len_kv = static_cast<int>(problem.len_kv);
-  range.offset = problem.bottom_right() ? range.len_kv - range.len_q : 0;
+  range.bottom_right = problem.bottom_right();
+  range.offset = range.bottom_right ? range.len_kv - range.len_q : 0;
   const auto reach = [](int64_t keys) { return keys < 0 ? PairRange::kUnlimited : static_cast<int>(std::min<int64_t>(keys, PairRange::kUnlimited)); };
   if (problem.is_causal()) {
     range.right = 0;

@@ -29,8 +29,10 @@ struct Pair {
 template <class Element>
 class ModifiedHead {
  public:
-  __device__ __forceinline__ ModifiedHead(const ScoreParams& params, int64_t batch, int64_t head)
+  /// range: that of params, with the lengths of a sequence, which batch then numbers.
+  __device__ __forceinline__ ModifiedHead(const ScoreParams& params, const PairRange& range, int64_t batch, int64_t head)
       : p_(params),
+        range_(range),
         head_index_(static_cast<uint32_t>(batch * params.heads_q + head)),
         slope_log2_(params.alibi_slopes != nullptr ? params.alibi_slopes[batch * params.alibi_batch_stride + head] * kScoreLog2E : 0.0f),
         bias_(batch * params.bias.batch_stride + head * params.bias.head_stride),
@@ -41,7 +43,7 @@ class ModifiedHead {
 
   /// One pair, for the rare paths.
   __device__ __forceinline__ bool sees(int row, int key) const {
-    return p_.range.sees(row, key) && (p_.visible.data == nullptr || visible_at(row, key)) && (p_.block_mask.data == nullptr || block_at(row, key)) &&
+    return range_.sees(row, key) && (p_.visible.data == nullptr || visible_at(row, key)) && (p_.block_mask.data == nullptr || block_at(row, key)) &&
            (p_.bias.data == nullptr || bias_at(row, key) != -INFINITY);
   }
 
@@ -138,13 +140,13 @@ class ModifiedHead {
       for_each(s, [&](float& x, int m, int n, int i) {
         const Pair pair = pair_of(m, n, i);
         // A hidden pair stays -inf, also beside a slope that is infinite or NaN.
-        if (x != -INFINITY) x = fmaf(-slope_log2_, fabsf(static_cast<float>(pair.row + p_.range.offset - pair.key)), x);
+        if (x != -INFINITY) x = fmaf(-slope_log2_, fabsf(static_cast<float>(pair.row + range_.offset - pair.key)), x);
       });
     }
     if (!whole) {
       for_each(s, [&](float& x, int m, int n, int i) {
         const Pair pair = pair_of(m, n, i);
-        if (!p_.range.sees(pair.row, pair.key)) x = -INFINITY;
+        if (!range_.sees(pair.row, pair.key)) x = -INFINITY;
       });
     }
     if (p_.visible.data != nullptr) {
@@ -162,7 +164,7 @@ class ModifiedHead {
   }
 
   __device__ __forceinline__ bool exists(Pair pair) const {
-    return pair.row < p_.range.len_q && pair.key < p_.range.len_kv;
+    return pair.row < range_.len_q && pair.key < range_.len_kv;
   }
   __device__ __forceinline__ float bias_at(int row, int key) const {
     const int64_t at = bias_ + row * p_.bias.row_stride + key;
@@ -183,6 +185,7 @@ class ModifiedHead {
   }
 
   const ScoreParams& p_;
+  const PairRange range_;
   const uint32_t head_index_;  ///< batch * heads_q + head
   const float slope_log2_;
   const int64_t bias_, visible_, blocks_;  ///< elements before those of this head

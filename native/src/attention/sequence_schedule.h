@@ -59,6 +59,16 @@ struct SequenceTable {
 #endif
 };
 
+#if defined(__CUDACC__) || defined(FA_EMULATOR)
+/// The tile of a block by its place in an order of work: of the table, or where there is none that tile of a batch entry whose rows are all used. tile is -1 if
+/// the table has none there.
+__device__ __forceinline__ SequenceTile block_tile(const SequenceTable& table, int place, int batch, int len_q, int len_kv) {
+  if (table.data == nullptr) return {batch, place, 0, len_q, 0, len_kv, 0, batch};
+  if (place >= table.num_tiles()) return {0, -1, 0, 0, 0, 0, 0, 0};
+  return table.tile(place);
+}
+#endif
+
 /// Where the lengths lie, and what bounds them.
 struct SequenceInputs {
   const int32_t* cu_seqlens_q = nullptr;  ///< (count + 1), or null if not packed

@@ -111,14 +111,16 @@ fa::ScoreParams AttentionCase::score_params() const {
 Modifications AttentionCase::reference_modifications() const {
   Modifications mods;
   const fa::Variants& v = problem_.variants;
-  const int offset = problem_.bottom_right() ? options_.len_kv - options_.len_q : 0;
+  const auto offset_of = [this](int b) { return problem_.bottom_right() ? len_of(b, false) - len_of(b, true) : 0; };
   const bool window = options_.mask == fa::Mask::kWindowTopLeft || options_.mask == fa::Mask::kWindowBottomRight;
   const auto bias_at = [this](int b, int h, int i, int j) {
     const size_t at = place(variant_args_.bias, b, h, i, j);
     return options_.bias == 1 ? bias_[at] : __half2float({bias16_[at]});
   };
   mods.sees = [=, this](int b, int h, int i, int j) {
-    const int position = i + offset;
+    if (i >= len_of(b, true) || j >= len_of(b, false)) return false;
+    const int position = i + offset_of(b);
+    if (has_sequences() && problem_.is_causal() && j > position) return false;
     if (window && v.window_left >= 0 && j < position - v.window_left) return false;
     if (window && v.window_right >= 0 && j > position + v.window_right) return false;
     if (v.chunk > 0 && floor_div(position, static_cast<int>(v.chunk)) != j / v.chunk) return false;
@@ -129,7 +131,7 @@ Modifications AttentionCase::reference_modifications() const {
   mods.addend = [=, this](int b, int h, int i, int j) {
     double sum = 0;
     if (v.bias) sum += static_cast<double>(bias_at(b, h, i, j));
-    if (v.alibi) sum -= static_cast<double>(slopes_[static_cast<size_t>(b * variant_args_.alibi_batch_stride + h)]) * std::abs(i + offset - j);
+    if (v.alibi) sum -= static_cast<double>(slopes_[static_cast<size_t>(b * variant_args_.alibi_batch_stride + h)]) * std::abs(i + offset_of(b) - j);
     return sum;
   };
   mods.softcap = static_cast<double>(v.softcap);

@@ -40,19 +40,19 @@ void check(const CaseOptions& options) {
     AttentionCase attention(options);
     const fa::ScoreParams scores = attention.score_params();
     launch_blocks<ForwardConfig<__half, ForwardRow<kForwardRow>, ModifiedScores>, ForwardBlock>(
-        ModifiedForwardParams{attention.forward_params(kForward[kForwardRow]), scores});
+        ModifiedForwardParams{attention.forward_params(kForward[kForwardRow]), scores, {}, false});
     attention.compare_forward();
     const BackwardParams params = attention.backward_params(kBackward[kBackwardRow]);
-    launch_blocks<BackwardConfig<__half, BackwardRow<kBackwardRow>, ModifiedScores>, BackwardBlock>(ModifiedBackwardParams{params, scores, nullptr, 0});
+    launch_blocks<BackwardConfig<__half, BackwardRow<kBackwardRow>, ModifiedScores>, BackwardBlock>(ModifiedBackwardParams{params, scores, nullptr, 0, 0, {}});
     attention.compare_grad_kv();
     if (options.deterministic) {
       launch_blocks<GradQConfig<__half, GradQRow<kGradQRow>, ModifiedScores>, GradQBlock>(
-          ModifiedBackwardParams{attention.grad_q_params(params, kGradQ[kGradQRow]), scores, nullptr, 0});
+          ModifiedBackwardParams{attention.grad_q_params(params, kGradQ[kGradQRow]), scores, nullptr, 0, 0, {}});
       attention.compare_grad_q();
     } else {
       attention.compare_accumulator(kBackward[kBackwardRow]);
     }
-    if (options.sinks) check_grad_sinks(attention, {params, scores, nullptr, options.batch});
+    if (options.sinks) check_grad_sinks(attention, {params, scores, nullptr, options.batch, options.len_q, {}});
   } catch (const std::exception& error) {
     ADD_FAILURE() << error.what();
   }

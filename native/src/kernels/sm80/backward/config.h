@@ -58,8 +58,11 @@ struct BackwardConfig {
   struct Base {
     const uint16_t* q;
     const uint16_t* grad_o;
-    int64_t row;     ///< of the workspace
-    int end_q_tile;  ///< of the modified kernels
+    int64_t row;  ///< of the workspace
+    // Of the modified kernels.
+    int end_q_tile;
+    int head;         ///< first query head of the group
+    SequenceTile at;  ///< the block's tile of keys
   };
 
   struct Shared {
@@ -100,14 +103,20 @@ struct GradQConfig {
   using QTile = SharedTile<kTileQ, kDim>;
   using KVTile = SharedTile<kTileKV, kDim>;
 
+  /// Of the modified kernels.
+  struct Base {
+    SequenceTile at;  ///< the block's tile of queries
+  };
+
   struct Shared {
     QTile q;  ///< afterwards grad_q: a warp reads and writes only its own rows
     QTile grad_o;
     KVTile k;
     KVTile v;
+    alignas(128) Base base;
   };
 
-  static_assert(kTileQ == 16 * kWarps && kRowPadding % kTileQ == 0, "a warp owns one row block");
+  static_assert(kTileQ == 16 * kWarps && kTileQ == kGradQRows && kRowPadding % kTileQ == 0, "a warp owns one row block");
   static_assert(sizeof(Shared) == grad_q_shared_bytes(kVariant) && sizeof(Shared) <= kSmallSharedBytes, "the planner's arithmetic");
 };
 

@@ -46,7 +46,10 @@ struct ForwardConfig {
   struct Base {
     const uint16_t* k;
     const uint16_t* v;
-    int first_kv_tile;  ///< of the modified kernels
+    // Of the modified kernels.
+    int first_kv_tile;
+    int head;         ///< query head
+    SequenceTile at;  ///< the block's tile of queries
   };
 
   struct Shared {
