@@ -43,6 +43,13 @@ constexpr ModifiedBackwardKernelOf kModifiedGradQKernels[][2] = {
 };
 static_assert(sizeof(kModifiedGradQKernels) / sizeof(kModifiedGradQKernels[0]) == sizeof(kModifiedGradQ) / sizeof(kModifiedGradQ[0]), "one row each");
 
+/// Row: index into kGradBias.
+constexpr GradBiasKernelOf kGradBiasKernels[kNumGradBias][2] = {
+    {grad_bias_kernel_of<0, __half>, grad_bias_kernel_of<0, __nv_bfloat16>},
+    {grad_bias_kernel_of<1, __half>, grad_bias_kernel_of<1, __nv_bfloat16>},
+    {grad_bias_kernel_of<2, __half>, grad_bias_kernel_of<2, __nv_bfloat16>},
+};
+
 BackwardParams make_params(const BackwardVariant& variant, const BackwardArgs& args) {
   const Problem& problem = args.problem;
   BackwardParams params{};
@@ -100,6 +107,21 @@ void launch_either(BackwardKernel plain, ModifiedBackwardKernel modified, const 
   launch(modified, name, args.device, blocks, 32 * warps, shared_bytes, args.stream, with_scores);
 }
 
+void launch_grad_bias(const BackwardArgs& args, const BackwardParams& params) {
+  const Problem& problem = args.problem;
+  int row = 0;
+  while (kGradBias[row].padded_dim < params.padded_dim) ++row;
+  const GradBiasVariant& variant = kGradBias[row];
+  GradBiasParams with_bias{{params, score_params_of(problem, args.variants), nullptr, problem.batch}, args.grad_bias};
+  with_bias.is_float = problem.variants.bias_dtype == DType::kFloat32;
+  with_bias.key_tiles = static_cast<int>(ceil_div(problem.len_kv, variant.tile_kv));
+  with_bias.row_tiles = static_cast<int>(ceil_div(args.grad_bias.rows, variant.tile_q));
+  const int64_t blocks = int64_t{with_bias.key_tiles} * with_bias.row_tiles * args.grad_bias.heads * args.grad_bias.batches;
+  if (blocks == 0) return;
+  const int column = problem.dtype == DType::kBFloat16 ? 1 : 0;
+  launch(kGradBiasKernels[row][column](), variant.name, args.device, blocks, kGradBiasThreads, grad_bias_shared_bytes(variant), args.stream, with_bias);
+}
+
 }  // namespace
 }  // namespace sm80
 
@@ -119,6 +141,7 @@ void sm80_backward(const Plan& plan, const BackwardArgs& args) {
   if (args.grad_sinks != nullptr) {
     launch_either(nullptr, grad_sinks_kernel_of(), "sm80_backward_grad_sinks", args, problem.heads_q, kPassThreads / 32, 0, params);
   }
+  if (args.grad_bias.data != nullptr) launch_grad_bias(args, params);
   if (plan.blocks > 0) {
     const int64_t bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * variant.padded_dim) * problem.group_size();
     params.order = make_order(ceil_div(problem.len_kv, variant.tile_kv), problem.batch * problem.heads_kv, bytes, args.device);

@@ -44,4 +44,11 @@ struct ModifiedBackwardParams : BackwardParams {
   int64_t batch;
 };
 
+/// Of the grad_bias kernel. Block: tile of keys, then tile of rows, head and batch of the bias.
+struct GradBiasParams : ModifiedBackwardParams {
+  PairTensor grad_bias;
+  bool is_float;  ///< otherwise of the kernels' element type
+  int key_tiles, row_tiles;
+};
+
 }  // namespace fa::sm80
