@@ -98,19 +98,21 @@ class BackwardBlock {
   __device__ __forceinline__ void go_through_queries(bool careful) {
     const bool with_grad_q = p_.grad_q_accumulator != nullptr && !careful;
     bool k_nonfinite = false;
-    Step now = shown_from({0, first_q_tile_}), before{-1, 0}, next;
+    Step now = shown_from({0, first_q_tile_}), before{-1, 0}, shown{};
+    // The step that comes next. Written so that nothing of it stays in a register of the plain kernel.
+    const auto next = [&] { return kModified ? shown : following(now); };
     int buffer = 0;
     copy_queries(now, buffer);
     ptx::cp_async_commit();
 #pragma unroll 1
-    for (; now.head < p_.shape.group_size && now.tile < end_q_tile(); now = next) {
-      next = shown_from(following(now));
+    for (; now.head < p_.shape.group_size && now.tile < end_q_tile(); now = next()) {
+      if constexpr (kModified) shown = shown_from(following(now));
       ptx::cp_async_wait<0>();
       __syncthreads();
-      if (Config::kStages == 2) copy_queries(next, buffer ^ 1);
+      if (Config::kStages == 2) copy_queries(next(), buffer ^ 1);
       ptx::cp_async_commit();
       if (kModified || p_.shape.causal) {
-        if (!has_preceding(now, before)) k_nonfinite = k_has_nonfinite();
+        if (kModified ? before.head < 0 : now.head == 0 && now.tile == first_q_tile_) k_nonfinite = k_has_nonfinite();
         if (FA_UNLIKELY(careful) && is_masked(now)) set_aside_nonfinite(now, buffer);
       }
       if constexpr (Config::kInRegisters) {
@@ -122,7 +124,7 @@ class BackwardBlock {
         products_from_shared(now, buffer, with_grad_q, k_nonfinite);
         if (Config::kStages == 1) {
           __syncthreads();
-          copy_queries(next, 0);
+          copy_queries(next(), 0);
           ptx::cp_async_commit();
         }
       }

@@ -81,9 +81,9 @@ class ForwardBlock {
     softmax_.reset();
     clear(o_);
     const int first_tile = first_kv_tile();
-    const int last_tile = tile_before(num_kv_tiles_);
-    if (last_tile >= first_tile) copy_k(last_tile);
-    if (kTwoStages && last_tile >= first_tile) copy_v(last_tile);
+    if constexpr (kModified) num_kv_tiles_ = tile_before(num_kv_tiles_) + 1;
+    if (num_kv_tiles_ > first_tile) copy_k(num_kv_tiles_ - 1);
+    if (kTwoStages && num_kv_tiles_ > first_tile) copy_v(num_kv_tiles_ - 1);
     ptx::cp_async_commit();
     if (Config::kQInRegisters) {
       ptx::cp_async_wait<0>();
@@ -95,15 +95,18 @@ class ForwardBlock {
       }
     }
 #pragma unroll 1
-    for (int tile = last_tile, next; tile >= first_tile; tile = next) {
-      next = tile_before(tile);
+    for (int tile = num_kv_tiles_ - 1, shown = 0; tile >= first_tile; tile = kModified ? shown : tile - 1) {
+      if constexpr (kModified) shown = tile_before(tile);
+      // The tile that comes next, and whether there is one. Written so that nothing of it stays in a register of the plain kernel.
+      const auto next = [&] { return kModified ? shown : tile - 1; };
+      const auto has_next = [&] { return kModified ? shown >= first_tile : tile > first_tile; };
       ptx::cp_async_wait<0>();
       __syncthreads();
       if (!kTwoStages) {
         copy_v(tile);
-      } else if (next >= first_tile) {
-        copy_k(next);
-        copy_v(next);
+      } else if (has_next()) {
+        copy_k(next());
+        copy_v(next());
       }
       ptx::cp_async_commit();
       if (kTwoStages && FA_UNLIKELY(careful)) set_aside_nonfinite(tile);
@@ -122,7 +125,7 @@ class ForwardBlock {
       if (!kTwoStages) {
         ptx::cp_async_wait<0>();
         __syncthreads();
-        if (next >= first_tile) copy_k(next);
+        if (has_next()) copy_k(next());
         ptx::cp_async_commit();
       }
       if (!kTwoStages && FA_UNLIKELY(careful)) set_aside_nonfinite(tile);
