@@ -100,6 +100,7 @@ class Modifiers {
         sinks_(device, 4 * static_cast<uint64_t>(s.heads_q)),
         grad_sinks_(device, 4 * static_cast<uint64_t>(s.heads_q)),
         bias_data_(device, 4 * count(s.heads_q, s.len_q, s.len_kv)),
+        grad_bias_data_(device, 4 * count(s.heads_q, s.len_q, s.len_kv)),
         visible_data_(device, count(s.batch, s.len_q, s.len_kv)),
         block_data_(device, count(1, s.len_q, s.len_kv)),
         lengths_{{device, 64}, {device, 64}} {
@@ -134,11 +135,24 @@ class Modifiers {
     options.block_kv = variant_.block_mask ? kBlockKv : 0;
     options.sequences = variant_.sequences > 0 ? &sequences_ : nullptr;
   }
-  void set(fa_backward_params& params) const { params.grad_sinks = variant_.sinks ? static_cast<float*>(grad_sinks_.data()) : nullptr; }
+  void set(fa_backward_params& params) const {
+    params.grad_sinks = variant_.sinks ? static_cast<float*>(grad_sinks_.data()) : nullptr;
+    if (variant_.bias) {
+      params.grad_bias = bias_;
+      params.grad_bias.data = grad_bias_data_.data();
+    }
+  }
   /// Gradients of what set() asked for.
   std::vector<float> gradients() const {
     std::vector<float> values(static_cast<size_t>(variant_.sinks ? heads_ : 0));
-    if (variant_.sinks) grad_sinks_.read(values.data());
+    if (variant_.sinks) {
+      grad_sinks_.read(values.data());
+    }
+    if (variant_.bias) {
+      std::vector<float> of_bias(grad_bias_data_.bytes() / sizeof(float));
+      grad_bias_data_.read(of_bias.data());
+      values.insert(values.end(), of_bias.begin(), of_bias.begin() + bias_.sizes[0] * bias_.strides[0]);
+    }
     return values;
   }
 
@@ -184,7 +198,7 @@ class Modifiers {
 
   const Variant& variant_;
   const int64_t heads_;
-  Buffer slopes_, sinks_, grad_sinks_, bias_data_, visible_data_, block_data_, lengths_[2];
+  Buffer slopes_, sinks_, grad_sinks_, bias_data_, grad_bias_data_, visible_data_, block_data_, lengths_[2];
   fa_sequences sequences_{};
   fa_tensor bias_{}, visible_{}, blocks_{};
 };

@@ -93,6 +93,10 @@ class SequenceScheduleBlock {
     for (int sequence = thread_; sequence < count; sequence += kThreads) {
       const int bucket = read_sequence(table, sequence, &record);
       if (record.tile > 0) atomicAdd(&s_.scan[0][bucket], record.tile);
+      if (block_ == 0 && job_.by_number != nullptr) {
+        record.tile = 0;
+        job_.by_number[sequence] = record;
+      }
     }
     __syncthreads();
     int32_t* const begins = scan_exclusive();

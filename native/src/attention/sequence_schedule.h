@@ -119,6 +119,8 @@ inline constexpr int kMaxSequenceGaps = 3;
 struct SequenceJob {
   SequenceInputs inputs;
   SequenceTableJob tables[kMaxSequenceTables];  ///< those with tile_rows 0 are none
+  /// (count) by number, with tile 0, for kernels that go through all sequences; null: not written. With tables[0] only.
+  SequenceTile* by_number = nullptr;
   SequenceGap gaps[kMaxSequenceGaps];
   float* lse = nullptr;  ///< (batch, heads_q, len_q): -infinity outside of all sequences; null: not written
   int32_t heads_q = 0;   ///< of lse

@@ -137,7 +137,7 @@ bool plan_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, R
   plan->stages = variant.stages;
   plan->threads = 32 * warps;
   plan->registers_per_thread = register_budget(warps, variant.blocks_per_sm);
-  plan->launches = 3 + (problem.variants.grad_sinks ? 1 : 0) + (problem.variants.sequences.given ? 1 : 0);
+  plan->launches = 3 + (problem.variants.grad_sinks ? 1 : 0) + (problem.variants.grad_bias ? 1 : 0) + (problem.variants.sequences.given ? 1 : 0);
   plan->shared_memory_bytes = backward_shared_bytes(variant);
   plan->workspace_bytes = backward_workspace(problem, variant).total_bytes;
   set_name(variant.name, problem, plan);

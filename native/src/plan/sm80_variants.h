@@ -34,11 +34,11 @@ constexpr int forward_shared_bytes(const ForwardVariant& v) {
          + 128;                                                    // addresses
 }
 
-inline constexpr ForwardVariant kForward[] = {
-    {"sm80_forward_d64", 64, 128, 128, 4, 1, false, 2},
-    {"sm80_forward_d128", 128, 128, 64, 4, 1, false, 2},
-    {"sm80_forward_d192", 192, 64, 64, 4, 1, false, 2},
-    {"sm80_forward_d256", 256, 64, 64, 4, 1, false, 2},
+inline constexpr ForwardVariant kForward[] =
+    {
+        {"sm80_forward_d64", 64, 128, 128, 4, 1, false, 2}, {"sm80_forward_d128", 128, 128, 64, 4, 1, false, 2},
+        {"sm80_forward_d192", 192, 64, 64, 4, 1, false, 2}, {"sm80_forward_d256", 256, 64, 64, 4, 1, false, 2},
+        {"sm80_forward_d64", 64, 128, 64, 4, 1, false, 2},  // with ModifiedScores only: tiles half as wide leave registers for the modifications
 };
 inline constexpr int kNumForward = sizeof(kForward) / sizeof(kForward[0]);
 
@@ -100,15 +100,39 @@ inline constexpr int kNumGradQ = sizeof(kGradQ) / sizeof(kGradQ[0]);
 /// tile_q of every row: sequences have one table of query tiles.
 inline constexpr int kGradQRows = 64;
 
+/// Gradient of the bias: a kernel of its own computes S and dP once more, tile of the bias by tile, and sums over the batches, heads and rows that the bias is
+/// the same for in registers, always in the same order.
+struct GradBiasVariant {
+  const char* name;
+  int padded_dim;
+  int tile_q;
+  int tile_kv;
+  int stages;  ///< 2: q and k have a place of their own beside grad_o and v
+  int blocks_per_sm;
+};
+
+constexpr int grad_bias_shared_bytes(const GradBiasVariant& v) {
+  return 2 * v.padded_dim * v.stages * (v.tile_q + v.tile_kv);
+}
+
+inline constexpr int kGradBiasThreads = 128;
+
+inline constexpr GradBiasVariant kGradBias[] = {
+    {"sm80_grad_bias_d64", 64, 64, 128, 2, 2},
+    {"sm80_grad_bias_d128", 128, 64, 128, 2, 2},
+    {"sm80_grad_bias_d256", 256, 64, 64, 1, 2},
+};
+inline constexpr int kNumGradBias = sizeof(kGradBias) / sizeof(kGradBias[0]);
+
 /// Rows of the tables that are also compiled with ModifiedScores (attention/score_policy.cuh), for problems that set a variant. Few, since each takes as long
 /// to compile as several plain ones: head_dim 192 is padded to 256, and the last row of kModifiedBackward is for little shared memory.
-inline constexpr int kModifiedForward[] = {0, 1, 3};
+inline constexpr int kModifiedForward[] = {4, 1, 3};
 inline constexpr int kModifiedBackward[] = {0, 1, 5, 6};
 inline constexpr int kModifiedGradQ[] = {0, 1, 3};
 
 /// What they compute (a set of VariantBit).
-inline constexpr uint32_t kModifiedVariants = kVariantWindow | kVariantChunk | kVariantSoftcap | kVariantAlibi | kVariantBias | kVariantVisible |
-                                              kVariantBlockMask | kVariantSinks | kVariantDropout | kVariantSequences;
+inline constexpr uint32_t kModifiedVariants = kVariantWindow | kVariantChunk | kVariantSoftcap | kVariantAlibi | kVariantBias | kVariantGradBias |
+                                              kVariantVisible | kVariantBlockMask | kVariantSinks | kVariantDropout | kVariantSequences;
 
 /// Index of a row within such a list; -1 if it is not there.
 template <int kNum>
@@ -133,6 +157,7 @@ struct BackwardWorkspace {
   uint64_t grad_q_offset_bytes = 0;
   uint64_t key_table_offset_bytes = 0;
   uint64_t query_table_offset_bytes = 0;
+  uint64_t by_number_offset_bytes = 0;  ///< a record per sequence, if the gradient of a bias is wanted
   uint64_t total_bytes = 0;
 };
 
@@ -156,7 +181,9 @@ inline BackwardWorkspace backward_workspace(const Problem& problem, const Backwa
   w.grad_q_offset_bytes = 2 * rows * sizeof(float);
   w.key_table_offset_bytes = w.grad_q_offset_bytes + (problem.deterministic ? 0 : rows * static_cast<uint64_t>(variant.padded_dim) * sizeof(float));
   w.query_table_offset_bytes = w.key_table_offset_bytes + (sequences ? sequence_table_bytes(sequence_tiles(problem, false, variant.tile_kv)) : 0);
-  w.total_bytes = w.query_table_offset_bytes + (sequences ? sequence_table_bytes(sequence_tiles(problem, true, kGradQRows)) : 0);
+  w.by_number_offset_bytes = w.query_table_offset_bytes + (sequences ? sequence_table_bytes(sequence_tiles(problem, true, kGradQRows)) : 0);
+  w.total_bytes = w.by_number_offset_bytes;
+  if (sequences && problem.variants.grad_bias) w.total_bytes += static_cast<uint64_t>(problem.num_sequences()) * kSequenceTileBytes;
   return w;
 }
 

@@ -218,6 +218,11 @@ void AttentionCase::compare_grad_sinks(const std::vector<float>& actual) const {
   compare("grad_sinks", {actual.begin(), actual.end()}, expected_.grad_sinks, gradient_bound(expected_.grad_sinks));
 }
 
+void AttentionCase::compare_grad_bias(const std::vector<uint32_t>& memory) const {
+  const std::vector<double> expected = expected_grad_bias();
+  compare("grad_bias", grad_bias_values(memory), expected, gradient_bound(expected));
+}
+
 void AttentionCase::compare_grad_q() const {
   compare("grad_q", grad_q_.values(), expected_at_places(expected_.grad_q, grad_q_, true), gradient_bound(expected_.grad_q));
 }

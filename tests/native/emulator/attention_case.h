@@ -30,10 +30,12 @@ struct CaseOptions {
   int window_left = -1, window_right = -1;  ///< of a window mask
   int chunk = 0;
   float softcap = 0.0f;
-  int alibi = 0;       ///< 1: slopes per head, 2: per batch and head
-  int bias = 0;        ///< 1: float32 of every pair, 2: 16 bits, the same for all heads and queries; some of it -infinity
-  int visible = 0;     ///< 1: of every pair, 2: of keys
-  int block_mask = 0;  ///< extent of a block
+  int alibi = 0;    ///< 1: slopes per head, 2: per batch and head
+  int bias = 0;     ///< 1: float32 of every pair, 2: 16 bits, the same for all heads and queries, 3: 16 bits, the same for all batches and heads, 4: float32,
+                    ///< the same for all batches and queries; some of it -infinity
+  int visible = 0;  ///< 1: of every pair, 2: of keys
+  int block_mask = 0;     ///< extent of a block
+  int block_density = 0;  ///< one block of so many is shown; 0: three of four
   bool sinks = false;
   float dropout = 0.0f;
   Placement placement = Placement::kFull;
@@ -60,6 +62,10 @@ class AttentionCase {
   void compare_grad_kv() const;
   /// grad_q as the deterministic kernel writes it.
   void compare_grad_q() const;
+  /// Arguments of the grad_bias kernel, which writes into the tensor given here.
+  fa::sm80::GradBiasParams grad_bias_params(const fa::sm80::ModifiedBackwardParams& main, const fa::sm80::GradBiasVariant& variant,
+                                            std::vector<uint32_t>* memory) const;
+  void compare_grad_bias(const std::vector<uint32_t>& memory) const;
   void compare_grad_sinks(const std::vector<float>& actual) const;
   /// grad_q in the accumulator of the main kernel, in the order of its fragments.
   void compare_accumulator(const fa::sm80::BackwardVariant& variant) const;
@@ -90,6 +96,9 @@ class AttentionCase {
   /// Random tensors for the modifications that the options ask for.
   void make_modifications();
   Modifications reference_modifications() const;
+  std::vector<double> expected_grad_bias() const;
+  /// The gradient in memory, 32 or 16 bits each.
+  std::vector<double> grad_bias_values(const std::vector<uint32_t>& memory) const;
   void fill_workspace(const fa::sm80::BackwardVariant& variant);
 
   CaseOptions options_;

@@ -47,12 +47,11 @@ void AttentionCase::place_sequences() {
   const auto places = [&](bool of_q) {
     std::vector<int32_t>&offsets = of_q ? cu_q_ : cu_kv_, &used = of_q ? used_q_ : used_kv_;
     offsets.push_back(0);
-    int longest = 0;
+    const int longest = of_q ? options_.len_q : options_.len_kv;
     for (int b = 0; b < options_.batch; ++b) {
       const Place place = place_of(b, of_q);
       offsets.push_back(place.end);
       used.push_back(len_of(b, of_q));
-      longest = std::max(longest, place.end - place.begin);
     }
     return longest;
   };

@@ -8,6 +8,7 @@
 
 #include "attention/sequence_schedule.cuh"
 #include "attention_case.h"
+#include "kernels/sm80/backward/grad_bias.cuh"
 #include "kernels/sm80/backward/grad_q.cuh"
 #include "kernels/sm80/backward/grad_sinks.cuh"
 #include "kernels/sm80/backward/kernel.cuh"
@@ -38,7 +39,7 @@ void run_over(const fa::SequenceTable& table, Params params) {
   launch_blocks<Config, Block>(params);
 }
 
-template <int kForwardRow, int kBackwardRow, int kGradQRow>
+template <int kForwardRow, int kBackwardRow, int kGradQRow, int kGradBiasRow>
 void check(const CaseOptions& options) {
   using namespace fa::sm80;
   SCOPED_TRACE(options.name());
@@ -54,7 +55,9 @@ void check(const CaseOptions& options) {
     attention.compare_forward();
 
     const BackwardVariant& backward = kBackward[kBackwardRow];
-    const fa::SequenceJob backward_job = attention.backward_job(backward.tile_kv, kGradQRows);
+    fa::SequenceJob backward_job = attention.backward_job(backward.tile_kv, kGradQRows);
+    std::vector<fa::SequenceTile> by_number(static_cast<size_t>(options.batch));
+    backward_job.by_number = by_number.data();
     read_sequences(backward_job);
     const BackwardParams params = attention.backward_params(backward);
     run_over<BackwardConfig<__half, BackwardRow<kBackwardRow>, ModifiedScores>, BackwardBlock>(backward_job.tables[0].table,
@@ -66,6 +69,13 @@ void check(const CaseOptions& options) {
       attention.compare_grad_q();
     } else {
       attention.compare_accumulator(backward);
+    }
+    if (options.bias > 0) {
+      std::vector<uint32_t> memory;
+      GradBiasParams bias = attention.grad_bias_params({params, scores, nullptr, options.batch, 0, {}}, kGradBias[kGradBiasRow], &memory);
+      bias.sequences_by_number = by_number.data();
+      launch_blocks<GradBiasConfig<__half, GradBiasRow<kGradBiasRow>>, GradBiasBlock>(bias);
+      attention.compare_grad_bias(memory);
     }
     if (options.sinks) {
       std::vector<float> grad_sinks(static_cast<size_t>(options.heads_q), std::numeric_limits<float>::quiet_NaN());
@@ -80,17 +90,17 @@ void check(const CaseOptions& options) {
   }
 }
 
-constexpr auto check_d64 = check<0, 0, 0>;
-constexpr auto check_d128 = check<1, 1, 1>;
-constexpr auto check_d256 = check<3, 5, 3>;
-constexpr auto check_d256_small = check<3, 6, 3>;
+constexpr auto check_d64 = check<4, 0, 0, 0>;
+constexpr auto check_d128 = check<1, 1, 1, 1>;
+constexpr auto check_d256 = check<3, 5, 3, 2>;
+constexpr auto check_d256_small = check<3, 6, 3, 2>;
 
 /// Longer than a tile, empty on one side or on both, one element; queries and keys differ.
 CaseOptions sequences(Placement placement) {
-  CaseOptions options{.batch = 6, .len_q = 170, .len_kv = 150, .heads_q = 2, .heads_kv = 1, .head_dim = 40, .head_dim_v = 32};
+  CaseOptions options{.batch = 6, .len_q = 170, .len_kv = 160, .heads_q = 2, .heads_kv = 1, .head_dim = 40, .head_dim_v = 32};
   options.placement = placement;
-  options.lens_q = {64, 0, 170, 5, 1, 0};
-  options.lens_kv = {70, 20, 130, 0, 150, 0};
+  options.lens_q = {64, 0, 150, 5, 1, 0};
+  options.lens_kv = {70, 20, 131, 0, 150, 0};
   return options;
 }
 
@@ -146,6 +156,18 @@ TEST_P(Sm80Sequences, Together) {
     check_d128(options);
     options.head_dim = options.head_dim_v = 256;
     deterministic ? check_d256_small(options) : check_d256(options);
+  }
+}
+
+/// The gradient of a bias that sequences share, or have of their own.
+TEST_P(Sm80Sequences, Bias) {
+  for (const int kind : {1, 2, 3, 4}) {
+    CaseOptions options = sequences(GetParam());
+    options.bias = kind;
+    options.mask = kind == 2 ? Mask::kNone : Mask::kCausalBottomRight;
+    options.block_mask = kind == 3 ? 64 : 0;
+    options.visible = kind == 4 ? 1 : 0;
+    check_d64(options);
   }
 }
 

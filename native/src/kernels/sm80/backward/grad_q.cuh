@@ -66,6 +66,7 @@ class GradQBlock {
       clear(grad_q_);
 #pragma unroll 1
       for (int tile = num_tiles - 1; tile >= first_tile; --tile) {
+        if (is_hidden(tile * Config::kTileKV)) continue;
         copy_to_shared<kThreads>(s_.k, g_k, tile * Config::kTileKV, threadIdx.x);
         copy_to_shared<kThreads>(s_.v, g_v, tile * Config::kTileKV, threadIdx.x);
         ptx::cp_async_commit();
@@ -134,6 +135,20 @@ class GradQBlock {
         [&](uint32_t(&b)[4], int pair, int k16) { k_rows.load(b, k16, pair); });
   }
 
+  /// The modifications for the block's head.
+  __device__ __forceinline__ typename Policy::template Head<Element, ScoreLayout::kRowsByKeys> modified_head() const {
+    return {p_.scores, range(), s_.base.at.sequence, head_};
+  }
+
+  /// Whether the block mask hides the whole tile.
+  __device__ __forceinline__ bool is_hidden(int first_key) const {
+    if constexpr (kModified) {
+      return p_.scores.block_mask.data != nullptr &&
+             !modified_head().block_mask_shows(first_row_, first_row_ + Config::kTileQ - 1, first_key, first_key + Config::kTileKV - 1);
+    }
+    return false;
+  }
+
   /// Whether some row of the block does not see some key of the tile.
   __device__ __forceinline__ bool is_masked(int first_key) const {
     if constexpr (kModified) return true;
@@ -145,9 +160,8 @@ class GradQBlock {
     const int lane = threadIdx.x & 31;
     if constexpr (kModified) {
       const int first_row = first_row_ + warp_row_;
-      const ModifiedHead<Element> head(p_.scores, range(), s_.base.at.sequence, head_);
-      head.differentiate(
-          s, ds, range().sees_whole(first_row, first_row + 15, first_key, first_key + Config::kTileKV - 1),
+      modified_head().template differentiate<ScoreGradient::kAlone>(
+          s, ds, range().sees_whole(first_row, first_row + 15, first_key, first_key + Config::kTileKV - 1), lane,
           [&](int, int n, int i) {
             return Pair{first_row + (lane >> 2) + 8 * (i >> 1), first_key + 8 * n + 2 * (lane & 3) + (i & 1)};
           },

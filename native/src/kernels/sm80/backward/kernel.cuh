@@ -120,22 +120,25 @@ class BackwardBlock {
   __device__ __forceinline__ void go_through_queries(bool careful) {
     const bool with_grad_q = p_.grad_q_accumulator != nullptr && !careful;
     bool k_nonfinite = false;
-    Step now{0, first_q_tile_};
+    Step now = shown_from({0, first_q_tile_}), before{-1, 0}, shown{};
+    // The step that comes next. Written so that nothing of it stays in a register of the plain kernel.
+    const auto next = [&] { return kModified ? shown : following(now); };
     int buffer = 0;
     copy_queries(now, buffer);
     ptx::cp_async_commit();
 #pragma unroll 1
-    for (; now.head < p_.shape.group_size && now.tile < end_q_tile(); now = following(now)) {
+    for (; now.head < p_.shape.group_size && now.tile < end_q_tile(); now = next()) {
+      if constexpr (kModified) shown = shown_from(following(now));
       ptx::cp_async_wait<0>();
       __syncthreads();
-      if (Config::kStages == 2) copy_queries(following(now), buffer ^ 1);
+      if (Config::kStages == 2) copy_queries(next(), buffer ^ 1);
       ptx::cp_async_commit();
       if (kModified || p_.shape.causal) {
-        if (now.head == 0 && now.tile == first_q_tile_) k_nonfinite = k_has_nonfinite();
+        if (kModified ? before.head < 0 : now.head == 0 && now.tile == first_q_tile_) k_nonfinite = k_has_nonfinite();
         if (FA_UNLIKELY(careful) && is_masked(now)) set_aside_nonfinite(now, buffer);
       }
       if constexpr (Config::kInRegisters) {
-        if (with_grad_q && has_preceding(now)) add_grad_q(preceding(now), buffer ^ 1, k_nonfinite);
+        if (with_grad_q && has_preceding(now, before)) add_grad_q(preceding(now, before), buffer ^ 1, k_nonfinite);
         score_step(now, buffer);
       } else {
         score_step(now, buffer);
@@ -143,14 +146,15 @@ class BackwardBlock {
         products_from_shared(now, buffer, with_grad_q, k_nonfinite);
         if (Config::kStages == 1) {
           __syncthreads();
-          copy_queries(following(now), 0);
+          copy_queries(next(), 0);
           ptx::cp_async_commit();
         }
       }
       if (Config::kStages == 2) buffer ^= 1;
+      if constexpr (kModified) before = now;
     }
     __syncthreads();
-    if (Config::kInRegisters && with_grad_q && has_preceding(now)) add_grad_q(preceding(now), buffer ^ 1, k_nonfinite);
+    if (Config::kInRegisters && with_grad_q && has_preceding(now, before)) add_grad_q(preceding(now, before), buffer ^ 1, k_nonfinite);
     ptx::cp_async_wait<0>();
   }
 
@@ -162,11 +166,44 @@ class BackwardBlock {
   __device__ __forceinline__ Step following(Step step) const {
     return step.tile + 1 < end_q_tile() ? Step{step.head, step.tile + 1} : Step{step.head + 1, first_q_tile_};
   }
-  /// Whether there is a step before this one (or before the end).
-  __device__ __forceinline__ bool has_preceding(Step step) const {
+  /// The first step from this one on that the block mask does not hide. Of plain kernels: this one. Warp-wide.
+  __device__ __forceinline__ Step shown_from(Step step) {
+    if constexpr (kModified) {
+      if (p_.scores.block_mask.data != nullptr) return find_shown(step);
+    }
+    return step;
+  }
+  /// Which of 32 query tiles the block mask shows is found out by the lanes of a warp when the first of them is reached, and kept in shared memory.
+  __device__ __forceinline__ Step find_shown(Step step) {
+    if constexpr (kModified) {
+      const int thread = ptx::thread_index_anew(), lane = thread & 31;
+      uint32_t& s_shown = s_.base.shown_tiles[static_cast<unsigned>(thread) / 32];
+      while (step.head < p_.shape.group_size && first_q_tile_ < end_q_tile()) {
+        const int first_of_32 = step.tile & ~31;
+        if (step.tile == first_of_32 || step.tile == first_q_tile_) {
+          const int mine = first_of_32 + lane, first_row = mine * Config::kTileQ;
+          const bool shown = mine >= first_q_tile_ && mine < end_q_tile() &&
+                             modified_head(step).block_mask_shows(first_row, first_row + Config::kTileQ - 1, first_key_, first_key_ + Config::kTileKV - 1);
+          const uint32_t all = __ballot_sync(0xffffffffu, shown);
+          __syncwarp();
+          if (lane == 0) s_shown = all;
+          __syncwarp();
+        }
+        const uint32_t shown = s_shown & ~0u << step.tile % 32;
+        if (shown != 0) return {step.head, first_of_32 + __ffs(static_cast<int>(shown)) - 1};
+        step.tile = first_of_32 + 32;
+        if (step.tile >= end_q_tile()) step = {step.head + 1, first_q_tile_};
+      }
+    }
+    return step;
+  }
+  /// Whether there is a step before this one (or before the end). before: of modified kernels, the step that was done last; head -1 if there is none.
+  __device__ __forceinline__ bool has_preceding(Step step, Step before) const {
+    if constexpr (kModified) return before.head >= 0;
     return step.head > 0 || step.tile > first_q_tile_;
   }
-  __device__ __forceinline__ Step preceding(Step step) const {
+  __device__ __forceinline__ Step preceding(Step step, Step before) const {
+    if constexpr (kModified) return before;
     return step.tile > first_q_tile_ ? Step{step.head, step.tile - 1} : Step{step.head - 1, end_q_tile() - 1};
   }
   /// Whether some row of the tile does not see some key of the block's tile.
@@ -191,7 +228,7 @@ class BackwardBlock {
     return kModified ? s_.base.at.len_q : p_.shape.len_q;
   }
   /// The modifications for the query head of a step.
-  __device__ __forceinline__ typename Policy::template Head<Element> modified_head(Step step) const {
+  __device__ __forceinline__ typename Policy::template Head<Element, ScoreLayout::kKeysByRows> modified_head(Step step) const {
     return {p_.scores, range(), s_.base.at.sequence, s_.base.head + step.head};
   }
 
@@ -302,8 +339,8 @@ class BackwardBlock {
   __device__ __forceinline__ void differentiate_modified(Scores& dp, Scores& s, Step step, int block, int buffer, int lane) {
     const int first_key = first_key_ + 16 * warp_kv_, first_row = step.tile * Config::kTileQ;
     const bool whole = range().sees_whole(first_row, first_row + Config::kTileQ - 1, first_key, first_key + 16 * (kM - 1) * Config::kWarpsKV + 15);
-    modified_head(step).differentiate(
-        s, dp, whole,
+    modified_head(step).template differentiate<ScoreGradient::kWithProbability>(
+        s, dp, whole, lane,
         [&](int m, int n, int i) {
           return Pair{first_row + query_of(block, n, lane) + (i & 1), first_key + 16 * m * Config::kWarpsKV + 8 * (i >> 1) + (lane >> 2)};
         },

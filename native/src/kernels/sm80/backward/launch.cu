@@ -45,6 +45,13 @@ constexpr ModifiedBackwardKernelOf kModifiedGradQKernels[][2] = {
 };
 static_assert(sizeof(kModifiedGradQKernels) / sizeof(kModifiedGradQKernels[0]) == sizeof(kModifiedGradQ) / sizeof(kModifiedGradQ[0]), "one row each");
 
+/// Row: index into kGradBias.
+constexpr GradBiasKernelOf kGradBiasKernels[kNumGradBias][2] = {
+    {grad_bias_kernel_of<0, __half>, grad_bias_kernel_of<0, __nv_bfloat16>},
+    {grad_bias_kernel_of<1, __half>, grad_bias_kernel_of<1, __nv_bfloat16>},
+    {grad_bias_kernel_of<2, __half>, grad_bias_kernel_of<2, __nv_bfloat16>},
+};
+
 BackwardParams make_params(const BackwardVariant& variant, const BackwardArgs& args) {
   const Problem& problem = args.problem;
   BackwardParams params{};
@@ -109,6 +116,7 @@ void launch_either(BackwardKernel plain, ModifiedBackwardKernel modified, const 
 /// The tables of tiles of sequences; all-zero where all have full length.
 struct SequenceTables {
   SequenceTable keys, queries;
+  const SequenceTile* by_number = nullptr;  ///< if the gradient of a bias is wanted
 };
 
 /// Queues the kernel that reads the lengths.
@@ -122,8 +130,9 @@ SequenceTables read_sequences(const BackwardVariant& variant, const BackwardArgs
   job.gaps[0] = {params.grad_q, params.grad_q_strides, params.shape.heads_q, params.shape.head_dim, /*of_q=*/true};
   job.gaps[1] = {params.grad_k, params.grad_k_strides, params.shape.heads_kv, params.shape.head_dim, /*of_q=*/false};
   job.gaps[2] = {params.grad_v, params.grad_v_strides, params.shape.heads_kv, params.shape.head_dim_v, /*of_q=*/false};
+  if (problem.variants.grad_bias) job.by_number = reinterpret_cast<SequenceTile*>(base + workspace.by_number_offset_bytes);
   prepare_sequences(job, args.device, args.stream);
-  return {job.tables[0].table, job.tables[1].table};
+  return {job.tables[0].table, job.tables[1].table, job.by_number};
 }
 
 /// Rows of the workspace that a pass goes through.
@@ -173,6 +182,24 @@ void launch_finish(const BackwardArgs& args, const BackwardParams& params, const
          with_tiles);
 }
 
+void launch_grad_bias(const BackwardArgs& args, const BackwardParams& params, const SequenceTables& tables) {
+  const Problem& problem = args.problem;
+  int row = 0;
+  while (kGradBias[row].padded_dim < params.padded_dim) ++row;
+  const GradBiasVariant& variant = kGradBias[row];
+  GradBiasParams with_bias{{params, score_params_of(problem, args.variants), nullptr, problem.num_sequences(), 0, {}}, args.grad_bias};
+  with_bias.is_float = problem.variants.bias_dtype == DType::kFloat32;
+  with_bias.rows = static_cast<int>(problem.max_len_q());
+  with_bias.columns = static_cast<int>(problem.max_len_kv());
+  with_bias.sequences_by_number = tables.by_number;
+  with_bias.key_tiles = static_cast<int>(ceil_div(problem.max_len_kv(), variant.tile_kv));
+  with_bias.row_tiles = static_cast<int>(ceil_div(args.grad_bias.rows, variant.tile_q));
+  const int64_t blocks = int64_t{with_bias.key_tiles} * with_bias.row_tiles * args.grad_bias.heads * args.grad_bias.batches;
+  if (blocks == 0) return;
+  const int column = problem.dtype == DType::kBFloat16 ? 1 : 0;
+  launch(kGradBiasKernels[row][column](), variant.name, args.device, blocks, kGradBiasThreads, grad_bias_shared_bytes(variant), args.stream, with_bias);
+}
+
 }  // namespace
 }  // namespace sm80
 
@@ -190,6 +217,7 @@ void sm80_backward(const Plan& plan, const BackwardArgs& args) {
   if (args.grad_sinks != nullptr) {
     launch_either(nullptr, grad_sinks_kernel_of(), "sm80_backward_grad_sinks", args, problem.heads_q, kPassThreads / 32, 0, params, {});
   }
+  if (args.grad_bias.data != nullptr) launch_grad_bias(args, params, tables);
   // A head's blocks are to find what they stream through in the cache: the queries of one sequence at a time.
   const auto heads = [&](int64_t of_batch) { return sequences ? of_batch : problem.batch * of_batch; };
   if (plan.blocks > 0) {

@@ -55,4 +55,13 @@ struct SequencePassParams : BackwardParams {
   int tile_rows;
 };
 
+/// Of the grad_bias kernel. Block: tile of keys, then tile of rows, head and batch of the bias.
+struct GradBiasParams : ModifiedBackwardParams {
+  PairTensor grad_bias;
+  bool is_float;  ///< otherwise of the kernels' element type
+  int key_tiles, row_tiles;
+  int rows, columns;                        ///< most queries and keys of a batch entry
+  const SequenceTile* sequences_by_number;  ///< (batch), tile unused; null: all have full length
+};
+
 }  // namespace fa::sm80

@@ -38,4 +38,11 @@ template <int kVariant, class Element>
 ModifiedBackwardKernel modified_grad_q_kernel_of();
 ModifiedBackwardKernel grad_sinks_kernel_of();
 
+/// Rows of kGradBias.
+using GradBiasKernel = void (*)(GradBiasParams);
+using GradBiasKernelOf = GradBiasKernel (*)();
+
+template <int kVariant, class Element>
+GradBiasKernel grad_bias_kernel_of();
+
 }  // namespace fa::sm80

@@ -48,8 +48,9 @@ struct ForwardConfig {
     const uint16_t* v;
     // Of the modified kernels.
     int first_kv_tile;
-    int head;         ///< query head
-    SequenceTile at;  ///< the block's tile of queries
+    int head;                      ///< query head
+    SequenceTile at;               ///< the block's tile of queries
+    uint32_t shown_tiles[kWarps];  ///< bit t: whether the block mask shows some of tile t, of the 32 tiles that the warp is among
   };
 
   struct Shared {

@@ -15,6 +15,9 @@
 
 namespace fa::sm80 {
 
+/// What the plain kernel knows of dropout.
+struct Nothing {};
+
 /// One block's work: a tile of query rows of one head against all keys they see. Config::Policy says what happens to scores beyond scale and causal mask.
 template <class Config>
 class ForwardBlock {
@@ -25,6 +28,7 @@ class ForwardBlock {
   static constexpr bool kModified = Policy::kModified;
   static constexpr int kM = Config::kM;
   static constexpr int kThreads = Config::kThreads;
+  using Kept = std::conditional_t<kModified, KeptPairs<kM, Config::kScoreN>, Nothing>;
   static constexpr int kAhead = 0;  ///< loading fragments ahead was slower at every head_dim (README.md)
 
  public:
@@ -103,6 +107,7 @@ class ForwardBlock {
     softmax_.reset();
     clear(o_);
     const int first_tile = first_kv_tile();
+    if constexpr (kModified) num_kv_tiles_ = tile_before(num_kv_tiles_) + 1;
     if (num_kv_tiles_ > first_tile) copy_k(num_kv_tiles_ - 1);
     if (kTwoStages && num_kv_tiles_ > first_tile) copy_v(num_kv_tiles_ - 1);
     ptx::cp_async_commit();
@@ -116,24 +121,29 @@ class ForwardBlock {
       }
     }
 #pragma unroll 1
-    for (int tile = num_kv_tiles_ - 1; tile >= first_tile; --tile) {
+    for (int tile = num_kv_tiles_ - 1, shown = 0; tile >= first_tile; tile = kModified ? shown : tile - 1) {
+      if constexpr (kModified) shown = tile_before(tile);
+      // The tile that comes next, and whether there is one. Written so that nothing of it stays in a register of the plain kernel.
+      const auto next = [&] { return kModified ? shown : tile - 1; };
+      const auto has_next = [&] { return kModified ? shown >= first_tile : tile > first_tile; };
       ptx::cp_async_wait<0>();
       __syncthreads();
       if (!kTwoStages) {
         copy_v(tile);
-      } else if (tile > first_tile) {
-        copy_k(tile - 1);
-        copy_v(tile - 1);
+      } else if (has_next()) {
+        copy_k(next());
+        copy_v(next());
       }
       ptx::cp_async_commit();
       if (kTwoStages && FA_UNLIKELY(careful)) set_aside_nonfinite(tile);
       // A warp none of whose rows sees the tile sits it out: half of the warps on the diagonal.
       const bool seen = is_seen(tile);
       Accumulators<kM, Config::kScoreN> s;
+      Kept kept;
       if (seen) {
         score(s, tile);
         if constexpr (kModified) {
-          modify(s, tile * Config::kTileKV);
+          modify(s, kept, tile * Config::kTileKV);
         } else {
           mask(s, tile);
         }
@@ -141,17 +151,47 @@ class ForwardBlock {
       if (!kTwoStages) {
         ptx::cp_async_wait<0>();
         __syncthreads();
-        if (tile > first_tile) copy_k(tile - 1);
+        if (has_next()) copy_k(next());
         ptx::cp_async_commit();
       }
       if (!kTwoStages && FA_UNLIKELY(careful)) set_aside_nonfinite(tile);
-      if (seen) accumulate(s, tile);
+      if (seen) accumulate(s, kept, tile);
     }
     // Blocks that see no key wait here for q: o takes its place.
     ptx::cp_async_wait<0>();
     __syncthreads();
   }
 
+  /// The last tile before this one, or before num_kv_tiles_, that the block mask does not hide; below first_kv_tile() if there is none. Warp-wide.
+  __device__ __forceinline__ int tile_before(int tile) {
+    if constexpr (kModified) {
+      if (p_.scores.block_mask.data != nullptr) return shown_tile_before(tile);
+    }
+    return tile - 1;
+  }
+  /// Which of 32 tiles the block mask shows is found out by the lanes of a warp when the first of them is reached, and kept in shared memory.
+  __device__ __forceinline__ int shown_tile_before(int tile) {
+    if constexpr (kModified) {
+      const int thread = ptx::thread_index_anew(), lane = thread & 31;
+      uint32_t& s_shown = s_.base.shown_tiles[static_cast<unsigned>(thread) / 32];
+      bool entered = tile == num_kv_tiles_;
+      for (int last = tile - 1; last >= first_kv_tile(); last = (last & ~31) - 1, entered = true) {
+        const int first_of_32 = last & ~31;
+        if (entered || last % 32 == 31) {
+          const int mine = first_of_32 + lane, first_key = mine * Config::kTileKV;
+          const bool shown =
+              mine < num_kv_tiles_ && modified_head().block_mask_shows(first_row_, first_row_ + Config::kTileQ - 1, first_key, first_key + Config::kTileKV - 1);
+          const uint32_t all = __ballot_sync(0xffffffffu, shown);
+          __syncwarp();
+          if (lane == 0) s_shown = all;
+          __syncwarp();
+        }
+        const uint32_t shown = s_shown & ((2u << last % 32) - 1);
+        if (shown != 0) return first_of_32 + 31 - __clz(shown);
+      }
+    }
+    return -1;
+  }
   /// First of the tiles that some row sees; the last one is num_kv_tiles_ - 1.
   __device__ __forceinline__ int first_kv_tile() const {
     if constexpr (kModified) return s_.base.first_kv_tile;
@@ -171,7 +211,7 @@ class ForwardBlock {
     return kModified ? s_.base.at.len_kv : p_.shape.len_kv;
   }
   /// The modifications for the block's head.
-  __device__ __forceinline__ typename Policy::template Head<Element> modified_head() const {
+  __device__ __forceinline__ typename Policy::template Head<Element, ScoreLayout::kRowsByKeys> modified_head() const {
     return {p_.scores, range(), s_.base.at.sequence, s_.base.head};
   }
   /// Factor from scores as they are kept to base 2.
@@ -231,31 +271,33 @@ class ForwardBlock {
     }
   }
 
-  /// s becomes what the modifications make of it, in base 2.
-  __device__ __forceinline__ void modify(Accumulators<kM, Config::kScoreN>& s, int first_key) {
+  /// s becomes what the modifications make of it, in base 2; which of the pairs dropout keeps.
+  __device__ __forceinline__ void modify(Accumulators<kM, Config::kScoreN>& s, Kept& kept, int first_key) {
     const int first_row = first_row_ + warp_row_;
     const bool whole = range().sees_whole(first_row, first_row + 16 * kM - 1, first_key, first_key + Config::kTileKV - 1);
-    modified_head().modify(s, whole, [&](int m, int n, int i) { return pair_of(first_key, m, n, i); });
+    const auto head = modified_head();
+    const auto pair_of_element = [&](int m, int n, int i) { return pair_of(first_key, m, n, i); };
+    head.modify(s, whole, pair_of_element);
+    if (head.drops()) head.draw(kept, ptx::thread_index_anew() & 31, pair_of_element);
   }
   __device__ __forceinline__ Pair pair_of(int first_key, int m, int n, int i) const {
     const int lane = ptx::thread_index_anew() & 31;
     return {first_row_ + warp_row_ + 16 * m + 8 * (i >> 1) + (lane >> 2), first_key + 8 * n + 2 * (lane & 3) + (i & 1)};
   }
   /// Dropout of columns 16 k … 16 k + 15 of the probabilities of row block m, whose sums are already taken.
-  __device__ __forceinline__ void drop(Accumulators<kM, Config::kScoreN>& s, int first_key, int m, int k) const {
+  __device__ __forceinline__ void drop(Accumulators<kM, Config::kScoreN>& s, const Kept& kept, int m, int k) const {
     if constexpr (kModified) {
       if (p_.scores.drop_below == 0) return;
-      const auto head = modified_head();
 #pragma unroll
       for (int n = 2 * k; n < 2 * k + 2; ++n) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) s[m][n][i] *= head.keep(pair_of(first_key, m, n, i));
+        for (int i = 0; i < 4; ++i) s[m][n][i] *= kept.kept(m, n, i) ? p_.scores.keep_scale : 0.0f;
       }
     }
   }
 
   /// o += softmax(s) v, step by step of 16 keys so that exponentials and products interleave.
-  __device__ __forceinline__ void accumulate(Accumulators<kM, Config::kScoreN>& s, int tile) {
+  __device__ __forceinline__ void accumulate(Accumulators<kM, Config::kScoreN>& s, const Kept& kept, int tile) {
     softmax_.raise_reference(s, o_, to_log2());
     float shifts[2 * kM];
 #pragma unroll
@@ -265,7 +307,7 @@ class ForwardBlock {
         [&](int) -> auto& { return o_; },
         [&](uint32_t(&a)[4], int m, int k) {
           if (m == 0) softmax_.exponentiate(s, k, shifts, to_log2());
-          drop(s, tile * Config::kTileKV, m, k);
+          drop(s, kept, m, k);
           round_to_a<Element>(a, s, m, k);
         },
         [&](uint32_t(&b)[4], int pair, int k) { v_operand_.load(b, k, pair, offset); });

@@ -16,11 +16,12 @@ constexpr ForwardKernelOf kKernels[kNumForward][2] = {
     {forward_kernel_of<1, __half>, forward_kernel_of<1, __nv_bfloat16>},
     {forward_kernel_of<2, __half>, forward_kernel_of<2, __nv_bfloat16>},
     {forward_kernel_of<3, __half>, forward_kernel_of<3, __nv_bfloat16>},
+    {nullptr, nullptr},
 };
 
 /// The same with ModifiedScores. Row: place in kModifiedForward.
 constexpr ModifiedForwardKernelOf kModifiedKernels[][2] = {
-    {modified_forward_kernel_of<0, __half>, modified_forward_kernel_of<0, __nv_bfloat16>},
+    {modified_forward_kernel_of<4, __half>, modified_forward_kernel_of<4, __nv_bfloat16>},
     {modified_forward_kernel_of<1, __half>, modified_forward_kernel_of<1, __nv_bfloat16>},
     {modified_forward_kernel_of<3, __half>, modified_forward_kernel_of<3, __nv_bfloat16>},
 };
