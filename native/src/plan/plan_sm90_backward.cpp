@@ -91,7 +91,7 @@ bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* pl
   plan->stages = tile.kStages;
   plan->threads = tile.threads();
   plan->registers_per_thread = tile.consumer_registers();
-  plan->launches = 3 + (problem.is_causal() ? 1 : 0) - (tile.deterministic ? 1 : 0);
+  plan->launches = 3 + (problem.is_causal() ? 1 : 0) - (tile.finishes_grad_q() ? 1 : 0);
   plan->blocks = kv_tiles * problem.batch * problem.heads_kv * tile.blocks_per_tile();
   plan->shared_memory_bytes = tile.shared_memory_bytes();
   plan->workspace_bytes = sm90_backward_workspace(tile, problem).total_bytes;
@@ -99,8 +99,8 @@ bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* pl
                 tile.deterministic ? "_deterministic" : "");
   if (tile.is_wide()) {
     plan->reason.set(
-        "Hopper: wgmma and TMA, clusters of 2 blocks of 64 keys, head_dim padded to %d; blocks exchange dS and add half of grad_q's columns each, in any order",
-        tile.head_dim);
+        "Hopper: wgmma and TMA, clusters of 2 blocks of 64 keys, head_dim padded to %d; blocks exchange dS and add half of grad_q's columns each, %s",
+        tile.head_dim, tile.deterministic ? "in the order of the keys" : "in any order");
   } else {
     plan->reason.set("Hopper: wgmma and TMA, 2 consumer warpgroups of 64 keys, head_dim padded to %d; P and dS stay in registers, grad_q by fp32 additions %s",
                      tile.head_dim, tile.deterministic ? "in the order of the keys" : "in any order");

@@ -19,7 +19,7 @@ struct Sm90BackwardTile {
   /// True: grad_q of a step is computed in the step behind it, so that the warpgroups need not wait for each other's dS; the second is kept half a step behind
   /// the first; query tiles from the last to the first. False: in the same step, and from the first to the last.
   bool delayed_grad_q;
-  /// True: key tiles are added to grad_q in the order of their keys, and the main kernel finishes grad_q itself. Needs delayed_grad_q.
+  /// True: key tiles are added to grad_q in the order of their keys. Needs delayed_grad_q.
   bool deterministic;
   int64_t min_len_q;  ///< chosen for at least so many queries
 
@@ -38,6 +38,8 @@ struct Sm90BackwardTile {
   // The wide kernel (src/kernels/sm90/backward_wide), for more than 128 columns: a cluster of two blocks shares a tile of keys, each with 64 of them.
   static constexpr int kCluster = 2;
   constexpr bool is_wide() const { return head_dim > 128; }
+  /// The main kernel turns complete tiles of the accumulator into grad_q itself.
+  constexpr bool finishes_grad_q() const { return deterministic && !is_wide(); }
   constexpr int blocks_per_tile() const { return is_wide() ? kCluster : 1; }
   /// grad_o comes in parts of whole 64-column panels, each with a barrier of its own, where two whole tiles do not fit.
   constexpr int grad_o_parts() const { return head_dim == 256 ? 2 : 1; }
@@ -65,8 +67,8 @@ struct Sm90BackwardTile {
 
 /// A problem takes the smallest head_dim of its mode that holds it, and of those the one for the longest sequences that it reaches.
 inline constexpr Sm90BackwardTile kSm90BackwardTiles[] = {
-    {64, 128, false, false, 0},   {128, 64, false, false, 0}, {192, 64, false, false, 0}, {256, 64, false, false, 0},
-    {64, 128, true, false, 2048}, {64, 128, true, true, 0},   {128, 64, true, true, 0},
+    {64, 128, false, false, 0}, {128, 64, false, false, 0}, {192, 64, false, false, 0}, {256, 64, false, false, 0}, {64, 128, true, false, 2048},
+    {64, 128, true, true, 0},   {128, 64, true, true, 0},   {192, 64, true, true, 0},   {256, 64, true, true, 0},
 };
 inline constexpr int kNumSm90BackwardTiles = sizeof(kSm90BackwardTiles) / sizeof(kSm90BackwardTiles[0]);
 
@@ -96,10 +98,12 @@ inline Sm90BackwardWorkspace sm90_backward_workspace(const Sm90BackwardTile& til
   const int64_t key_heads = problem.batch * problem.heads_kv;
   w.padded_rows = (problem.len_q + kSm90RowPadding - 1) / kSm90RowPadding * kSm90RowPadding;
   w.ring_heads = problem.batch * problem.heads_q;
-  if (tile.deterministic) {
+  if (tile.finishes_grad_q()) {
     w.section_heads = std::clamp<int64_t>(kSm90ResidentBlocks / std::max<int64_t>(key_tiles, 1), 1, std::max<int64_t>(key_heads, 1));
     w.ring_heads = std::min(2 * w.section_heads, key_heads) * problem.group_size();
     w.num_counters = w.ring_heads * (w.padded_rows / tile.tile_q);
+  } else if (tile.deterministic) {
+    w.num_counters = w.ring_heads * (w.padded_rows / tile.tile_q) * tile.blocks_per_tile();
   }
   const uint64_t rows = static_cast<uint64_t>(problem.batch * problem.heads_q) * static_cast<uint64_t>(w.padded_rows);
   w.delta_offset_bytes = rows * sizeof(float);

@@ -26,6 +26,8 @@ constexpr BackwardLauncher kBackwardLaunchers[][2] = {
     {launch_backward<Planned<__half, 4>>, launch_backward<Planned<__nv_bfloat16, 4>>},
     {launch_backward<Planned<__half, 5>>, launch_backward<Planned<__nv_bfloat16, 5>>},
     {launch_backward<Planned<__half, 6>>, launch_backward<Planned<__nv_bfloat16, 6>>},
+    {launch_backward_wide<PlannedWide<__half, 7>>, launch_backward_wide<PlannedWide<__nv_bfloat16, 7>>},
+    {launch_backward_wide<PlannedWide<__half, 8>>, launch_backward_wide<PlannedWide<__nv_bfloat16, 8>>},
 };
 static_assert(sizeof(kBackwardLaunchers) / sizeof(kBackwardLaunchers[0]) == kNumSm90BackwardTiles, "one row per tile");
 
