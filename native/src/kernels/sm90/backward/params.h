@@ -42,7 +42,7 @@ struct BackwardParams {
   /// (counted through all batches) is round h / ring_heads of slot h % ring_heads.
   float* grad_q_accumulator;
   /// Deterministic mode: one per query tile of the accumulator. A round of a slot adds one for every key tile that has been added, then two as the tile has
-  /// been read and cleared.
+  /// been read and cleared. In the wide kernel, which has no ring, two per query tile, one for the columns of each block of the cluster.
   int* grad_q_counters;
   int ring_heads;
   int* repair_flags;  ///< kRepairSlices per block, for the repair pass; written if causal
