@@ -31,6 +31,7 @@ struct Variant {
   int64_t window_left = 0, window_right = 0, chunk = 0;
   float softcap = 0, dropout = 0;
   bool alibi = false, bias = false, visible = false, block_mask = false, sinks = false;
+  int sequences = 0;  ///< 1: lengths of batch entries, 2: the same, left-padded, 3: packed
 };
 
 struct Shape {
@@ -101,7 +102,8 @@ class Modifiers {
         bias_data_(device, 4 * count(s.heads_q, s.len_q, s.len_kv)),
         grad_bias_data_(device, 4 * count(s.heads_q, s.len_q, s.len_kv)),
         visible_data_(device, count(s.batch, s.len_q, s.len_kv)),
-        block_data_(device, count(1, s.len_q, s.len_kv)) {
+        block_data_(device, count(1, s.len_q, s.len_kv)),
+        lengths_{{device, 64}, {device, 64}} {
     std::mt19937 random(11);
     write<float>(slopes_, heads_, [&](int64_t) { return static_cast<float>(random() % 64) / 128.0f; });
     write<float>(sinks_, heads_, [&](int64_t) { return static_cast<float>(random() % 64) / 32.0f - 1.0f; });
@@ -113,6 +115,7 @@ class Modifiers {
     bias_ = pair_tensor(bias_data_, FA_DTYPE_FLOAT32, 1, heads_, s.len_q, s.len_kv);
     visible_ = pair_tensor(visible_data_, FA_DTYPE_UINT8, s.batch, 1, s.len_q, s.len_kv);
     blocks_ = pair_tensor(block_data_, FA_DTYPE_UINT8, 1, 1, rows, cols);
+    make_sequences(s);
   }
 
   void set(fa_attention_options& options) const {
@@ -130,6 +133,7 @@ class Modifiers {
     options.block_mask = variant_.block_mask ? &blocks_ : nullptr;
     options.block_q = variant_.block_mask ? kBlockQ : 0;
     options.block_kv = variant_.block_mask ? kBlockKv : 0;
+    options.sequences = variant_.sequences > 0 ? &sequences_ : nullptr;
   }
   void set(fa_backward_params& params) const {
     params.grad_sinks = variant_.sinks ? static_cast<float*>(grad_sinks_.data()) : nullptr;
@@ -153,6 +157,26 @@ class Modifiers {
   }
 
  private:
+  /// Packed: four sequences, one of them without queries, one without keys, and unused places at the end. Else: shorter by 0, 70, 140 … elements.
+  void make_sequences(const Shape& s) {
+    const bool packed = variant_.sequences == 3;
+    for (int i = 0; i < 2; ++i) {
+      const int64_t length = i == 0 ? s.len_q : s.len_kv;
+      write<int32_t>(lengths_[i], 8, [&](int64_t b) {
+        const int64_t ends[] = {0, length / 2, length / 2 + (i == 0 ? 0 : 9), length - 10 - (i == 0 ? 20 : 0), length - 10};
+        return static_cast<int32_t>(packed ? ends[b < 4 ? b : 4] : length > 70 * b ? length - 70 * b : 0);
+      });
+    }
+    const int32_t* const lengths[] = {static_cast<const int32_t*>(lengths_[0].data()), static_cast<const int32_t*>(lengths_[1].data())};
+    sequences_.struct_size = sizeof(sequences_);
+    sequences_.left_padded = variant_.sequences == 2;
+    sequences_.count = packed ? 4 : s.batch;
+    (packed ? sequences_.cu_seqlens_q : sequences_.seqused_q) = lengths[0];
+    (packed ? sequences_.cu_seqlens_kv : sequences_.seqused_kv) = lengths[1];
+    sequences_.max_len_q = s.len_q;
+    sequences_.max_len_kv = s.len_kv;
+  }
+
   static uint64_t count(int64_t heads, int64_t rows, int64_t cols) { return static_cast<uint64_t>(heads * rows * cols) + 16; }
   template <class T, class Draw>
   static void write(Buffer& buffer, int64_t count, Draw&& draw) {
@@ -174,7 +198,8 @@ class Modifiers {
 
   const Variant& variant_;
   const int64_t heads_;
-  Buffer slopes_, sinks_, grad_sinks_, bias_data_, grad_bias_data_, visible_data_, block_data_;
+  Buffer slopes_, sinks_, grad_sinks_, bias_data_, grad_bias_data_, visible_data_, block_data_, lengths_[2];
+  fa_sequences sequences_{};
   fa_tensor bias_{}, visible_{}, blocks_{};
 };
 
@@ -314,6 +339,16 @@ Variant scores() {
   return v;
 }
 
+/// 1: lengths of batch entries, 2: the same, left-padded, 3: packed.
+Variant sequences(int kind) {
+  constexpr const char* kNames[] = {"", " padded", " left-padded, ALiBi, sinks", " packed"};
+  Variant v;
+  v.name = kNames[kind];
+  v.sequences = kind;
+  v.alibi = v.sinks = kind == 2;
+  return v;
+}
+
 Variant masks() {
   Variant v;
   v.name = " boolean and block mask, dropout";
@@ -350,6 +385,11 @@ int main(int argc, char** argv) {
       {2, 150, 200, 2, 1, 128, 128, FA_MASK_CAUSAL_TOP_LEFT, masks()},
       {1, 100, 140, 2, 1, 192, 128, FA_MASK_NONE, masks()},
       {1, 130, 100, 2, 2, 256, 256, FA_MASK_CAUSAL_BOTTOM_RIGHT, scores()},
+      {3, 150, 200, 2, 1, 64, 64, FA_MASK_NONE, sequences(1)},
+      {3, 150, 140, 2, 2, 128, 128, FA_MASK_CAUSAL_BOTTOM_RIGHT, sequences(2)},
+      {1, 350, 400, 2, 1, 64, 64, FA_MASK_CAUSAL_BOTTOM_RIGHT, sequences(3)},
+      {1, 350, 300, 2, 1, 128, 128, FA_MASK_NONE, sequences(3)},
+      {1, 300, 350, 2, 1, 256, 256, FA_MASK_CAUSAL_TOP_LEFT, sequences(3)},
   };
   int failures = 0, problems = 0;
   for (const Shape& s : shapes) {
