@@ -297,13 +297,14 @@ struct SinkSum {
   float inverse, lse;
 };
 
-/// reference and sink in base 2; total: sum of exp2(score - reference), 0 if the row saw no key (reference is then -inf).
+/// reference in base 2; total: sum of exp2(score - reference), 0 if the row saw no key (reference is then -inf). sink: as it is given, -inf for none.
 __device__ __forceinline__ SinkSum add_sink(float reference, float total, float sink) {
-  if (sink == -INFINITY && total == 0.0f) return {0.0f, -INFINITY};
+  if (total == 0.0f) return {0.0f, sink};  // the sink alone, to the last bit
   constexpr float kLn2 = 0.6931471805599453f;
-  const float top = fmaxf(reference, sink);
+  const float sink_log2 = sink * kScoreLog2E;
+  const float top = fmaxf(reference, sink_log2);
   const float factor = reference == top ? 1.0f : ptx::exp2_approx(reference - top);
-  const float sum = fmaf(total, factor, ptx::exp2_approx(sink - top));
+  const float sum = fmaf(total, factor, ptx::exp2_approx(sink_log2 - top));
   return {factor / sum, fmaf(top, kLn2, logf(sum))};
 }
 

@@ -334,7 +334,7 @@ class ForwardBlock {
   /// The sum of row r with the sink of the block's head, if there are modifications.
   __device__ __forceinline__ SinkSum add_sink(int r, float total) const {
     if constexpr (kModified) {
-      return fa::add_sink(softmax_.reference[r], total, p_.scores.sinks != nullptr ? p_.scores.sinks[s_.base.head] * kScoreLog2E : -INFINITY);
+      return fa::add_sink(softmax_.reference[r], total, p_.scores.sinks != nullptr ? p_.scores.sinks[s_.base.head] : -INFINITY);
     }
     return {};
   }
