@@ -4,29 +4,11 @@
 
 #include <cstdint>
 
+#include "attention/philox.cuh"
 #include "attention/score_params.h"
 #include "tile/warp_product.cuh"
 
 namespace fa {
-
-/// Philox4x32-10 of several counters at once: counters become words.
-template <int kCount>
-__device__ __forceinline__ void philox(uint32_t (&c)[kCount][4], uint64_t seed) {
-  uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
-#pragma unroll 1
-  for (int round = 0; round < 10; ++round) {
-#pragma unroll
-    for (int n = 0; n < kCount; ++n) {
-      const uint64_t product0 = uint64_t{0xD2511F53u} * c[n][0], product1 = uint64_t{0xCD9E8D57u} * c[n][2];
-      c[n][0] = static_cast<uint32_t>(product1 >> 32) ^ c[n][1] ^ key0;
-      c[n][1] = static_cast<uint32_t>(product1);
-      c[n][2] = static_cast<uint32_t>(product0 >> 32) ^ c[n][3] ^ key1;
-      c[n][3] = static_cast<uint32_t>(product0);
-    }
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
-  }
-}
 
 /// A bit for each of a thread's accumulators: whether the pair is kept.
 template <int kM, int kN>
