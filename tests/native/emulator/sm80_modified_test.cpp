@@ -37,7 +37,9 @@ template <int kRow>
 void check_grad_bias(const AttentionCase& attention, const fa::sm80::ModifiedBackwardParams& params) {
   using namespace fa::sm80;
   std::vector<uint32_t> memory;
-  launch_blocks<GradBiasConfig<__half, GradBiasRow<kRow>>, GradBiasBlock>(attention.grad_bias_params(params, kGradBias[kRow], &memory));
+  using Config = GradBiasConfig<__half, GradBiasRow<kRow>>;
+  const size_t bias_bytes = params.scores.bias_staged ? sizeof(typename Config::BiasTile) : 0;
+  launch_blocks<Config, GradBiasBlock>(attention.grad_bias_params(params, kGradBias[kRow], &memory), bias_bytes);
   attention.compare_grad_bias(memory);
 }
 
@@ -49,12 +51,19 @@ void check(const CaseOptions& options) {
   try {
     AttentionCase attention(options);
     const fa::ScoreParams scores = attention.score_params();
-    launch_blocks<ForwardConfig<__half, ForwardRow<kForwardRow>, ModifiedScores>, ForwardBlock>(
-        ModifiedForwardParams{attention.forward_params(kForward[kForwardRow]), scores, {}, false});
+    EXPECT_EQ(options.stage_bias, scores.bias_staged);
+    using Forward = ForwardConfig<__half, ForwardRow<kForwardRow>, ModifiedScores>;
+    launch_blocks<Forward, ForwardBlock>(ModifiedForwardParams{attention.forward_params(kForward[kForwardRow]), scores, {}, false},
+                                         scores.bias_staged ? sizeof(typename Forward::BiasTile) : 0);
     attention.compare_forward();
     const BackwardParams params = attention.backward_params(kBackward[kBackwardRow]);
-    launch_blocks<BackwardConfig<__half, BackwardRow<kBackwardRow>, ModifiedScores>, BackwardBlock>(ModifiedBackwardParams{params, scores, nullptr, 0, 0, {}});
+    using Backward = BackwardConfig<__half, BackwardRow<kBackwardRow>, ModifiedScores>;
+    ModifiedBackwardParams with_scores{params, scores, nullptr, 0, 0, {}};
+    std::vector<uint32_t> grad_bias;
+    if (options.direct_grad_bias) with_scores.direct_grad_bias = attention.grad_bias_params(with_scores, kGradBias[kGradBiasRow], &grad_bias).grad_bias;
+    launch_blocks<Backward, BackwardBlock>(with_scores, scores.bias_staged ? Backward::kStages * sizeof(typename Backward::BiasTile) : 0);
     attention.compare_grad_kv();
+    if (options.direct_grad_bias) attention.compare_grad_bias(grad_bias);
     if (options.deterministic) {
       launch_blocks<GradQConfig<__half, GradQRow<kGradQRow>, ModifiedScores>, GradQBlock>(
           ModifiedBackwardParams{attention.grad_q_params(params, kGradQ[kGradQRow]), scores, nullptr, 0, 0, {}});
@@ -165,6 +174,30 @@ TEST(Sm80Modified, Bias) {
     options.mask = Mask::kCausalBottomRight;
     options.block_mask = kind == 3 ? 64 : 0;
     kind == 2 ? check_d256(options) : check_d128(options);
+  }
+}
+
+/// Through shared memory, and its gradient from the main kernel.
+TEST(Sm80Modified, StagedBias) {
+  for (const int kind : {3, 5}) {
+    CaseOptions options = grouped(130, 152);
+    options.bias = kind;
+    options.stage_bias = true;
+    options.direct_grad_bias = kind == 5;
+    check_d64(options);
+    options.head_dim = 128;
+    check_d128(options);
+    options.batch = 1;
+    options.head_dim = 256;
+    check_d256(options);
+    check_d256_small(options);
+    options.direct_grad_bias = false;
+    options.head_dim = 104;
+    options.softcap = 1.5f;
+    options.mask = Mask::kCausalBottomRight;
+    options.visible = 2;
+    options.deterministic = true;
+    check_d128(options);
   }
 }
 
