@@ -26,7 +26,7 @@ enum class ScoreLayout { kRowsByKeys, kKeysByRows };
 enum class ScoreGradient { kWithProbability, kAlone, kOfBias };
 
 struct PlainScores {
-  static constexpr bool kModified = false;
+  static constexpr bool kModified = false, kBiasTiles = false;
   template <class Element, ScoreLayout kLayout>
   struct Head {};
 };
@@ -302,11 +302,14 @@ class ModifiedHead {
   const int64_t bias_, visible_, blocks_;  ///< elements before those of this head
 };
 
-struct ModifiedScores {
-  static constexpr bool kModified = true;
+/// kTiles: with code for a bias that travels through shared memory, and that writes its gradient in the main backward kernel.
+template <bool kTiles>
+struct ModifiedScoresWith {
+  static constexpr bool kModified = true, kBiasTiles = kTiles;
   template <class Element, ScoreLayout kLayout>
   using Head = ModifiedHead<Element, kLayout>;
 };
+using ModifiedScores = ModifiedScoresWith<kUseBiasTiles>;
 
 /// The sum of a row's exponentials with its sink: what to multiply o by, and the log-sum-exp.
 struct SinkSum {

@@ -21,9 +21,6 @@ void launch(void (*kernel)(Params), const char* name, fa_device device, int64_t 
   launch_kernel(reinterpret_cast<const void*>(kernel), name, device, blocks, threads, shared_bytes, stream, &params);
 }
 
-/// Whether tiles of the bias travel through shared memory, and the main backward kernel writes the gradient of a bias: tested on the emulator, not on a GPU.
-inline constexpr bool kUseBiasTiles = false;
-
 /// bias_bytes if the device has room for a tile of the bias in each of blocks_per_sm blocks that use shared_bytes without it, and the bias can be copied so
 /// (params->bias_staged is then set); else 0.
 int64_t stage_bias(ScoreParams* params, fa_device device, int64_t shared_bytes, int64_t bias_bytes, int blocks_per_sm);

@@ -129,9 +129,10 @@ struct GradBiasRow {
   static constexpr GradBiasVariant kVariant = kGradBias[kIndex];
 };
 
-template <class Element_, class Row>
+template <class Element_, class Row, class Policy_ = ModifiedScores>
 struct GradBiasConfig {
   using Element = Element_;
+  using Policy = Policy_;
   using Params = GradBiasParams;
   static constexpr GradBiasVariant kVariant = Row::kVariant;
   static constexpr int kDim = kVariant.padded_dim;

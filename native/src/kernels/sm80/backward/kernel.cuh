@@ -259,7 +259,7 @@ class BackwardBlock {
       ptx::cp_async_16(ptx::shared_address(&s_.lse_log2[buffer][4 * thread]), p_.lse_log2 + row, 16);
       ptx::cp_async_16(ptx::shared_address(&s_.delta[buffer][4 * thread]), p_.delta + row, 16);
     }
-    if constexpr (kModified) {
+    if constexpr (Policy::kBiasTiles) {
       if (p_.scores.bias_staged) {
         copy_bias<kThreads>(bias_tile(buffer), p_.scores, range(), s_.base.at.sequence, s_.base.head + step.head, first_row, first_key_, thread);
       }
@@ -268,6 +268,14 @@ class BackwardBlock {
   /// The bias of a step, behind the rest of shared memory.
   __device__ __forceinline__ typename Config::BiasTile& bias_tile(int buffer) const {
     return reinterpret_cast<typename Config::BiasTile*>(&s_ + 1)[buffer];
+  }
+  __device__ __forceinline__ auto staged_bias(int block, int buffer, int lane) const {
+    if constexpr (Policy::kBiasTiles) {
+      using Staged = BiasByKeys<typename Config::BiasTile, Config::kWarpsQ, Config::kWarpsKV>;
+      return Staged(bias_tile(buffer), block * Config::kWarpsQ + warp_q_, warp_kv_, lane);
+    } else {
+      return NoBiasTile{};
+    }
   }
 
   /// P^T and dS^T of the warp's keys and queries, kQStep blocks of queries at a time, and the products that need nothing from other warps.
@@ -349,8 +357,7 @@ class BackwardBlock {
     const int first_key = first_key_ + 16 * warp_kv_, first_row = step.tile * Config::kTileQ;
     const bool whole = range().sees_whole(first_row, first_row + Config::kTileQ - 1, first_key, first_key + 16 * (kM - 1) * Config::kWarpsKV + 15);
     modified_head(step).template differentiate<ScoreGradient::kWithProbability>(
-        s, dp, whole,
-        BiasByKeys<typename Config::BiasTile, Config::kWarpsQ, Config::kWarpsKV>(bias_tile(buffer), block * Config::kWarpsQ + warp_q_, warp_kv_, lane), lane,
+        s, dp, whole, staged_bias(block, buffer, lane), lane,
         [&](int m, int n, int i) {
           return Pair{first_row + query_of(block, n, lane) + (i & 1), first_key + 16 * m * Config::kWarpsKV + 8 * (i >> 1) + (lane >> 2)};
         },
@@ -429,7 +436,7 @@ class BackwardBlock {
         [&](uint32_t(&a)[4], int m, int k) {
           ds_columns.load(a, k, m * Config::kWarpsDqRows);
           // The warps that need the same dS share it out.
-          if constexpr (kModified) {
+          if constexpr (Policy::kBiasTiles) {
             if (p_.direct_grad_bias.data != nullptr && k % Config::kWarpsDqCols == warp_col) {
               write_grad_bias(a, step, 16 * (warp_row + m * Config::kWarpsDqRows) + (lane >> 2), 16 * k + 2 * (lane & 3));
             }
@@ -440,7 +447,7 @@ class BackwardBlock {
 
   /// dS is the gradient of the bias, where that has every pair of its own: writes a fragment of it, whose first element is (row, key) of the step.
   __device__ __forceinline__ void write_grad_bias(const uint32_t (&fragment)[4], Step step, int row, int key) const {
-    if constexpr (kModified) {
+    if constexpr (Policy::kBiasTiles) {
       const PairTensor& g = p_.direct_grad_bias;
       row += step.tile * Config::kTileQ;
       key += first_key_;
