@@ -79,7 +79,7 @@ bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* pl
   }
   const int64_t kv_tiles = (problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv();
   const double blocks = static_cast<double>(kv_tiles * tile.blocks_per_tile()) * static_cast<double>(problem.batch) * static_cast<double>(problem.heads_kv);
-  const double rows = static_cast<double>(problem.len_q + kSm90RowPadding) * static_cast<double>(problem.batch) * static_cast<double>(problem.heads_q);
+  const double rows = static_cast<double>(problem.len_q + tile.row_padding()) * static_cast<double>(problem.batch) * static_cast<double>(problem.heads_q);
   if (blocks > kMaxBlocks || rows > kMaxRows) {
     why_not->set("batch * heads_kv * ceil(len_kv / %d) and batch * heads_q * len_q / 8 must be at most 2^31", tile.kv_box_rows());
     return false;

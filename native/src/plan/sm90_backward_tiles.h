@@ -22,10 +22,16 @@ struct Sm90BackwardTile {
   /// True: key tiles are added to grad_q in the order of their keys, and the main kernel finishes grad_q itself. Needs delayed_grad_q.
   bool deterministic;
   int64_t min_len_q;  ///< chosen for at least so many queries
+  /// True: clusters of two blocks share a tile of keys and exchange dS (src/kernels/sm90/backward_pair); query tiles in pairs.
+  bool paired = false;
 
   static constexpr int kWarpgroups = 2;  ///< consumer warpgroups, each with 64 keys; in the wide kernel both with the 64 keys of their block
   static constexpr int kStages = 2;      ///< tiles of q and of grad_o in flight, and of dS
-  constexpr int tile_kv() const { return 64 * kWarpgroups; }
+  static constexpr int kCluster = 2;     ///< blocks that share a tile of keys, if any do
+  constexpr int tile_kv() const { return 64 * kWarpgroups * (paired ? kCluster : 1); }
+  /// Query rows that are worked on together: a head's rows are padded to a multiple, and masked pairs of whole steps are multiplied as well.
+  constexpr int step_rows() const { return paired ? 2 * tile_q : tile_q; }
+  constexpr int64_t row_padding() const { return std::max(128, step_rows()); }
   constexpr int threads() const { return 128 * (1 + kWarpgroups); }
   constexpr int consumer_registers() const { return is_wide() ? 232 : 240; }
   constexpr int producer_registers() const { return is_wide() ? 40 : 24; }
@@ -36,9 +42,8 @@ struct Sm90BackwardTile {
   constexpr int64_t staging_bytes() const { return deterministic ? int64_t{4} * tile_q * head_dim : 0; }
 
   // The wide kernel (src/kernels/sm90/backward_wide), for more than 128 columns: a cluster of two blocks shares a tile of keys, each with 64 of them.
-  static constexpr int kCluster = 2;
   constexpr bool is_wide() const { return head_dim > 128; }
-  constexpr int blocks_per_tile() const { return is_wide() ? kCluster : 1; }
+  constexpr int blocks_per_tile() const { return is_wide() || paired ? kCluster : 1; }
   /// grad_o comes in parts of whole 64-column panels, each with a barrier of its own, where two whole tiles do not fit.
   constexpr int grad_o_parts() const { return head_dim == 256 ? 2 : 1; }
   constexpr int grad_o_slots() const { return head_dim == 256 ? 3 : 2; }
@@ -58,6 +63,9 @@ struct Sm90BackwardTile {
     if (is_wide()) {
       return 2 * kv_tile_bytes() / kCluster + peer_k_bytes() + kStages * q_tile_bytes() + grad_o_slots() * q_tile_bytes() / grad_o_parts() + kPBytes +
              2 * ds_stages() * kDsBytes + kTailBytes;
+    }
+    if (paired) {  // of dS the block's own tile, the other block's and one to be sent
+      return 3 * kv_tile_bytes() / kCluster + kStages * 2 * q_tile_bytes() + 3 * score_tile_bytes() / kCluster + kTailBytes;
     }
     return 2 * kv_tile_bytes() + kStages * (2 * q_tile_bytes() + score_tile_bytes()) + staging_bytes() + kTailBytes;
   }
@@ -86,7 +94,6 @@ struct Sm90BackwardWorkspace {
   uint64_t total_bytes;
 };
 
-inline constexpr int64_t kSm90RowPadding = 128;
 /// Blocks that run at a time, one per multiprocessor. Only the order of work depends on it.
 inline constexpr int64_t kSm90ResidentBlocks = 132;
 
@@ -94,7 +101,7 @@ inline Sm90BackwardWorkspace sm90_backward_workspace(const Sm90BackwardTile& til
   Sm90BackwardWorkspace w{};
   const int64_t key_tiles = (problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv();
   const int64_t key_heads = problem.batch * problem.heads_kv;
-  w.padded_rows = (problem.len_q + kSm90RowPadding - 1) / kSm90RowPadding * kSm90RowPadding;
+  w.padded_rows = (problem.len_q + tile.row_padding() - 1) / tile.row_padding() * tile.row_padding();
   w.ring_heads = problem.batch * problem.heads_q;
   if (tile.deterministic) {
     w.section_heads = std::clamp<int64_t>(kSm90ResidentBlocks / std::max<int64_t>(key_tiles, 1), 1, std::max<int64_t>(key_heads, 1));

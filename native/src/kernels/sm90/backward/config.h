@@ -82,7 +82,7 @@ struct BackwardConfig {
   static_assert(kDelayedGradQ || !kDeterministic, "the deterministic mode is built on the delayed form");
   static_assert(kStages == 2 && kWarpgroups == 2, "the exchange of dS between the warpgroups");
   static_assert(kTileQ / 64 * kPanels == kWarpgroups, "each warpgroup computes one 64 x 64 block of grad_q");
-  static_assert(kSm90RowPadding % kTileQ == 0, "tiles of the workspace");
+  static_assert(kTile.row_padding() % kTileQ == 0, "tiles of the workspace");
   static_assert(kTile.consumer_registers() * kWarpgroups + kTile.producer_registers() <= 168 * (kWarpgroups + 1),
                 "setmaxnreg moves what the block got at entry");
   static_assert(kThreads * 168 <= 65536, "registers at entry");

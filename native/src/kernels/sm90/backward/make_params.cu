@@ -19,7 +19,7 @@ int unseen_rows_of(const Sm90BackwardTile& tile, const Problem& problem) {
   if (problem.len_kv == 0) {
     return static_cast<int>(problem.len_q);
   }
-  return problem.is_causal() ? static_cast<int>(std::max<int64_t>(-problem.causal_offset(), 0) / tile.tile_q * tile.tile_q) : 0;
+  return problem.is_causal() ? static_cast<int>(std::max<int64_t>(-problem.causal_offset(), 0) / tile.step_rows() * tile.step_rows()) : 0;
 }
 
 Sm90BackwardWorkspace workspace_of(const Sm90BackwardTile& tile, const Problem& problem) {
@@ -143,8 +143,9 @@ BackwardRepairParams make_backward_repair_params(const Sm90BackwardTile& tile, c
   params.grad_v_strides = args.grad_v.strides;
   params.head_dim = static_cast<int>(args.problem.head_dim);
   params.head_dim_v = static_cast<int>(args.problem.head_dim_v);
-  params.tile_q = tile.tile_q;
+  params.step_rows = tile.step_rows();
   params.tile_kv = tile.tile_kv();
+  params.slices = tile.tile_kv() / kRepairKeys;
   params.main = main;
   return params;
 }

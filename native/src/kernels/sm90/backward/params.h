@@ -15,7 +15,7 @@ namespace fa::sm90 {
 /// of 16-row slice t / 32, columns 8j + 2q and + 1; g = t % 32 / 4, q = t % 4) are float4 number 128 j + t.
 inline constexpr int kGradQBlock = 64 * 64;
 
-/// Keys of a block whose results are checked, and where necessary repaired, together: a warp's rows of grad_k and grad_v.
+/// Keys whose results are checked, and where necessary repaired, together, a slice: a warp's rows of grad_k and grad_v. A tile of 128 keys has kRepairSlices.
 inline constexpr int kRepairKeys = 16;
 inline constexpr int kRepairSlices = 8;
 /// Flags of a slice: its grad_k or grad_v is not finite; its keys are not finite, which may have reached grad_q of rows that do not see them.
@@ -45,7 +45,7 @@ struct BackwardParams {
   /// been read and cleared.
   int* grad_q_counters;
   int ring_heads;
-  int* repair_flags;  ///< kRepairSlices per block, for the repair pass; written if causal
+  int* repair_flags;  ///< one per slice of a key tile, for the repair pass; written if causal
   int64_t padded_rows;
 
   int len_q;
@@ -106,8 +106,9 @@ struct BackwardRepairParams {
   Strides q_strides, k_strides, v_strides, grad_o_strides, grad_q_strides, grad_k_strides, grad_v_strides;
   int head_dim;
   int head_dim_v;
-  int tile_q;  ///< of the main kernel
-  int tile_kv;
+  int step_rows;  ///< query rows that the main kernel works on together
+  int tile_kv;    ///< its keys
+  int slices;     ///< flags of a key tile
   BackwardParams main;  ///< the main kernel's
 };
 
