@@ -91,7 +91,7 @@ bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* pl
   plan->stages = tile.kStages;
   plan->threads = tile.threads();
   plan->registers_per_thread = tile.consumer_registers();
-  plan->launches = 3 + (problem.is_causal() ? 1 : 0) - (tile.deterministic ? 1 : 0);
+  plan->launches = 3 + (problem.is_causal() ? 1 : 0) - (tile.finishes_grad_q() ? 1 : 0);
   plan->blocks = kv_tiles * problem.batch * problem.heads_kv * tile.blocks_per_tile();
   plan->shared_memory_bytes = tile.shared_memory_bytes();
   plan->workspace_bytes = sm90_backward_workspace(tile, problem).total_bytes;

@@ -4,7 +4,8 @@
 #include "kernels/sm90/backward/launch.h"
 #include "kernels/sm90/backward/pairs.cuh"
 #include "ptx/exp2.cuh"
-#include "runtime/cuda_check.h"
+#include "ptx/grid_dependency.cuh"
+#include "runtime/launch_dependent.h"
 
 namespace fa::sm90 {
 
@@ -156,6 +157,7 @@ class Repair {
 template <typename Element>
 __global__ void __launch_bounds__(kRepairThreads) backward_repair_kernel(const __grid_constant__ BackwardRepairParams params) {
   __shared__ int s_flags[kRepairThreads];
+  ptx::wait_for_previous_kernel();
   const int64_t num_slices = int64_t{params.slices} * params.main.order.num_tiles * params.main.order.num_heads;
   const int64_t first_slice = static_cast<int64_t>(blockIdx.x) * kRepairThreads;
   const int mine = first_slice + threadIdx.x < num_slices ? params.main.repair_flags[first_slice + threadIdx.x] : 0;
@@ -179,7 +181,7 @@ void launch_backward_repair(const BackwardRepairParams& params, DType dtype, cud
   const void* kernel = dtype == DType::kFloat16 ? reinterpret_cast<const void*>(backward_repair_kernel<__half>)
                                                 : reinterpret_cast<const void*>(backward_repair_kernel<__nv_bfloat16>);
   const auto blocks = static_cast<unsigned>((slices + kRepairThreads - 1) / kRepairThreads);
-  cuda_check(cudaLaunchKernel(kernel, dim3(blocks), dim3(kRepairThreads), arguments, 0, stream), "launch of the sm90 backward repair kernel");
+  launch_dependent(kernel, blocks, kRepairThreads, arguments, 0, stream, "launch of the sm90 backward repair kernel");
 }
 
 }  // namespace fa::sm90

@@ -18,7 +18,7 @@ void run_backward(const Sm90BackwardTile& tile, const BackwardArgs& args, void (
     launch_main(params, stream);
   }
   if (has_queries && (passes & kPassFinish)) {
-    if (!tile.deterministic) {
+    if (!tile.finishes_grad_q()) {
       launch_backward_finish(make_backward_pass_params(tile, args), problem.dtype, tile.head_dim, stream);
     }
     if (has_keys && problem.is_causal()) {

@@ -67,14 +67,14 @@ class PairConsumer {
 #pragma unroll 1
     for (int group_head = 0; group_head < params_.group_size; ++group_head) {
       const int first_tile = (block().first_head + group_head) * static_cast<int>(params_.padded_rows / Config::kTileQ);
-      int pair = block().first_pair;
+      int pair = block().end_pair - 1;
 #pragma unroll 1
-      for (; pair < block().end_masked; ++pair) {
-        process<true>(grad_k, grad_v, pair, first_tile);
+      for (; pair >= block().end_masked; --pair) {
+        process<false>(grad_k, grad_v, pair, first_tile);
       }
 #pragma unroll 1
-      for (; pair < block().end_pair; ++pair) {
-        process<false>(grad_k, grad_v, pair, first_tile);
+      for (; pair >= block().first_pair; --pair) {
+        process<true>(grad_k, grad_v, pair, first_tile);
       }
     }
     add_last_grad_q();
@@ -178,7 +178,7 @@ class PairConsumer {
       mbarrier_arrive_cluster(cluster_address(&smem_.peer_empty, block().rank ^ 1));
     }
     if (previous_ != kNone) {
-      grad_q_.add(grad_q, accumulator_tile(previous_));
+      add_previous(grad_q);
     }
     release_stage<0>(grad_k, grad_v);
   }
@@ -233,7 +233,21 @@ class PairConsumer {
       ptx::wgmma_commit_group();
       ptx::wgmma_wait_group<0>();
       ptx::pin_registers(grad_q);
-      grad_q_.add(grad_q, accumulator_tile(previous_));
+      add_previous(grad_q);
+    }
+  }
+
+  /// Adds the block of the pair before to the accumulator; in deterministic mode when it is its turn.
+  __device__ __forceinline__ void add_previous(const float (&grad_q)[Config::kGradQ]) {
+    if constexpr (Config::kDeterministic) {
+      ptx::mbarrier_wait(&smem_.grad_q_open, phase_ ^ 1);
+    }
+    grad_q_.add(grad_q, accumulator_tile(previous_));
+    if constexpr (Config::kDeterministic) {
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) {
+        ptx::mbarrier_arrive(&smem_.grad_q_added);
+      }
     }
   }
 

@@ -6,6 +6,7 @@
 #include "kernels/sm90/backward_pair/consumer.cuh"
 #include "kernels/sm90/backward_pair/producer.cuh"
 #include "ptx/cluster.cuh"
+#include "ptx/grid_dependency.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/setmaxnreg.cuh"
 #include "ptx/tma.cuh"
@@ -42,10 +43,16 @@ __global__ void __cluster_dims__(Config::kClusterSize, 1, 1) __launch_bounds__(C
     ptx::mbarrier_init(&smem.peer_empty, Config::kConsumerWarps);
     ptx::mbarrier_init(&smem.sent_full, Config::kConsumerWarps);
     ptx::mbarrier_init(&smem.sent_empty, 1);
+    if constexpr (Config::kDeterministic) {
+      ptx::mbarrier_init(&smem.grad_q_open, 2);
+      ptx::mbarrier_init(&smem.grad_q_added, Config::kConsumerWarps);
+    }
     ptx::mbarrier_init_fence();
     smem.block = pair_block<Config>(params);
   }
   ptx::cluster_sync();
+  ptx::wait_for_previous_kernel();
+  ptx::launch_dependents();
 
   // Roles. The shuffle tells the compiler that the warpgroup's number, and all descriptors made from it, are the same in the whole warp.
   const int warpgroup = __shfl_sync(0xFFFFFFFF, static_cast<int>(threadIdx.x) / 128, 0);
@@ -54,9 +61,14 @@ __global__ void __cluster_dims__(Config::kClusterSize, 1, 1) __launch_bounds__(C
     if (threadIdx.x == 0) {
       PairProducer<Config>(params, smem).load();
     } else if (threadIdx.x == 32) {
-      PairProducer<Config>(params, smem).send();
-    } else if (threadIdx.x == 64) {
-      PairProducer<Config>(params, smem).acknowledge();
+      PairProducer<Config>(params, smem).exchange();
+    }
+    if constexpr (Config::kDeterministic) {
+      if (threadIdx.x == 64) {
+        PairProducer<Config>(params, smem).open();
+      } else if (threadIdx.x == 96) {
+        PairProducer<Config>(params, smem).count();
+      }
     }
   } else {
     ptx::registers_acquire<Config::kTile.consumer_registers()>();
