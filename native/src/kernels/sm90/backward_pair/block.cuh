@@ -3,7 +3,6 @@
 #pragma once
 
 #include "kernels/sm90/backward/params.h"
-#include "ptx/cluster.cuh"
 
 namespace fa::sm90 {
 
@@ -19,14 +18,14 @@ struct PairBlock {
   int first_head;  ///< first query head of the group, counted through all batches
 
   /// The query tile of a pair that a stage holds: 0 the other block's, 1 the own.
-  __device__ __forceinline__ int query_tile(int pair, int stage) const volatile { return 2 * pair + (rank ^ 1 ^ stage); }
+  __device__ __forceinline__ int query_tile(int pair, int stage) const { return 2 * pair + (rank ^ 1 ^ stage); }
 };
 
 template <typename Config>
 __device__ __forceinline__ PairBlock pair_block(const BackwardParams& params) {
   constexpr int kRows = 2 * Config::kTileQ;
   PairBlock b;
-  b.rank = ptx::cluster_rank();
+  b.rank = static_cast<int>(blockIdx.x) % Config::kClusterSize;
   const TileOrder::Work work = params.order.work(blockIdx.x / Config::kClusterSize);
   b.batch = work.head / params.heads_kv;
   b.kv_head = work.head - b.batch * params.heads_kv;

@@ -57,7 +57,7 @@ struct BackwardPairConfig {
     alignas(1024) DsTile own_ds;   ///< of the block's own query tile
     alignas(1024) DsTile peer_ds;  ///< of the same query tile, from the other block
     alignas(1024) DsTile sent_ds;  ///< of the other block's query tile, on its way there
-    PairBlock block;
+    PairBlock block;               ///< for where registers are scarce
     alignas(128) float lse_log2[kStages][kTileQ];
     alignas(128) float delta[kStages][kTileQ];
     uint64_t k_full;

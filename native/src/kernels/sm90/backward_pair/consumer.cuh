@@ -35,13 +35,14 @@ class PairConsumer {
       : params_(params),
         smem_(smem),
         warpgroup_(warpgroup),
+        block_(pair_block<Config>(params)),
         desc_k_(tile::k_major_descriptor(smem.k[0][64 * warpgroup])),
         desc_v_(tile::k_major_descriptor(smem.v[0][64 * warpgroup])),
         desc_q_(tile::k_major_descriptor(smem.q[0])),
         desc_q_rows_(tile::mn_major_descriptor(smem.q[0], Config::kTileQ)),
         grad_q_(smem, warpgroup) {
     const int thread = threadIdx.x % 128, lane = thread % 32;
-    const int first_key = block().first_key + 64 * warpgroup + thread / 32 * 16 + lane / 4;
+    const int first_key = block_.first_key + 64 * warpgroup + thread / 32 * 16 + lane / 4;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int key = first_key + 8 * r;
@@ -61,19 +62,21 @@ class PairConsumer {
     }
     ptx::mbarrier_wait(&smem_.k_full, 0);
     ptx::mbarrier_wait(&smem_.v_full, 0);
-    if (warpgroup_ == 1 && block().first_pair < block().end_pair) {
+    if (warpgroup_ == 1 && block_.first_pair < block_.end_pair) {
       ptx::named_barrier_sync(Config::kBarrierStart, Config::kConsumerThreads);
     }
 #pragma unroll 1
     for (int group_head = 0; group_head < params_.group_size; ++group_head) {
-      const int first_tile = (block().first_head + group_head) * static_cast<int>(params_.padded_rows / Config::kTileQ);
-      int pair = block().end_pair - 1;
+      const int first_tile = (block_.first_head + group_head) * static_cast<int>(params_.padded_rows / Config::kTileQ);
+      int pair = block_.end_pair - 1;
+      const int end_masked = block_.end_masked;
 #pragma unroll 1
-      for (; pair >= block().end_masked; --pair) {
+      for (; pair >= end_masked; --pair) {
         process<false>(grad_k, grad_v, pair, first_tile);
       }
+      const int first_pair = block_.first_pair;
 #pragma unroll 1
-      for (; pair >= block().first_pair; --pair) {
+      for (; pair >= first_pair; --pair) {
         process<true>(grad_k, grad_v, pair, first_tile);
       }
     }
@@ -86,10 +89,6 @@ class PairConsumer {
 
  private:
   static constexpr int kNever = 1 << 30;
-  static constexpr int kNone = -1;
-
-  /// Read from shared memory wherever it is needed, for want of registers.
-  __device__ __forceinline__ const volatile PairBlock& block() const { return smem_.block; }
 
   /// A pair of query tiles: first the other block's, whose dS is sent, then the own.
   template <bool kMasked>
@@ -98,7 +97,8 @@ class PairConsumer {
     for (int stage = 0; stage < Config::kStages; ++stage) {
       step<kMasked>(grad_k, grad_v, pair, stage);
     }
-    previous_ = first_tile + block().query_tile(pair, 1);
+    previous_ = first_tile + block_.query_tile(pair, 1);
+    first_ = false;
     phase_ ^= 1;
   }
 
@@ -123,14 +123,14 @@ class PairConsumer {
     pin_registers(p);
     exponentiate_scores(p, &smem_.lse_log2[stage][threadIdx.x % 4 * 2], params_.scale_log2);
     if constexpr (kMasked) {
-      hide_scores(p, first_row_, block().query_tile(pair, stage) * Config::kTileQ);
+      hide_scores(p, first_row_, block_.query_tile(pair, stage) * Config::kTileQ);
     }
     mbarrier_wait(&smem_.k_full, 0);  // long complete; but a branch, which keeps some of the exponentials in front of the next wait
     wgmma_wait_group<0>();
     pin_registers(ds);
     differentiate_scores(ds, p, &smem_.delta[stage][threadIdx.x % 4 * 2]);
     if constexpr (kMasked) {
-      hide_scores(ds, first_row_, block().query_tile(pair, stage) * Config::kTileQ);
+      hide_scores(ds, first_row_, block_.query_tile(pair, stage) * Config::kTileQ);
     }
     Operand p_operand, ds_operand;
     round_to_operand<Element>(p_operand, p);
@@ -148,8 +148,8 @@ class PairConsumer {
   __device__ __forceinline__ void finish_sent(Gradient& grad_k, Gradient& grad_v, const Operand& p_operand, const Operand& ds_operand) {
     using namespace ptx;
     const int lane = threadIdx.x % 32;
-    if (previous_ == kNone) {
-      if (warpgroup_ == 0) {
+    if (first_) {
+      if (threadIdx.x < 256) {  // consumer warpgroup 0
         named_barrier_arrive(Config::kBarrierStart, Config::kConsumerThreads);
       }
     } else {
@@ -175,9 +175,9 @@ class PairConsumer {
     pin_registers(grad_q);
     if (lane == 0) {
       mbarrier_arrive(&smem_.own_empty);
-      mbarrier_arrive_cluster(cluster_address(&smem_.peer_empty, block().rank ^ 1));
+      mbarrier_arrive_cluster(cluster_address(&smem_.peer_empty, block_.rank ^ 1));
     }
-    if (previous_ != kNone) {
+    if (!first_) {
       add_previous(grad_q);
     }
     release_stage<0>(grad_k, grad_v);
@@ -225,7 +225,7 @@ class PairConsumer {
   /// The grad_q that the last pair has left over.
   __device__ __forceinline__ void add_last_grad_q() {
     ptx::mbarrier_wait(&smem_.peer_k_full, 0);  // also if there was no pair
-    if (previous_ != kNone) {
+    if (!first_) {
       wait_for_ds(phase_ ^ 1);
       float grad_q[Config::kGradQ];
       ptx::wgmma_fence();
@@ -305,7 +305,7 @@ class PairConsumer {
     const bool bad_keys = __any_sync(0xFFFFFFFF, !(keys.x + keys.y == 0.0f));
     if (lane == 0) {
       const int64_t cluster = blockIdx.x / Config::kClusterSize;
-      params_.repair_flags[Config::kSlices * cluster + Config::kSlices / Config::kClusterSize * block().rank + slice] =
+      params_.repair_flags[Config::kSlices * cluster + Config::kSlices / Config::kClusterSize * block_.rank + slice] =
           (bad_gradients ? kRepairGradKv : 0) | (bad_keys ? kRepairGradQ : 0);
     }
   }
@@ -318,13 +318,14 @@ class PairConsumer {
     stage_gradient(smem_.v, grad_v, 1.0f);
     fence_proxy_async_shared();
     named_barrier_sync(Config::kBarrierWarpgroup + warpgroup_, 128);
-    const int first_key = block().first_key + 64 * warpgroup_;
+    const volatile PairBlock& block = smem_.block;
+    const int first_key = block.first_key + 64 * warpgroup_;
     if (threadIdx.x % 128 == 0) {
       if (first_key < params_.len_kv) {
 #pragma unroll
         for (int panel = 0; panel < Config::kPanels; ++panel) {
-          tma_store_4d(&params_.map_grad_k, smem_.k[panel][64 * warpgroup_], 64 * panel, first_key, block().kv_head, block().batch);
-          tma_store_4d(&params_.map_grad_v, smem_.v[panel][64 * warpgroup_], 64 * panel, first_key, block().kv_head, block().batch);
+          tma_store_4d(&params_.map_grad_k, smem_.k[panel][64 * warpgroup_], 64 * panel, first_key, block.kv_head, block.batch);
+          tma_store_4d(&params_.map_grad_v, smem_.v[panel][64 * warpgroup_], 64 * panel, first_key, block.kv_head, block.batch);
         }
         tma_store_commit();
       }
@@ -354,12 +355,14 @@ class PairConsumer {
   const BackwardParams& params_;
   SharedStorage& smem_;
   const int warpgroup_;
+  const PairBlock block_;
   const tile::Descriptor desc_k_;       // A of S^T
   const tile::Descriptor desc_v_;       // A of dP^T
   const tile::Descriptor desc_q_;       // B of S^T, and of dP^T at kToGradO
   const tile::Descriptor desc_q_rows_;  // B of grad_k, and of grad_v at kToGradO
   PairGradQ<Config> grad_q_;
-  int previous_ = kNone;  // tile of the accumulator that grad_q of the pair before belongs to
+  bool first_ = true;     // pair
+  int previous_ = 0;      // tile of the accumulator that grad_q of the pair before belongs to
   uint32_t phase_ = 0;             // parity of the pair
   int first_row_[2];               // first query that sees the thread's keys, less the thread's first column
   uint32_t s_own_ds_;              // the lane's row of stmatrix in own_ds

@@ -17,7 +17,7 @@ class PairProducer {
   using SharedStorage = typename Config::SharedStorage;
 
  public:
-  __device__ __forceinline__ PairProducer(const BackwardParams& params, SharedStorage& smem) : params_(params), smem_(smem), block_(smem.block) {}
+  __device__ __forceinline__ PairProducer(const BackwardParams& params, SharedStorage& smem) : params_(params), smem_(smem), block_(pair_block<Config>(params)) {}
 
   __device__ __forceinline__ void load() {
     load_keys(&params_.map_k, smem_.k, &smem_.k_full, block_.first_key);
@@ -121,7 +121,7 @@ class PairProducer {
 
   const BackwardParams& params_;
   SharedStorage& smem_;
-  const PairBlock& block_;
+  const PairBlock block_;
 };
 
 }  // namespace fa::sm90
