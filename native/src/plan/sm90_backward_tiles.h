@@ -39,9 +39,11 @@ struct Sm90BackwardTile {
   constexpr int64_t kv_tile_bytes() const { return int64_t{2} * tile_kv() * head_dim; }
   constexpr int64_t score_tile_bytes() const { return int64_t{2} * tile_q * tile_kv(); }
   /// Whether the main kernel rounds grad_q itself, and needs no accumulators for more heads than it works on.
-  constexpr bool finishes_grad_q() const { return deterministic && !paired; }
+  constexpr bool finishes_grad_q() const { return deterministic; }
+  /// Whether it does so by way of a ring of accumulators.
+  constexpr bool has_ring() const { return deterministic && !paired; }
   /// A tile of the grad_q accumulator on its way out.
-  constexpr int64_t staging_bytes() const { return finishes_grad_q() ? int64_t{4} * tile_q * head_dim : 0; }
+  constexpr int64_t staging_bytes() const { return has_ring() ? int64_t{4} * tile_q * head_dim : 0; }
 
   // The wide kernel (src/kernels/sm90/backward_wide), for more than 128 columns: a cluster of two blocks shares a tile of keys, each with 64 of them.
   constexpr bool is_wide() const { return head_dim > 128; }
@@ -107,7 +109,7 @@ inline Sm90BackwardWorkspace sm90_backward_workspace(const Sm90BackwardTile& til
   w.ring_heads = problem.batch * problem.heads_q;
   if (tile.deterministic) {
     w.section_heads = std::clamp<int64_t>(kSm90ResidentBlocks / std::max<int64_t>(key_tiles * tile.blocks_per_tile(), 1), 1, std::max<int64_t>(key_heads, 1));
-    if (tile.finishes_grad_q()) {
+    if (tile.has_ring()) {
       w.ring_heads = std::min(2 * w.section_heads, key_heads) * problem.group_size();
     }
     w.num_counters = w.ring_heads * (w.padded_rows / tile.tile_q);

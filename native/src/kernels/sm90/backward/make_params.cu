@@ -62,7 +62,7 @@ BackwardParams make_backward_params(const Sm90BackwardTile& tile, const Backward
   params.padded_rows = workspace.padded_rows;
   if (has_queries) {
     params.map_statistics = encode_float_map(params.lse_log2, 2 * problem.batch * problem.heads_q, workspace.padded_rows, 1, tile.tile_q, "params.workspace");
-    if (tile.finishes_grad_q()) {
+    if (tile.has_ring()) {
       params.map_accumulator = encode_float_map(params.grad_q_accumulator, workspace.ring_heads * workspace.padded_rows * tile.head_dim / 256, 256,
                                                 kGradQBlock / 256, 256, "params.workspace");
     }
@@ -110,7 +110,7 @@ BackwardPassParams make_backward_pass_params(const Sm90BackwardTile& tile, const
   params.grad_q_accumulator = workspace_part(args, workspace.grad_q_offset_bytes);
   params.padded_rows = workspace.padded_rows;
   params.num_rows = problem.batch * problem.heads_q * workspace.padded_rows;
-  params.clear_rows = workspace.ring_heads * workspace.padded_rows;
+  params.clear_rows = tile.deterministic && tile.paired ? 0 : workspace.ring_heads * workspace.padded_rows;
   params.counters = reinterpret_cast<int*>(workspace_part(args, workspace.counters_offset_bytes));
   params.num_counters = workspace.num_counters;
   params.unseen_rows = tile.finishes_grad_q() ? unseen_rows_of(tile, problem) : 0;

@@ -15,6 +15,7 @@ struct PairBlock {
   int first_pair;  ///< may lie behind the last
   int end_masked;  ///< pairs before this one need the mask
   int end_pair;
+  int end_complete;  ///< deterministic mode: to pairs before this one no cluster behind comes
   int first_head;  ///< first query head of the group, counted through all batches
 
   /// The query tile of a pair that a stage holds: 0 the other block's, 1 the own.
@@ -39,6 +40,11 @@ __device__ __forceinline__ PairBlock pair_block(const BackwardParams& params) {
     b.first_pair = min(max(0, first_cluster_key - params.causal_offset) / kRows, b.end_pair);
     const int first_full_row = max(0, b.first_key + Config::kTileKv - 1 - params.causal_offset);
     b.end_masked = min((first_full_row + kRows - 1) / kRows, b.end_pair);
+  }
+  if (work.tile == params.order.num_tiles - 1) {
+    b.end_complete = b.end_pair;
+  } else {
+    b.end_complete = params.causal ? min(max(0, first_cluster_key + Config::kClusterKeys - params.causal_offset) / kRows, b.end_pair) : 0;
   }
   if (b.first_key + Config::kTileKv > params.visible_len_kv) {
     b.end_masked = b.end_pair;

@@ -99,6 +99,7 @@ class PairConsumer {
     }
     previous_ = first_tile + block_.query_tile(pair, 1);
     first_ = false;
+    previous_complete_ = pair < block_.end_complete;
     phase_ ^= 1;
   }
 
@@ -181,6 +182,9 @@ class PairConsumer {
       add_previous(grad_q);
     }
     release_stage<0>(grad_k, grad_v);
+    if constexpr (Config::kDeterministic) {
+      complete_previous(grad_q);
+    }
   }
 
   /// The rest of the step with the own query tile: dS to be multiplied in the next pair; grad_v, grad_k.
@@ -234,20 +238,45 @@ class PairConsumer {
       ptx::wgmma_wait_group<0>();
       ptx::pin_registers(grad_q);
       add_previous(grad_q);
+      if constexpr (Config::kDeterministic) {
+        complete_previous(grad_q);
+      }
     }
   }
 
-  /// Adds the block of the pair before to the accumulator; in deterministic mode when it is its turn.
+  /// Adds the block of the pair before to the accumulator. In deterministic mode when it is its turn; the first key tile stores, the last one leaves it to
+  /// complete_previous.
   __device__ __forceinline__ void add_previous(const float (&grad_q)[Config::kGradQ]) {
-    if constexpr (Config::kDeterministic) {
+    if constexpr (!Config::kDeterministic) {
+      grad_q_.add(grad_q, accumulator_tile(previous_));
+    } else {
       ptx::mbarrier_wait(&smem_.grad_q_open, phase_ ^ 1);
-    }
-    grad_q_.add(grad_q, accumulator_tile(previous_));
-    if constexpr (Config::kDeterministic) {
+      if (!previous_complete_) {
+        if (block_.first_key < Config::kClusterKeys) {
+          grad_q_.store(grad_q, accumulator_tile(previous_));
+        } else {
+          grad_q_.add(grad_q, accumulator_tile(previous_));
+        }
+      }
       __syncwarp();
       if (threadIdx.x % 32 == 0) {
         ptx::mbarrier_arrive(&smem_.grad_q_added);
       }
+    }
+  }
+
+  /// Deterministic mode, behind the step's products: if the block of the pair before is the last of its sum, writes grad_q. It was its turn before.
+  __device__ __forceinline__ void complete_previous(float (&grad_q)[Config::kGradQ]) {
+    if (previous_complete_) {
+      if (block_.first_key >= Config::kClusterKeys) {
+        grad_q_.add_to_registers(grad_q, accumulator_tile(previous_));
+      }
+      const volatile PairBlock& block = smem_.block;
+      const int tiles = static_cast<int>(params_.padded_rows / Config::kTileQ);
+      const int group_head = previous_ / tiles - block.first_head, query_tile = previous_ % tiles;
+      uint16_t* g_head = params_.grad_q + block.batch * params_.grad_q_strides.batch +
+                         (block.kv_head * params_.group_size + group_head) * params_.grad_q_strides.head;
+      grad_q_.round_and_write(grad_q, params_, g_head, query_tile);
     }
   }
 
@@ -362,6 +391,7 @@ class PairConsumer {
   const tile::Descriptor desc_q_rows_;  // B of grad_k, and of grad_v at kToGradO
   PairGradQ<Config> grad_q_;
   bool first_ = true;     // pair
+  bool previous_complete_ = false;  // nothing is added to that tile after this block
   int previous_ = 0;      // tile of the accumulator that grad_q of the pair before belongs to
   uint32_t phase_ = 0;             // parity of the pair
   int first_row_[2];               // first query that sees the thread's keys, less the thread's first column
