@@ -21,6 +21,8 @@ internal sealed class BadCommandLineTests
         Npy("d0.npy", "<f4", 1, 6, 2, 0);
         Npy("big.npy", "<f4", 1, 6, 2, 513);
         Npy("lse.npy", "<f4", 1, 4, 5);
+        Npy("bias.npy", "<f4", 6, 6);
+        File.WriteAllBytes(_folder["mask.npy"], TestTensors.Npy(TestTensors.Dict("|b1", [6, 6]), new byte[36]));
         File.WriteAllText(_folder["text.txt"], "a");
         File.WriteAllBytes(_folder["empty.txt"], []);
         File.WriteAllBytes(_folder["cut.npy"], TestTensors.Npy("<f4", [1, 6, 2, 8], new double[96])[..200]);
@@ -30,7 +32,7 @@ internal sealed class BadCommandLineTests
     [OneTimeTearDown]
     public void RemoveFiles() => _folder.Dispose();
 
-    // @ stands for the folder of the files above.
+    // @ stands for the folder of the files above, $ for a command line that is right.
     [TestCase("", 2, "run", TestName = "BadLine: nothing")]
     [TestCase("attend", 2, "no command 'attend'")]
     [TestCase("run", 2, "option --q is needed")]
@@ -82,6 +84,41 @@ internal sealed class BadCommandLineTests
     [TestCase("run --q @q.npy --k @k.npy --v @k.npy --grad-q @o.npy --grad-o @k.npy", 2, "--grad-o: (batch, seq, heads, dim) is (1, 6, 2, 8)")]
     [TestCase("run --q @q.npy --k @k.npy --v @k.npy --out @o.npy --grad-lse @lse.npy", 2, "--grad-lse is given without --grad-o")]
     [TestCase("run --q @q.npy --k @k.npy --v @k.npy --grad-q @o.npy --grad-o @q.npy --grad-lse @lse.npy", 2, "--grad-lse: shape (1, 4, 5); expected (1, 4, 6)")]
+    [TestCase("$ --window -1", 2, "--window: expected whole numbers of at least 0 or 'all', with a comma between; got '-1'")]
+    [TestCase("$ --window 1,2,3", 2, "--window: expected LEFT or LEFT,RIGHT; got '1,2,3'")]
+    [TestCase("$ --alignment top-left", 2, "--alignment is given without --window and --chunk")]
+    [TestCase("$ --causal --window 3 --alignment top-left", 2, "--alignment: expected that of the mask, which is causal-bottom-right; got 'top-left'")]
+    [TestCase("$ --window 3 --alignment middle", 2, "--alignment: expected one of bottom-right, top-left; got 'middle'")]
+    [TestCase("$ --chunk 0", 2, "--chunk: expected 1 to")]
+    [TestCase("$ --softcap 0", 2, "--softcap: expected a finite number > 0, got 0")]
+    [TestCase("$ --dropout 1", 2, "--dropout: expected at least 0 and less than 1, got 1")]
+    [TestCase("$ --dropout-seed 1", 2, "--dropout-seed is given without --dropout")]
+    [TestCase("$ --alibi @k.npy", 2, "--alibi: shape (1, 6, 2, 8); expected (4) or (1, 4)")]
+    [TestCase("$ --sinks @lse.npy", 2, "--sinks: shape (1, 4, 5); expected (4)")]
+    [TestCase("$ --bias @lse.npy", 2, "--bias: shape (1, 4, 5); expected (batch 1 or 1, heads 4 or 1, queries 6 or 1, keys 6)")]
+    [TestCase("$ --visible @bias.npy", 2, "--visible: the elements are float32; expected bool or uint8")]
+    [TestCase("$ --bias @mask.npy", 2, "type '|b1' is not one of '<f2', '<f4', '<f8'")]
+    [TestCase("$ --block-mask @mask.npy", 2, "--block-mask: shape (6, 6); expected (batch 1 or 1, heads 4 or 1, queries 1, keys 1)")]
+    [TestCase("$ --block-size 16,16", 2, "--block-size needs --block-mask")]
+    [TestCase("$ --block-mask @mask.npy --block-size 16,20", 2, "--block-size: expected two positive multiples of 16 with a comma between, got '16,20'")]
+    [TestCase("$ --grad-bias @gb.npy --grad-o @q.npy", 2, "--grad-bias needs --bias")]
+    [TestCase("$ --bias @bias.npy --grad-bias @gb.npy", 2, "gradients (--grad-bias) need --grad-o")]
+    [TestCase("$ --grad-sinks @gs.npy --grad-o @q.npy", 2, "--grad-sinks needs --sinks")]
+    [TestCase("$ --bias @missing.npy", 2, "missing.npy: no such file")]
+    [TestCase("$ --seq-lens 3,4", 2, "--seq-lens: expected lengths of 6 in all or less, the positions of --q; got 7")]
+    [TestCase("$ --seq-lens 3,-1", 2, "--seq-lens: expected 0 to 2147483647, got -1")]
+    [TestCase("$ --seq-lens 3,3 --seq-lens-kv 6", 2, "--seq-lens-kv: expected 2 lengths like --seq-lens, got 1")]
+    [TestCase("$ --seq-lens-kv 6", 2, "--seq-lens-kv is given without --seq-lens")]
+    [TestCase("run --q @b2.npy --k @b2.npy --v @b2.npy --out @o.npy --seq-lens 6", 2, "--seq-lens: expected a batch of 1, --q has 2")]
+    [TestCase("$ --used-kv 7", 2, "--used-kv: expected 0 to 6, got 7")]
+    [TestCase("$ --used-q 3,3", 2, "--used-q: expected 1 numbers, one for each sequence; got 2")]
+    [TestCase("$ --left-padded", 2, "--left-padded needs --used-q or --used-kv")]
+    [TestCase("verify --with windows", 2, "--with: expected one of none, window, chunk")]
+    [TestCase("verify --with none,bias", 2, "--with: expected 'none' alone")]
+    [TestCase("explain --with window", 2, "--with: expected one of alibi, bias, visible, block-mask, sinks; got 'window'")]
+    [TestCase("explain --seq-lens 5 --len-q 5", 2, "--seq-lens: expected no --len-q, --len-kv and --batch beside it")]
+    [TestCase("bench --seq-lens 5 --len 64", 2, "--seq-lens: expected no --len and --batch beside it")]
+    [TestCase("bench --softcap -2", 2, "--softcap: expected a finite number > 0, got -2")]
     [TestCase("demo --text @missing.txt", 2, "missing.txt: no such file")]
     [TestCase("demo --text @empty.txt", 2, "0 bytes")]
     [TestCase("demo --len 0", 2, "--len: expected 1 to 131072, got 0")]
@@ -114,6 +151,7 @@ internal sealed class BadCommandLineTests
     {
         string[] before = _folder.Files;
         byte[] half = File.ReadAllBytes(_folder["half.npy"]);
+        line = line.Replace("$", "run --q @q.npy --k @k.npy --v @k.npy --out @o.npy");
         CliResult result = CliRunner.RunLine(line.Replace("@", _folder.Path + Path.DirectorySeparatorChar));
         Assert.Multiple(() =>
         {

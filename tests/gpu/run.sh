@@ -4,15 +4,17 @@
 #   tests/gpu/run.sh [--out DIR] [--archive FILE] [STAGE…]
 #
 # Stages (default: all, in this order)
-#   build     the native library, with the CUDA compiler of this machine, into .gpu/build
+#   build     the native library, with the CUDA compiler of this machine, into .gpu/build (half a minute on 16 cores with CMAKE_ARGS=-DFA_CUDA_SM80_CODE=sm_90)
 #   nunit     the whole NUnit suite on the GPU; FLASH_ATTENTION_REQUIRE_GPU=1 makes a skip for want of a GPU a failure
 #   cli       flashattn verify: random problems against a float64 computation
 #   python    the Python binding and the kernel checks against PyTorch in float64 (needs PyTorch with CUDA)
 #   sanitize  memcheck, racecheck, synccheck and initcheck of compute-sanitizer on a reduced set
-#   bench     ours, FlashAttention-2, cuDNN and eager PyTorch side by side, results checked first; JSON and plots into DIR (needs PyTorch, matplotlib)
+#   bench     ours, FlashAttention-2, cuDNN and eager PyTorch side by side, then the mask and score variants beside FlexAttention; results checked first; JSON
+#             and plots into DIR (needs PyTorch, matplotlib)
 #
-# The archive is what tests/gpu/pack.sh made on a machine with the SDK; if there is none and this machine has the SDK, it is made here. CMAKE_ARGS is passed
-# to CMake.
+# The archive is what tests/gpu/pack.sh made on a machine with the SDK; if there is none and this machine has the SDK, it is made here. Environment: CMAKE_ARGS
+# is passed to CMake, NUNIT_ARGS to the suite (for example --filter TestCategory!=Slow); STEP_SECONDS is the longest that a step may take (default 3600),
+# so that a kernel that hangs does not take the rest with it.
 set -uo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 out="$root/.gpu/results"
@@ -23,7 +25,7 @@ while (($#)); do
     --out) out="${2:?--out needs a folder}"; shift 2 ;;
     --archive) archive="${2:?--archive needs a file}"; shift 2 ;;
     build | nunit | cli | python | sanitize | bench) stages+=("$1"); shift ;;
-    -h | --help) sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '2,19s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "run.sh: unknown argument '$1'; see --help" >&2; exit 2 ;;
   esac
 done
@@ -37,17 +39,29 @@ export DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1
 failed=()
 unpacked=0
 
+limited() { timeout --kill-after=10 "${STEP_SECONDS:-3600}" "$@"; }
+
 # Runs a step with its output in a log; the last lines are shown.
 step() {
-  local name="$1" lines="$2" seconds=$SECONDS; shift 2
+  local name="$1" lines="$2" seconds=$SECONDS code=0; shift 2
   echo "== $name"
-  if "$@" > "$out/$name.log" 2>&1; then echo "   passed in $((SECONDS - seconds)) s"; else echo "   FAILED in $((SECONDS - seconds)) s"; failed+=("$name"); fi
-  tail -n "$lines" "$out/$name.log"
+  ("$@") > "$out/$name.log" 2>&1 || code=$?
+  finish "$name" "$lines" "$code" "$((SECONDS - seconds))"
 }
 
+finish() {
+  case "$3" in
+    0) echo "   passed in $4 s" ;;
+    124 | 137) echo "   FAILED: stopped after $4 s"; failed+=("$1") ;;
+    *) echo "   FAILED with code $3 in $4 s"; failed+=("$1") ;;
+  esac
+  tail -n "$2" "$out/$1.log"
+}
+
+# The library alone: the kernel guard judges the code of another compiler than the one its budgets are stated for, and takes longer than everything else here.
 build_library() {
   # shellcheck disable=SC2086
-  cmake -S "$root/native" -B "$build" -G Ninja -DFA_TESTS=OFF ${CMAKE_ARGS:-} && cmake --build "$build"
+  cmake -S "$root/native" -B "$build" -G Ninja -DFA_TESTS=OFF ${CMAKE_ARGS:-} && limited cmake --build "$build" --target flash_attention
 }
 
 build_smoke() {
@@ -63,11 +77,27 @@ unpack() {
 }
 
 run_nunit() {
-  cd "$root/.gpu/app" && FLASH_ATTENTION_TEST_DEVICES=cuda ./FlashAttention.Tests
+  # shellcheck disable=SC2086
+  cd "$root/.gpu/app" && FLASH_ATTENTION_TEST_DEVICES=cuda limited ./FlashAttention.Tests ${NUNIT_ARGS:-}
 }
 
+# Plain problems, all of which the GPU computes; then problems with variants, where those that no kernel computes are counted.
 run_cli() {
-  cd "$root/.gpu/app" && ./flashattn info && ./flashattn verify --device cuda --count 100
+  cd "$root/.gpu/app" && ./flashattn info && limited ./flashattn verify --device cuda --count 100 --with none &&
+    limited ./flashattn verify --device cuda --count 100
+}
+
+# The four tools at once: each runs one small program, and the GPU is idle for most of it.
+run_sanitizers() {
+  local tools=(memcheck racecheck synccheck initcheck) pids=() i code begin=$SECONDS
+  for tool in "${tools[@]}"; do
+    limited compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/smoke" > "$out/$tool.log" 2>&1 & pids+=($!)
+  done
+  for i in "${!tools[@]}"; do
+    echo "== ${tools[i]}"
+    code=0; wait "${pids[i]}" || code=$?
+    finish "${tools[i]}" 2 "$code" "$((SECONDS - begin))"
+  done
 }
 
 for stage in "${stages[@]}"; do
@@ -77,19 +107,18 @@ for stage in "${stages[@]}"; do
       ((unpacked)) || { step unpack 2 unpack; unpacked=1; }
       if [[ $stage == nunit ]]; then step nunit 40 run_nunit; else step cli 12 run_cli; fi ;;
     python)
-      step python 12 python3 -m unittest discover -s "$root/tests/python"
-      step kernels 8 python3 "$root/tests/gpu/check_portable.py" --kernel auto
-      step kernels-sm80 4 python3 "$root/tests/gpu/check_portable.py" --kernel sm80
-      step kernels-large 4 python3 "$root/tests/gpu/check_portable.py" --large ;;
+      step python 12 limited python3 -m unittest discover -s "$root/tests/python"
+      step kernels 8 limited python3 "$root/tests/gpu/check_portable.py" --kernel auto
+      step kernels-sm80 4 limited python3 "$root/tests/gpu/check_portable.py" --kernel sm80
+      step kernels-large 4 limited python3 "$root/tests/gpu/check_portable.py" --kernel auto --large ;;
     sanitize)
       step smoke-build 3 build_smoke
-      step smoke 4 "$build/smoke" --repeat 10
-      for tool in memcheck racecheck synccheck initcheck; do
-        step "$tool" 4 compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/smoke"
-      done ;;
+      step smoke 4 limited "$build/smoke" --repeat 10
+      run_sanitizers ;;
     bench)
-      step bench 80 python3 "$root/tests/benchmarks/gpu/peers.py" --json "$out/peers.json" --plots --dtypes float16,bfloat16 --kernels auto,sm80 \
-        --peers fa2,cudnn,eager --base fa2,cudnn,eager ;;
+      step bench 80 limited python3 "$root/tests/benchmarks/gpu/peers.py" --json "$out/peers.json" --plots --dtypes float16,bfloat16 --kernels auto,sm80 \
+        --peers fa2,cudnn,eager --base fa2,cudnn,eager
+      step variants 60 limited python3 "$root/tests/benchmarks/gpu/variants.py" --json "$out/variants.json" ;;
   esac
 done
 

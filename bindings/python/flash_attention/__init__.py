@@ -3,7 +3,8 @@
 >>> from flash_attention import attention
 >>> o = attention(q, k, v, causal="bottom_right")          # (batch, sequence, heads, head_dim)
 
-with sliding windows, softcap, ALiBi, bias, sinks, boolean and block masks, dropout and packed or padded sequences; or, as a drop-in for ``torch.nn.functional.scaled_dot_product_attention``:
+with sliding windows, chunks, softcap, ALiBi, bias, sinks, boolean and block masks, dropout and packed or padded sequences; or, as a drop-in for
+``torch.nn.functional.scaled_dot_product_attention``:
 
 >>> from flash_attention import scaled_dot_product_attention
 >>> o = scaled_dot_product_attention(q, k, v, is_causal=True)   # (batch, heads, sequence, head_dim)

@@ -54,6 +54,45 @@ def _run(size_function, run_function, params, like):
     check(run_function(ctypes.byref(params)))
 
 
+def forward_params(q, k, v, o, lse, native_options):
+    """fa_forward_params of tensors, on torch's current stream; without a workspace. The tensors must outlive the call."""
+    return _abi.fa_forward_params(
+        struct_size=ctypes.sizeof(_abi.fa_forward_params),
+        device=_device(q),
+        q=_view(q),
+        k=_view(k),
+        v=_view(v),
+        o=_view(o),
+        lse=_pointer(lse),
+        options=ctypes.pointer(native_options),
+        stream=_stream(q),
+    )
+
+
+def backward_params(q, k, v, o, grad_o, lse, grad_q, grad_k, grad_v, native_options, grad_lse=None, grad_bias=None, grad_sinks=None):
+    """fa_backward_params of tensors, otherwise as :func:`forward_params`."""
+    params = _abi.fa_backward_params(
+        struct_size=ctypes.sizeof(_abi.fa_backward_params),
+        device=_device(q),
+        q=_view(q),
+        k=_view(k),
+        v=_view(v),
+        o=_view(o),
+        grad_o=_view(grad_o),
+        grad_q=_view(grad_q),
+        grad_k=_view(grad_k),
+        grad_v=_view(grad_v),
+        lse=_pointer(lse),
+        grad_lse=_pointer(grad_lse),
+        options=ctypes.pointer(native_options),
+        stream=_stream(q),
+        grad_sinks=_pointer(grad_sinks),
+    )
+    if grad_bias is not None:
+        params.grad_bias = _view(grad_bias)
+    return params
+
+
 def attention_forward(q, k, v, *, out=None, lse=True, **options):
     """Computes (o, lse) without autograd. o is ``out`` if given, else new; lse is (batch, heads_q, len_q) float32, or None if ``lse`` is False.
 
@@ -69,17 +108,7 @@ def attention_forward(q, k, v, *, out=None, lse=True, **options):
         _check("out", out, q)
     native_options, kept = _options(options).native(q)
     row_values = torch.empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32, device=q.device) if lse else None
-    params = _abi.fa_forward_params(
-        struct_size=ctypes.sizeof(_abi.fa_forward_params),
-        device=_device(q),
-        q=_view(q),
-        k=_view(k),
-        v=_view(v),
-        o=_view(out),
-        lse=_pointer(row_values),
-        options=ctypes.pointer(native_options),
-        stream=_stream(q),
-    )
+    params = forward_params(q, k, v, out, row_values, native_options)
     native = library()
     _run(native.fa_attention_forward_workspace_size, native.fa_attention_forward, params, q)
     return out, row_values
@@ -102,28 +131,13 @@ def attention_backward(q, k, v, o, grad_o, lse, *, grad_lse=None, want_grad_bias
     given = _options(options)
     native_options, kept = given.native(q)
     gradients = [torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device) for tensor in (q, k, v)]
-    params = _abi.fa_backward_params(
-        struct_size=ctypes.sizeof(_abi.fa_backward_params),
-        device=_device(q),
-        q=_view(q),
-        k=_view(k),
-        v=_view(v),
-        o=_view(o),
-        grad_o=_view(grad_o),
-        grad_q=_view(gradients[0]),
-        grad_k=_view(gradients[1]),
-        grad_v=_view(gradients[2]),
-        lse=_pointer(lse),
-        grad_lse=_pointer(grad_lse),
-        options=ctypes.pointer(native_options),
-        stream=_stream(q),
-    )
     if want_grad_bias:
         gradients.append(torch.empty(given.bias.shape, dtype=given.bias.dtype, device=q.device))
-        params.grad_bias = _view(gradients[-1])
     if want_grad_sinks:
         gradients.append(torch.empty(given.sinks.shape, dtype=torch.float32, device=q.device))
-        params.grad_sinks = _pointer(gradients[-1])
+    grad_bias = gradients[3] if want_grad_bias else None
+    grad_sinks = gradients[-1] if want_grad_sinks else None
+    params = backward_params(q, k, v, o, grad_o, lse, *gradients[:3], native_options, grad_lse, grad_bias, grad_sinks)
     native = library()
     _run(native.fa_attention_backward_workspace_size, native.fa_attention_backward, params, q)
     return tuple(gradients)

@@ -39,9 +39,19 @@ internal static class ErrorBounds
         (double maxV, double longV) = Size(call.V);
         (double maxGradO, double longGradO) = gradO is null ? (0, 0) : Size(gradO);
         double dim = Math.Sqrt(Math.Max(1, call.V.Shape.HeadDim));
-        double score = scale * longQ * longK;
-        return new ProblemMagnitudes(Epsilon(call.Q.Type), scale, maxQ, maxK, maxV, maxGradO, score, score * Math.Min(1, 4 / Math.Sqrt(call.Q.Shape.HeadDim)),
-            Math.Min(1, 4 / dim) * longGradO * longV);
+        // Dropout makes what is kept larger.
+        double kept = 1 / (1 - (call.Options.Dropout?.Rate ?? 0.0)), added = Added(call), score = scale * longQ * longK;
+        double likely = score * Math.Min(1, 4 / Math.Sqrt(call.Q.Shape.HeadDim));
+        return new ProblemMagnitudes(Epsilon(call.Q.Type), scale, maxQ, maxK, maxV * kept, maxGradO * kept, score + added, likely + added,
+            Math.Min(1, 4 / dim) * longGradO * longV * kept);
+    }
+
+    /// <summary>Largest number that modifiers add to a score, or take off it.</summary>
+    private static double Added(AttentionCall call)
+    {
+        double bias = call.Scores.Bias?.ToFloats().Select(MathF.Abs).DefaultIfEmpty().Max() ?? 0;
+        double slope = call.Scores.Slopes?.Select(MathF.Abs).DefaultIfEmpty().Max() ?? 0;
+        return bias + (slope * (call.Q.Shape.Sequence + call.K.Shape.Sequence));
     }
 
     public static double UnitO(ProblemMagnitudes m) => m.MaxV * ((4 * m.Epsilon) + (4 * SingleEpsilon * (1 + m.Score)));
@@ -59,6 +69,9 @@ internal static class ErrorBounds
 
     public static double PairGradV(ProblemMagnitudes m) => m.MaxGradO;
 
+    /// <summary>Likewise of a gradient of a bias or a sink.</summary>
+    public static double PairGradScore(ProblemMagnitudes m) => m.GradP;
+
     /// <summary>Unit bound of a gradient.</summary>
     /// <param name="m">Sizes.</param>
     /// <param name="largest">Largest component of the reference.</param>
@@ -66,9 +79,12 @@ internal static class ErrorBounds
     public static double UnitGradient(ProblemMagnitudes m, double largest, double pair) => Gradient(m, Math.Max(largest, pair));
 
     /// <summary>Twice the error of the naive form, one rounding of the result, and of each pair's part the fp32 rounding: that of its score, whose error is
-    /// a relative error of its probability, and a few more; and that of the running sum of all parts, which grows with the root of their number.</summary>
-    public static double Naive(ProblemMagnitudes m, double naiveError, double epsilon, double largest, double pair, long parts) =>
-        (2 * naiveError) + (epsilon * largest) + (SingleEpsilon * pair * (4 + m.LikelyScore + (2 * Math.Sqrt(parts))));
+    /// a relative error of its probability, and a few more; and that of the running sum of all parts, which grows with the root of their number. Gradients
+    /// through scores take sum(p * dp) of a row from o as it is stored: that is off by half a unit of the element type, however exact the naive form
+    /// happens to be.</summary>
+    public static double Naive(ProblemMagnitudes m, double naiveError, double epsilon, double largest, double pair, long parts, bool throughScores) =>
+        (2 * naiveError) + (epsilon * largest) + (SingleEpsilon * pair * (4 + m.LikelyScore + (2 * Math.Sqrt(parts))))
+        + (throughScores ? m.Epsilon / 2 * pair : 0);
 
     private static double Gradient(ProblemMagnitudes m, double size) => size * ((8 * m.Epsilon) + (16 * SingleEpsilon * (1 + m.Score)));
 

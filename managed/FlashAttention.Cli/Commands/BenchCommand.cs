@@ -12,7 +12,7 @@ internal static class BenchCommand
     /// <summary>Length of the short problem of the same kind that is checked against float64 before anything is timed.</summary>
     private const int CheckedLength = 193;
 
-    private sealed record Cell(DType Type, Mask Mask, int Dim, int Length, bool Backward);
+    private sealed record Cell(DType Type, Mask Mask, int Dim, int Length, int LengthKv, bool Backward);
 
     public static ExitCode Run(BenchOptions options, CliConsole console, CancellationToken cancellation)
     {
@@ -54,8 +54,16 @@ internal static class BenchCommand
 
     private static Cell[] Grid(BenchOptions o)
     {
-        int[] lengths = Values("--len", o.Lengths, [512, 1024, 2048], 1, 1 << 24), dims = Values("--dim", o.Dims, [64, 128], 1, 4096);
-        Mask[] masks = [.. (o.Masks.Any() ? o.Masks : ["none", "causal"]).Select(OptionParsing.ParseMask)];
+        (int[] Q, int[] Kv)? packed = OptionParsing.ParsePacked(o);
+        if (packed is not null && (o.Lengths.Any() || o.Batch != 1))
+        {
+            throw CliException.Usage("--seq-lens: expected no --len and --batch beside it; the lengths say them");
+        }
+        _ = OptionParsing.ParseNames("--with", o.With, ScoreDrawing.WithTensors);
+        _ = OptionParsing.WithScores(AttentionOptions.Default, o);
+        int[] lengths = packed is { } sequences ? [sequences.Q.Sum()] : Values("--len", o.Lengths, [512, 1024, 2048], 1, 1 << 24);
+        int[] dims = Values("--dim", o.Dims, [64, 128], 1, 4096);
+        Mask[] masks = [.. (o.Masks.Any() ? o.Masks : ["none", "causal"]).Select(text => OptionParsing.Narrow(OptionParsing.ParseMask(text), o))];
         DType[] types = [.. (o.DTypes.Any() ? o.DTypes : ["float16"]).Select(OptionParsing.ParseDType)];
         _ = OptionParsing.CheckRange("--batch", o.Batch, 1, 1 << 20);
         OptionParsing.CheckHeads(o.Heads, o.KvHeads ?? o.Heads, 1 << 20);
@@ -70,7 +78,7 @@ internal static class BenchCommand
         return
         [
             .. from pass in passes from type in types from dim in dims from mask in masks from length in lengths
-               select new Cell(type, mask, dim, length, pass),
+               select new Cell(type, mask, dim, length, packed?.Kv.Sum() ?? length, pass),
         ];
 
         static int[] Values(string option, IEnumerable<int> given, int[] otherwise, int minimum, int maximum)
@@ -105,27 +113,35 @@ internal static class BenchCommand
             Pass = cell.Backward ? "backward" : "forward",
             Dtype = OptionParsing.Name(cell.Type),
             Mask = OptionParsing.Name(cell.Mask),
+            Scores = string.Empty,
             Batch = o.Batch,
             Heads = o.Heads,
             KvHeads = kvHeads,
             Length = cell.Length,
             Dim = cell.Dim,
         };
-        RandomProblem problem = Problem(o, cell, o.Batch, o.Heads, kvHeads, cell.Length);
-        // Inputs, outputs and gradients: q, o, k, v and the gradient of each. More than the memory that is there would end the process without a word.
-        double bytes = 4.0 * cell.Type.GetSizeBytes() * ((double)problem.Q.ElementCount + problem.K.ElementCount);
+        // Inputs, outputs and gradients: q, o, k, v and the gradient of each; bias, its gradient and a mask. More than the memory that is there would end the
+        // process without a word.
+        double pairs = Pairs(o, cell), size = cell.Type.GetSizeBytes();
+        double bytes = (4 * size * o.Batch * cell.Dim * (((double)cell.Length * o.Heads) + ((double)cell.LengthKv * kvHeads)))
+            + (o.With.Contains(ScoreDrawing.Bias) ? 2 * size * pairs * o.Heads : 0) + (o.With.Contains(ScoreDrawing.Visible) ? pairs : 0);
         double available = GC.GetGCMemoryInfo().TotalAvailableMemoryBytes;
         if (bytes > available)
         {
             return result with { Note = $"not timed: the tensors need {Format.Bytes(bytes)} of host memory, this machine has {Format.Bytes(available)}" };
         }
-        using AttentionCall call = problem.Bind(device);
+        if (o.With.Contains(ScoreDrawing.Bias) && pairs * o.Heads > Array.MaxLength)
+        {
+            return result with { Note = $"not timed: a bias of {pairs * o.Heads:0} elements, at most {Array.MaxLength} are possible here" };
+        }
+        using AttentionCall call = Problem(o, cell, o.Batch, o.Heads, kvHeads, int.MaxValue).Bind(device);
+        result = result with { Scores = ScoreText.Describe(call.Options) };
         if (!Attention.TryPlan(call.Problem(cell.Backward ? AttentionPass.Backward : AttentionPass.Forward), out AttentionPlan? plan, out string? reason))
         {
             return result with { Note = Format.Message(reason) };
         }
         int group = o.Heads / kvHeads;
-        using (AttentionCall small = Problem(o, cell, 1, group, 1, Math.Min(cell.Length, CheckedLength)).Bind(device))
+        using (AttentionCall small = Problem(o, cell, 1, group, 1, CheckedLength).Bind(device))
         {
             double used = ReferenceCheck.Run(small, cell.Backward).Max(tensor => Math.Max(tensor.UnitBoundUsed, tensor.NaiveBoundUsed));
             result = result with { Kernel = plan.KernelName, MaxErrorOfBound = used };
@@ -146,11 +162,21 @@ internal static class BenchCommand
         };
     }
 
-    private static RandomProblem Problem(BenchOptions o, Cell cell, int batch, int heads, int kvHeads, int length)
+    /// <summary>Queries times keys of a sequence, of the longest if they are packed.</summary>
+    private static double Pairs(BenchOptions o, Cell cell) =>
+        OptionParsing.ParsePacked(o) is { } packed ? (double)packed.Q.Max() * packed.Kv.Max() : (double)cell.Length * cell.LengthKv;
+
+    /// <summary>The problem of a cell, its sequences cut at a length.</summary>
+    private static RandomProblem Problem(BenchOptions o, Cell cell, int batch, int heads, int kvHeads, int longest)
     {
-        TensorShape q = new(batch, length, heads, cell.Dim), kv = new(batch, length, kvHeads, cell.Dim);
-        AttentionOptions attention = new() { Mask = cell.Mask, Deterministic = o.Deterministic, Kernel = OptionParsing.ParseKernel(o.Kernel) };
-        return new RandomProblem(q, kv, kv, cell.Type, TensorLayout.BatchSequenceHeads, attention, 1, o.Seed);
+        (int[] Q, int[] Kv)? packed = OptionParsing.ParsePacked(o) is not { } whole ? null
+            : ([.. whole.Q.Select(n => Math.Min(n, longest))], [.. whole.Kv.Select(n => Math.Min(n, longest))]);
+        TensorShape q = new(batch, packed?.Q.Sum() ?? Math.Min(cell.Length, longest), heads, cell.Dim);
+        TensorShape kv = new(batch, packed?.Kv.Sum() ?? Math.Min(cell.LengthKv, longest), kvHeads, cell.Dim);
+        AttentionOptions attention = OptionParsing.WithScores(
+            new AttentionOptions { Mask = cell.Mask, Deterministic = o.Deterministic, Kernel = OptionParsing.ParseKernel(o.Kernel) }, o);
+        ScoreInputs scores = ScoreDrawing.ForShape([.. o.With], q, kv, cell.Type, packed, new Random(o.Seed));
+        return new RandomProblem(q, kv, kv, cell.Type, TensorLayout.BatchSequenceHeads, attention, scores, 1, o.Seed);
     }
 
     /// <summary>Times single runs: a GPU between two events of its stream, the CPU by the clock.</summary>
@@ -188,10 +214,10 @@ internal static class BenchCommand
     {
         string threads = report.Device == "cpu" ? $", {report.CpuThreads} threads" : string.Empty;
         console.WriteLine($"{report.Device}: {report.DeviceName}{threads}; library {report.LibraryVersion}, {report.LibraryBuild}");
-        console.WriteTable(["pass", "type", "mask", ">dim", ">length", ">median", ">best", ">runs", ">TFLOP/s", ">scratch", "kernel"],
+        console.WriteTable(["pass", "type", "mask and scores", ">dim", ">length", ">median", ">best", ">runs", ">TFLOP/s", ">scratch", "kernel"],
             report.Cells.Select(cell => new[]
         {
-            cell.Pass, cell.Dtype, cell.Mask, Format.Integer(cell.Dim), Format.Integer(cell.Length),
+            cell.Pass, cell.Dtype, cell.Scores.Length > 0 ? $"{cell.Mask}, {cell.Scores}" : cell.Mask, Format.Integer(cell.Dim), Format.Integer(cell.Length),
             cell.MedianSeconds is { } median ? Format.Time(median) : "-",
             cell.MinimumSeconds is { } best ? Format.Time(best) : "-",
             Format.Integer(cell.Runs),

@@ -68,7 +68,7 @@ internal static class DoctorCommand
             DeviceInfo info = device.GetInfo();
             TensorShape shape = new(1, 65, 2, 64);
             RandomProblem problem = new(shape, shape, shape, DType.Float16, TensorLayout.BatchSequenceHeads,
-                new AttentionOptions { Mask = Mask.Causal(Alignment.BottomRight) }, 1, 1);
+                new AttentionOptions { Mask = Mask.Causal(Alignment.BottomRight) }, ScoreInputs.None, 1, 1);
             using AttentionCall call = problem.Bind(device);
             VerifyTensor[] tensors = ReferenceCheck.Run(call, backward: true);
             string errors = string.Join(", ", tensors.Select(tensor => $"{tensor.Name} {Format.Error(tensor.MaxError)}"));

@@ -1,6 +1,8 @@
+using FlashAttention.Cli.Checking;
 using FlashAttention.Cli.Explain;
 using FlashAttention.Cli.Options;
 using FlashAttention.Cli.Output;
+using FlashAttention.Cli.Tensors;
 
 namespace FlashAttention.Cli.Commands;
 
@@ -30,26 +32,38 @@ internal static class ExplainCommand
     {
         const long MaxSize = 1L << 40;
         OptionParsing.CheckHeads(o.Heads, o.KvHeads ?? o.Heads, MaxSize);
-        return new AttentionProblem
+        string[] names = OptionParsing.ParseNames("--with", o.With, ScoreDrawing.WithTensors);
+        (int[] Q, int[] Kv)? packed = OptionParsing.ParsePacked(o);
+        if (packed is not null && (o.LenQ is not null || o.LenKv is not null || o.Batch != 1))
+        {
+            throw CliException.Usage("--seq-lens: expected no --len-q, --len-kv and --batch beside it; the lengths say them");
+        }
+        if (o.AssumeComputeCapability is not null && (o.Device is not null || o.Threads is not null))
+        {
+            throw CliException.Usage("option --assume-cc contradicts another option given: --device and --threads are for devices of this machine");
+        }
+        long lengthQ = packed?.Q.Sum() ?? o.LenQ ?? 2048;
+        AttentionProblem problem = new()
         {
             Device = o.AssumeComputeCapability is null ? OptionParsing.ParseDevice(o.Device ?? "cpu") : FlashAttention.Device.Cuda(0),
             DType = OptionParsing.ParseDType(o.DType),
             Batch = OptionParsing.CheckRange("--batch", o.Batch, 0, MaxSize),
             HeadsQ = o.Heads,
             HeadsKv = o.KvHeads ?? o.Heads,
-            LengthQ = OptionParsing.CheckRange("--len-q", o.LenQ, 0, MaxSize),
-            LengthKv = OptionParsing.CheckRange("--len-kv", o.LenKv ?? o.LenQ, 0, MaxSize),
+            LengthQ = OptionParsing.CheckRange("--len-q", lengthQ, 0, MaxSize),
+            LengthKv = OptionParsing.CheckRange("--len-kv", packed?.Kv.Sum() ?? o.LenKv ?? lengthQ, 0, MaxSize),
             HeadDim = OptionParsing.CheckRange("--dim", o.Dim, 1, MaxSize),
             HeadDimV = OptionParsing.CheckRange("--dim-v", o.DimV ?? o.Dim, 1, MaxSize),
-            Options = new AttentionOptions
-            {
-                Mask = OptionParsing.ParseMask(o.Mask),
-                Deterministic = o.Deterministic,
-                Kernel = OptionParsing.ParseKernel(o.Kernel),
-            },
             AssumedComputeCapability = Assumed(o),
             AssumedMultiprocessorCount = o.AssumeMultiprocessors ?? 0,
         };
+        AttentionOptions attention = new()
+        {
+            Mask = OptionParsing.Narrow(OptionParsing.ParseMask(o.Mask), o),
+            Deterministic = o.Deterministic,
+            Kernel = OptionParsing.ParseKernel(o.Kernel),
+        };
+        return problem with { Options = ScoreDrawing.ForDescription(OptionParsing.WithScores(attention, o), names, problem, packed) };
     }
 
     private static int Assumed(ExplainOptions o)
@@ -73,7 +87,7 @@ internal static class ExplainCommand
             return ($"assumed GPU of compute capability {capability / 10}.{capability % 10}{count}",
                 Roofline.OfComputeCapability(capability, o.AssumeMultiprocessors));
         }
-        OptionParsing.RequireDevice(device);
+        _ = OptionParsing.UseDevice(o);
         string name = device.GetInfo().Name;
         return ($"{device}, {name}", device.Type == DeviceType.Cuda ? Roofline.OfProduct(name) : null);
     }
@@ -113,7 +127,11 @@ internal static class ExplainCommand
 
     private static ExplainCost Cost(StepCost cost) => new(cost.Flops, cost.Exponentials, cost.BytesRead, cost.BytesWritten, cost.Intensity);
 
-    private static string Describe(AttentionProblem p) =>
-        $"batch {p.Batch}, heads {p.HeadsQ} (kv {p.HeadsKv}), len_q {p.LengthQ}, len_kv {p.LengthKv}, dim {p.HeadDim} (v {p.HeadDimV}), "
-        + $"{OptionParsing.Name(p.DType)}, mask {OptionParsing.Name(p.Options.Mask)}{(p.Options.Deterministic ? ", deterministic" : string.Empty)}";
+    private static string Describe(AttentionProblem p)
+    {
+        string scores = ScoreText.Describe(p.Options), more = (scores.Length > 0 ? $", {scores}" : string.Empty)
+            + (p.Options.Deterministic ? ", deterministic" : string.Empty);
+        return $"batch {p.Batch}, heads {p.HeadsQ} (kv {p.HeadsKv}), len_q {p.LengthQ}, len_kv {p.LengthKv}, dim {p.HeadDim} (v {p.HeadDimV}), "
+            + $"{OptionParsing.Name(p.DType)}, mask {OptionParsing.Name(p.Options.Mask)}{more}";
+    }
 }

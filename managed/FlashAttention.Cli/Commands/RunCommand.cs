@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Runtime.InteropServices;
 using FlashAttention.Cli.Files;
 using FlashAttention.Cli.Options;
 using FlashAttention.Cli.Output;
@@ -21,11 +22,12 @@ internal static unsafe class RunCommand
         DType? convertTo = options.DType is null ? null : OptionParsing.ParseDType(options.DType);
         AttentionOptions attention = new()
         {
-            Mask = OptionParsing.ParseCausal(options.Causal, options.CausalAlignment),
-            Scale = OptionParsing.CheckScale(options.Scale),
+            Mask = OptionParsing.Narrow(OptionParsing.ParseCausal(options.Causal, options.CausalAlignment), options),
+            Scale = OptionParsing.CheckPositive("--scale", options.Scale),
             Deterministic = options.Deterministic,
             Kernel = OptionParsing.ParseKernel(options.Kernel),
         };
+        attention = OptionParsing.WithScores(attention, options);
         Device device = OptionParsing.UseDevice(options);
 
         using AttentionCall call = Load(options, layout, convertTo, device, attention);
@@ -48,7 +50,10 @@ internal static unsafe class RunCommand
     private static List<(string Option, string Path)> CheckFiles(RunOptions o)
     {
         List<(string Option, string Path)> outputs = [];
-        (string Option, string? Path)[] named = [("--out", o.Out), ("--lse", o.Lse), ("--grad-q", o.GradQ), ("--grad-k", o.GradK), ("--grad-v", o.GradV)];
+        ScoreFiles.Check(o);
+        (string Option, string? Path)[] gradientFiles =
+            [("--grad-q", o.GradQ), ("--grad-k", o.GradK), ("--grad-v", o.GradV), ("--grad-bias", o.GradBias), ("--grad-sinks", o.GradSinks)];
+        (string Option, string? Path)[] named = [("--out", o.Out), ("--lse", o.Lse), .. gradientFiles];
         foreach ((string option, string? path) in named)
         {
             if (path is not null)
@@ -60,20 +65,21 @@ internal static unsafe class RunCommand
         {
             throw CliException.Usage("nothing to write: name at least one of --out, --lse, --grad-q, --grad-k, --grad-v");
         }
-        bool gradients = o.GradQ is not null || o.GradK is not null || o.GradV is not null;
+        bool gradients = gradientFiles.Any(each => each.Path is not null);
         if (gradients && o.GradO is null)
         {
-            throw CliException.Usage("--grad-q, --grad-k and --grad-v need --grad-o, the gradient of the output");
+            string given = string.Join(", ", gradientFiles.Where(each => each.Path is not null).Select(each => each.Option));
+            throw CliException.Usage($"gradients ({given}) need --grad-o, the gradient of the output");
         }
         if (o.GradO is not null && !gradients)
         {
-            throw CliException.Usage("--grad-o is given, but none of --grad-q, --grad-k, --grad-v");
+            throw CliException.Usage("--grad-o is given, but none of --grad-q, --grad-k, --grad-v, --grad-bias, --grad-sinks");
         }
         if (o.GradLse is not null && o.GradO is null)
         {
             throw CliException.Usage("--grad-lse is given without --grad-o");
         }
-        string[] inputs = [.. new[] { o.Q, o.K, o.V, o.GradO, o.GradLse }.OfType<string>()];
+        string[] inputs = [.. new[] { o.Q, o.K, o.V, o.GradO, o.GradLse }.OfType<string>(), .. ScoreFiles.Inputs(o)];
         foreach (string input in inputs)
         {
             _ = TensorFormat.Of(input);
@@ -104,7 +110,7 @@ internal static unsafe class RunCommand
             {
                 loaded.Add(gradLse);
             }
-            AttentionCall call = new(device, q, k, v, attention);
+            AttentionCall call = new(device, q, k, v, attention, ScoreFiles.Load(o, q, k));
             if (gradO is not null)
             {
                 call.EnableBackward(gradO, gradLse);
@@ -200,6 +206,16 @@ internal static unsafe class RunCommand
             Add(o.GradQ, "grad_q", call.GradQ);
             Add(o.GradK, "grad_k", call.GradK);
             Add(o.GradV, "grad_v", call.GradV);
+            if (call.GradBias is { } bias)
+            {
+                TensorShape s = bias.Shape;
+                tensors.Add(new OutputTensor(o.GradBias!, "grad_bias", HostTensor.Stored(bias.Type), [s.Batch, s.Sequence, s.Heads, s.HeadDim], bias.Data));
+            }
+            if (call.GradSinks is { } sinks)
+            {
+                byte* data = (byte*)Marshal.UnsafeAddrOfPinnedArrayElement(sinks, 0);
+                tensors.Add(new OutputTensor(o.GradSinks!, "grad_sinks", StoredType.Float32, [sinks.Length], data));
+            }
         }
         return tensors;
 
@@ -221,6 +237,7 @@ internal static unsafe class RunCommand
             K = Sizes(call.K.Shape),
             V = Sizes(call.V.Shape),
             Mask = OptionParsing.Name(call.Options.Mask),
+            Scores = ScoreText.Describe(call.Options),
             Kernel = plan.KernelName,
             ForwardSeconds = forwardSeconds,
             ForwardFlops = plan.Flops,
@@ -234,7 +251,8 @@ internal static unsafe class RunCommand
 
     private static void Write(RunReport report, List<(string Option, string Path)> outputs, CliConsole console)
     {
-        console.WriteLine($"q {Shape(report.Q)}  k {Shape(report.K)}  v {Shape(report.V)}  {report.Dtype}, mask {report.Mask}, on {report.Device}");
+        string scores = report.Scores.Length > 0 ? $", {report.Scores}" : string.Empty;
+        console.WriteLine($"q {Shape(report.Q)}  k {Shape(report.K)}  v {Shape(report.V)}  {report.Dtype}, mask {report.Mask}{scores}, on {report.Device}");
         WritePass("forward", report.ForwardSeconds, report.ForwardFlops, report.Kernel);
         if (report.BackwardKernel is not null)
         {

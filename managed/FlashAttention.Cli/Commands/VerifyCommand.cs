@@ -9,12 +9,20 @@ namespace FlashAttention.Cli.Commands;
 internal static class VerifyCommand
 {
     private const int DefaultCount = 60, QuickCount = 12;
+    private static readonly string[] Outputs = ["O", "LSE", "dQ", "dK", "dV", "dBias", "dSinks"];
+
     private const string Passed = "ok", Failed = "FAILED", Unsupported = "not computed";
 
     public static ExitCode Run(VerifyOptions options, CliConsole console, CancellationToken cancellation)
     {
         int count = (int)OptionParsing.CheckRange("--count", options.Count ?? (options.Quick ? QuickCount : DefaultCount), 1, 1_000_000);
         int seed = options.Seed ?? (int)(DateTime.UtcNow.Ticks & 0x7FFF_FFFF);
+        string[] names = OptionParsing.ParseNames("--with", options.With, [ScoreDrawing.None, .. ScoreDrawing.Names]);
+        if (names.Length > 1 && names.Contains(ScoreDrawing.None))
+        {
+            throw CliException.Usage("--with: expected 'none' alone, got it beside other names");
+        }
+        string[]? variants = names is [] ? null : names is [ScoreDrawing.None] ? [] : names;
         Device device = OptionParsing.UseDevice(options);
         List<VerifyCase> cases = [];
         console.WithProgress($"checking {count} problems on {device}", count, advance =>
@@ -22,7 +30,7 @@ internal static class VerifyCommand
             for (int i = 0; i < count; i++)
             {
                 cancellation.ThrowIfCancellationRequested();
-                cases.Add(Check(RandomProblem.Draw(seed, i, device.Type, options.Quick), i, device));
+                cases.Add(Check(RandomProblem.Draw(seed, i, device.Type, options.Quick, variants), i, device));
                 advance();
             }
         });
@@ -63,7 +71,7 @@ internal static class VerifyCommand
     private static void Write(VerifyReport report, VerifyOptions options, CliConsole console)
     {
         console.WriteLine($"{report.Cases.Length} problems on {report.Device}, seed {report.Seed}: forward and backward against float64");
-        string[] columns = ["#", "problem", "kernel", ">O", ">LSE", ">dQ", ">dK", ">dV", "verdict"];
+        string[] columns = ["#", "problem", "kernel", .. Outputs.Select(name => $">{name}"), "verdict"];
         console.WriteTable(columns, report.Cases.Select(Row));
         console.WriteLine("Numbers are the largest error as a part of what is allowed, by the tighter of two bounds: units of the element type; "
             + "twice the error of a naive");
@@ -77,7 +85,7 @@ internal static class VerifyCommand
         console.WriteTitle($"{report.Passed} passed, {report.Failed} failed{rest}");
         if (report.Failed > 0)
         {
-            string quick = options.Quick ? " --quick" : string.Empty;
+            string quick = (options.Quick ? " --quick" : string.Empty) + (options.With.Any() ? $" --with {string.Join(',', options.With)}" : string.Empty);
             console.WriteLine($"Repeat with: flashattn verify --device {report.Device} --seed {report.Seed}{quick} --count {report.Cases.Length}");
         }
     }
@@ -88,7 +96,8 @@ internal static class VerifyCommand
 
     private static string[] Row(VerifyCase each)
     {
-        string Used(int i) => i < each.Tensors.Length ? Format.Digits(Math.Max(each.Tensors[i].UnitBoundUsed, each.Tensors[i].NaiveBoundUsed)) : "-";
-        return [Format.Integer(each.Index), each.Problem, each.Kernel ?? "-", .. Enumerable.Range(0, 5).Select(Used), each.Verdict];
+        string Used(string name) => each.Tensors.FirstOrDefault(tensor => tensor.Name == name) is { } t
+            ? Format.Digits(Math.Max(t.UnitBoundUsed, t.NaiveBoundUsed)) : "-";
+        return [Format.Integer(each.Index), each.Problem, each.Kernel ?? "-", .. Outputs.Select(Used), each.Verdict];
     }
 }

@@ -7,6 +7,9 @@ internal enum StoredType
     BFloat16,
     Float32,
     Float64,
+
+    /// <summary>Bytes or bools of a mask: 0 or not 0.</summary>
+    UInt8,
 }
 
 internal static class StoredTypes
@@ -15,6 +18,7 @@ internal static class StoredTypes
     {
         StoredType.Float16 or StoredType.BFloat16 => 2,
         StoredType.Float32 => 4,
+        StoredType.UInt8 => 1,
         _ => 8,
     };
 
@@ -23,6 +27,7 @@ internal static class StoredTypes
         StoredType.Float16 => "float16",
         StoredType.BFloat16 => "bfloat16",
         StoredType.Float32 => "float32",
+        StoredType.UInt8 => "uint8",
         _ => "float64",
     };
 

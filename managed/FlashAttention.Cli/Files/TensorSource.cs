@@ -36,15 +36,16 @@ internal sealed unsafe class TensorSource : IDisposable
     /// <summary>Opens a .npy file, or one tensor of a .safetensors file.</summary>
     /// <param name="path">The file; its extension says which format it is.</param>
     /// <param name="tensorName">Name in a .safetensors file.</param>
-    /// <param name="nameOption">The option that sets <paramref name="tensorName"/>, for messages.</param>
+    /// <param name="nameOption">The option that sets <paramref name="tensorName"/>, for messages; null if there is none.</param>
     /// <param name="rawBFloat16">True: 16-bit unsigned and 2-byte void elements of .npy files are bfloat16.</param>
-    public static TensorSource Open(string path, string tensorName, string nameOption, bool rawBFloat16)
+    /// <param name="bytes">True: bytes and bools are known too.</param>
+    public static TensorSource Open(string path, string tensorName, string? nameOption, bool rawBFloat16, bool bytes = false)
     {
         bool npy = TensorFormat.Of(path) == TensorFormat.Kind.Npy;
         MappedFile file = new(path);
         try
         {
-            return npy ? OpenNpy(file, rawBFloat16) : OpenSafetensors(file, tensorName, nameOption);
+            return npy ? OpenNpy(file, rawBFloat16, bytes) : OpenSafetensors(file, tensorName, nameOption, bytes);
         }
         catch
         {
@@ -55,7 +56,7 @@ internal sealed unsafe class TensorSource : IDisposable
 
     public void Dispose() => _file.Dispose();
 
-    private static TensorSource OpenNpy(MappedFile file, bool rawBFloat16)
+    private static TensorSource OpenNpy(MappedFile file, bool rawBFloat16, bool bytes)
     {
         NpyHeader header = NpyHeader.Read(file);
         string descr = header.Descr;
@@ -65,6 +66,7 @@ internal sealed unsafe class TensorSource : IDisposable
             "<f4" => StoredType.Float32,
             "<f8" => StoredType.Float64,
             "<u2" or "<V2" or "|V2" when rawBFloat16 => StoredType.BFloat16,
+            "|b1" or "|u1" when bytes => StoredType.UInt8,
             _ => null,
         };
         if (type is null)
@@ -74,6 +76,7 @@ internal sealed unsafe class TensorSource : IDisposable
                 "<u2" or "<V2" or "|V2" => $"'{descr}' may hold raw bfloat16: add --bf16 to read it so",
                 ['>', 'f', ..] => $"'{descr}' is big-endian; save it as '<{descr[1..]}'",
                 ['>', ..] => $"'{descr}' is big-endian and no floating-point type",
+                _ when bytes => $"type '{descr}' is not one of '|b1', '|u1' (bool, uint8)",
                 _ => $"type '{descr}' is not one of '<f2', '<f4', '<f8' (float16, float32, float64), or with --bf16 '<u2', '<V2'",
             };
             throw CliException.Usage($"{file.Path}: {hint}");
@@ -83,13 +86,14 @@ internal sealed unsafe class TensorSource : IDisposable
             type == StoredType.BFloat16 ? descr : null);
     }
 
-    private static TensorSource OpenSafetensors(MappedFile file, string tensorName, string nameOption)
+    private static TensorSource OpenSafetensors(MappedFile file, string tensorName, string? nameOption, bool bytes)
     {
         SafetensorsHeader header = SafetensorsHeader.Read(file);
         if (!header.Tensors.TryGetValue(tensorName, out SafetensorsHeader.Entry? entry))
         {
+            string hint = nameOption is null ? string.Empty : $" (say which with {nameOption})";
             string names = header.Tensors.Count == 0 ? "no tensors" : string.Join(", ", header.Tensors.Keys.Order(StringComparer.Ordinal).Take(20));
-            throw CliException.Usage($"{file.Path}: there is no tensor '{tensorName}' (say which with {nameOption}); the file has {names}");
+            throw CliException.Usage($"{file.Path}: there is no tensor '{tensorName}'{hint}; the file has {names}");
         }
         string label = $"{file.Path} [{tensorName}]";
         StoredType type = entry.DType switch
@@ -98,7 +102,8 @@ internal sealed unsafe class TensorSource : IDisposable
             "BF16" => StoredType.BFloat16,
             "F32" => StoredType.Float32,
             "F64" => StoredType.Float64,
-            _ => throw CliException.Usage($"{label}: type {entry.DType} is not one of F16, BF16, F32, F64"),
+            "BOOL" or "U8" when bytes => StoredType.UInt8,
+            _ => throw CliException.Usage($"{label}: type {entry.DType} is not one of {(bytes ? "BOOL, U8" : "F16, BF16, F32, F64")}"),
         };
         CheckExtent(file, label, entry.Shape, type, header.DataOffset + entry.Begin, entry.End - entry.Begin, exact: true);
         return new TensorSource(file, label, type, entry.Shape, false, header.DataOffset + entry.Begin, null);

@@ -3,16 +3,17 @@ using CommandLine;
 namespace FlashAttention.Cli.Options;
 
 [Verb("bench", HelpText = "Time forward and backward over a grid of shapes; every shape is checked for correctness first.")]
-internal sealed class BenchOptions : DeviceOptions
+internal sealed class BenchOptions : ShapeScoreOptions
 {
     public static readonly string[] Examples =
     [
         "flashattn bench",
         "flashattn bench --len 512,2048 --dim 64,128 --mask none,causal --dtype float16,float32",
+        "flashattn bench --mask causal --window 255 --with alibi,sinks",
         "flashattn bench --device cuda --len 1024,4096,16384 --heads 16 --svg forward.svg --pass forward",
     ];
 
-    [Option("len", Separator = ',', MetaValue = "N,N...", HelpText = "Sequence lengths (default 512,1024,2048).")]
+    [Option("len", Separator = ',', MetaValue = "N,N...", HelpText = "Sequence lengths (default 512,1024,2048); not with --seq-lens.")]
     public IEnumerable<int> Lengths { get; set; } = [];
 
     [Option("dim", Separator = ',', MetaValue = "N,N...", HelpText = "Head dimensions (default 64,128).")]

@@ -12,8 +12,8 @@ internal abstract class CommonOptions
 /// <summary>What every command that computes takes.</summary>
 internal abstract class DeviceOptions : CommonOptions
 {
-    [Option("device", Default = "cpu", MetaValue = "NAME", HelpText = "Where to compute: cpu, cuda (the same as cuda:0), cuda:1 ...")]
-    public string Device { get; set; } = "cpu";
+    [Option("device", MetaValue = "NAME", HelpText = "Where to compute: cpu (default), cuda (the same as cuda:0), cuda:1 ...")]
+    public string? Device { get; set; }
 
     [Option("threads", MetaValue = "N", HelpText = "Threads of the CPU backend, 1 to 1024 (default: the processors this process may use).")]
     public int? Threads { get; set; }

@@ -3,12 +3,13 @@ using CommandLine;
 namespace FlashAttention.Cli.Options;
 
 [Verb("explain", HelpText = "What would run for a shape, and what it costs beside naive attention, step by step.")]
-internal sealed class ExplainOptions : CommonOptions
+internal sealed class ExplainOptions : ShapeScoreOptions
 {
     public static readonly string[] Examples =
     [
         "flashattn explain --len-q 4096 --dim 128 --mask causal",
         "flashattn explain --batch 2 --heads 32 --kv-heads 8 --len-q 8192 --dim 128 --dtype bfloat16 --assume-cc 90 --assume-sms 132",
+        "flashattn explain --len-q 8192 --mask causal --window 1023 --softcap 30 --with alibi --assume-cc 90",
         "flashattn explain --len-q 1 --len-kv 65536 --pass forward --device cuda --json",
     ];
 
@@ -21,10 +22,10 @@ internal sealed class ExplainOptions : CommonOptions
     [Option("kv-heads", MetaValue = "N", HelpText = "Key and value heads (default: as --heads).")]
     public long? KvHeads { get; set; }
 
-    [Option("len-q", Default = 2048L, MetaValue = "N", HelpText = "Queries per sequence.")]
-    public long LenQ { get; set; } = 2048;
+    [Option("len-q", MetaValue = "N", HelpText = "Queries per sequence (default 2048; with --seq-lens their sum).")]
+    public long? LenQ { get; set; }
 
-    [Option("len-kv", MetaValue = "N", HelpText = "Keys per sequence (default: as --len-q).")]
+    [Option("len-kv", MetaValue = "N", HelpText = "Keys per sequence (default: as --len-q; with --seq-lens-kv their sum).")]
     public long? LenKv { get; set; }
 
     [Option("dim", Default = 128L, MetaValue = "N", HelpText = "Head dimension of queries and keys.")]
@@ -48,12 +49,9 @@ internal sealed class ExplainOptions : CommonOptions
     [Option("kernel", Default = "auto", MetaValue = "FAMILY", HelpText = "Insist on a family of kernels: auto, cpu, sm80, sm90.")]
     public string Kernel { get; set; } = "auto";
 
-    [Option("device", SetName = "real", MetaValue = "NAME", HelpText = "Plan for a device of this machine: cpu (default), cuda, cuda:1 ...")]
-    public string? Device { get; set; }
-
-    [Option("assume-cc", SetName = "assumed", MetaValue = "CC", HelpText = "Plan for an absent GPU of this compute capability: 80, 86, 89, 90 ...")]
+    [Option("assume-cc", MetaValue = "CC", HelpText = "Plan for an absent GPU of this compute capability: 80, 86, 89, 90 ...")]
     public int? AssumeComputeCapability { get; set; }
 
-    [Option("assume-sms", SetName = "assumed", MetaValue = "N", HelpText = "Multiprocessors of the absent GPU (default: usual for the compute capability).")]
+    [Option("assume-sms", MetaValue = "N", HelpText = "Multiprocessors of the absent GPU (default: usual for the compute capability).")]
     public int? AssumeMultiprocessors { get; set; }
 }

@@ -25,7 +25,7 @@ internal static class OptionParsing
     /// <summary>The device an option names, checked to exist; sets the CPU threads if asked to.</summary>
     public static Device UseDevice(DeviceOptions options)
     {
-        Device device = ParseDevice(options.Device);
+        Device device = ParseDevice(options.Device ?? "cpu");
         if (options.Threads is { } threads)
         {
             if (threads is < 1 or > 1024)
@@ -78,7 +78,7 @@ internal static class OptionParsing
     {
         CausalMask { Alignment: Alignment.TopLeft } => "causal-top-left",
         CausalMask => "causal-bottom-right",
-        _ => "none",
+        _ => mask.ToString(),
     };
 
     /// <summary>The mask of --causal and --causal-alignment.</summary>
@@ -89,6 +89,100 @@ internal static class OptionParsing
         "top-left" => Mask.Causal(Alignment.TopLeft),
         _ => throw Unknown("--causal-alignment", alignment, "bottom-right, top-left"),
     };
+
+    /// <summary>A mask narrowed by --window and --chunk.</summary>
+    public static Mask Narrow(Mask mask, ScoreOptions o)
+    {
+        Alignment? given = o.Alignment switch
+        {
+            null => null,
+            "bottom-right" => Alignment.BottomRight,
+            "top-left" => Alignment.TopLeft,
+            _ => throw Unknown("--alignment", o.Alignment, "bottom-right, top-left"),
+        };
+        if (given is not null && mask is CausalMask causal && causal.Alignment != given)
+        {
+            throw CliException.Usage($"--alignment: expected that of the mask, which is {Name(mask)}; got '{o.Alignment}'");
+        }
+        if (given is not null && o.Window is null && o.Chunk is null)
+        {
+            throw CliException.Usage("--alignment is given without --window and --chunk");
+        }
+        Alignment alignment = given ?? (mask as CausalMask)?.Alignment ?? Alignment.BottomRight;
+        if (o.Window is not null)
+        {
+            string[] sides = o.Window.Split(',');
+            if (sides.Length > 2)
+            {
+                throw CliException.Usage($"--window: expected LEFT or LEFT,RIGHT; got '{o.Window}'");
+            }
+            mask &= Mask.Window(Keys(sides[0]), sides.Length == 2 ? Keys(sides[1]) : null, alignment);
+        }
+        return o.Chunk is { } size ? mask & Mask.Chunk(CheckRange("--chunk", size, 1, long.MaxValue), alignment) : mask;
+
+        long? Keys(string text) => text == "all" ? null
+            : long.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out long keys) ? keys
+            : throw CliException.Usage($"--window: expected whole numbers of at least 0 or 'all', with a comma between; got '{o.Window}'");
+    }
+
+    /// <summary>Softcap and dropout added to options.</summary>
+    public static AttentionOptions WithScores(AttentionOptions attention, ScoreOptions o)
+    {
+        if (o.DropoutSeed is not null && o.Dropout is null)
+        {
+            throw CliException.Usage("--dropout-seed is given without --dropout");
+        }
+        if (o.Dropout is { } rate && !(rate is >= 0 and < 1))
+        {
+            throw CliException.Usage($"--dropout: expected at least 0 and less than 1, got {rate.ToString(CultureInfo.InvariantCulture)}");
+        }
+        return attention with
+        {
+            Softcap = CheckPositive("--softcap", o.Softcap),
+            Dropout = o.Dropout is > 0 ? new Dropout(o.Dropout.Value, unchecked((ulong)(o.DropoutSeed ?? 0))) : null,
+        };
+    }
+
+    /// <summary>Lengths of packed sequences of q and of k and v; null if none are given.</summary>
+    public static (int[] Q, int[] Kv)? ParsePacked(ScoreOptions o)
+    {
+        int[] q = [.. o.SequenceLengths], kv = [.. o.SequenceLengthsKv];
+        if (q.Length == 0 && kv.Length > 0)
+        {
+            throw CliException.Usage("--seq-lens-kv is given without --seq-lens");
+        }
+        if (kv.Length > 0 && kv.Length != q.Length)
+        {
+            throw CliException.Usage($"--seq-lens-kv: expected {q.Length} lengths like --seq-lens, got {kv.Length}");
+        }
+        foreach ((string option, int[] lengths) in new[] { ("--seq-lens", q), ("--seq-lens-kv", kv) })
+        {
+            foreach (int length in lengths)
+            {
+                _ = CheckRange(option, length, 0, int.MaxValue);
+            }
+            if (lengths.Sum(length => (long)length) > int.MaxValue)
+            {
+                throw CliException.Usage($"{option}: expected at most {int.MaxValue} positions in all, got {lengths.Sum(length => (long)length)}");
+            }
+        }
+        return q.Length == 0 ? null : (q, kv.Length == 0 ? q : kv);
+    }
+
+    /// <summary>Two multiples of 16.</summary>
+    public static (int Q, int Kv) ParseBlockSize(string text) =>
+        text.Split(',') is [string q, string kv] && Side(q) is { } sizeQ && Side(kv) is { } sizeKv ? (sizeQ, sizeKv)
+            : throw CliException.Usage($"--block-size: expected two positive multiples of 16 with a comma between, got '{text}'");
+
+    /// <summary>Names from a list; another name is an error.</summary>
+    public static string[] ParseNames(string option, IEnumerable<string> given, string[] known)
+    {
+        string[] names = [.. given.Distinct()];
+        return names.FirstOrDefault(name => !known.Contains(name)) is { } other ? throw Unknown(option, other, string.Join(", ", known)) : names;
+    }
+
+    private static int? Side(string text) =>
+        int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out int size) && size > 0 && size % 16 == 0 ? size : null;
 
     public static KernelFamily ParseKernel(string text) => text switch
     {
@@ -108,9 +202,9 @@ internal static class OptionParsing
         _ => throw Unknown("--pass", text, "forward, backward, both"),
     };
 
-    public static float? CheckScale(float? scale) =>
-        scale is null || (float.IsFinite(scale.Value) && scale > 0) ? scale
-            : throw CliException.Usage($"--scale: expected a finite number > 0, got {scale.Value.ToString(CultureInfo.InvariantCulture)}");
+    public static float? CheckPositive(string option, float? value) =>
+        value is null || (float.IsFinite(value.Value) && value > 0) ? value
+            : throw CliException.Usage($"{option}: expected a finite number > 0, got {value.Value.ToString(CultureInfo.InvariantCulture)}");
 
     public static long CheckRange(string option, long value, long minimum, long maximum) =>
         value >= minimum && value <= maximum ? value : throw CliException.Usage($"{option}: expected {minimum} to {maximum}, got {value}");

@@ -3,13 +3,15 @@ using CommandLine;
 namespace FlashAttention.Cli.Options;
 
 [Verb("run", HelpText = "Compute attention on tensors from .npy or .safetensors files.")]
-internal sealed class RunOptions : DeviceOptions
+internal sealed class RunOptions : FileScoreOptions
 {
     public static readonly string[] Examples =
     [
         "flashattn run --q q.npy --k k.npy --v v.npy --causal --out o.npy",
         "flashattn run --q x.safetensors --k x.safetensors --v x.safetensors --out y.safetensors --lse y.safetensors",
         "flashattn run --q q.npy --k k.npy --v v.npy --grad-o do.npy --grad-q dq.npy --grad-k dk.npy --grad-v dv.npy",
+        "flashattn run --q q.npy --k k.npy --v v.npy --causal --window 1023 --softcap 30 --sinks sinks.npy --out o.npy",
+        "flashattn run --q q.npy --k k.npy --v v.npy --seq-lens 100,37,512 --causal --alibi standard --out o.npy",
     ];
 
     [Option('q', "query", Required = true, MetaValue = "FILE", HelpText = "Queries (also --q): (batch, seq, heads, dim), (seq, heads, dim) or (seq, dim).")]

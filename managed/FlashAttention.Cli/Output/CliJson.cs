@@ -12,6 +12,9 @@ internal sealed record RunReport
     public required long[] K { get; init; }
     public required long[] V { get; init; }
     public required string Mask { get; init; }
+
+    /// <summary>What else modifies the scores, in words; empty if nothing does.</summary>
+    public required string Scores { get; init; }
     public required string Kernel { get; init; }
     public required double ForwardSeconds { get; init; }
     public required double ForwardFlops { get; init; }
@@ -113,6 +116,9 @@ internal sealed record BenchCell
     public required string Pass { get; init; }
     public required string Dtype { get; init; }
     public required string Mask { get; init; }
+
+    /// <summary>As in <see cref="RunReport"/>.</summary>
+    public required string Scores { get; init; }
     public required int Batch { get; init; }
     public required int Heads { get; init; }
     public required int KvHeads { get; init; }

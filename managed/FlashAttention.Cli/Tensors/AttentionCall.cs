@@ -4,9 +4,13 @@ namespace FlashAttention.Cli.Tensors;
 internal sealed class AttentionCall : IDisposable
 {
     private readonly List<(HostTensor Host, DeviceBuffer Buffer)> _tensors = [];
+    private readonly List<IDisposable> _scoreMemory = [];
+    private readonly AttentionOptions _deviceOptions;
     private readonly Workspace _workspace;
     private readonly Side _q, _k, _v, _o, _lse;
     private Side? _gradO, _gradLse, _gradQ, _gradK, _gradV;
+    private ModifierGradients _modifierGradients = ModifierGradients.None;
+    private Action? _uploadModifierGradients, _downloadModifierGradients;
 
     private sealed record Side(HostTensor Host, DeviceBuffer Buffer)
     {
@@ -14,13 +18,21 @@ internal sealed class AttentionCall : IDisposable
     }
 
     /// <summary>Takes over the inputs, uploads them, and makes room for O and LSE, in the memory order of the queries.</summary>
-    public AttentionCall(Device device, HostTensor q, HostTensor k, HostTensor v, AttentionOptions options)
+    /// <param name="device">Where to compute.</param>
+    /// <param name="q">Queries.</param>
+    /// <param name="k">Keys.</param>
+    /// <param name="v">Values.</param>
+    /// <param name="options">What needs no memory.</param>
+    /// <param name="scores">What does; null for nothing.</param>
+    public AttentionCall(Device device, HostTensor q, HostTensor k, HostTensor v, AttentionOptions options, ScoreInputs? scores = null)
     {
         Device = device;
-        Options = options;
+        Scores = scores ?? ScoreInputs.None;
+        Options = Scores.OnHost(options);
         _workspace = new Workspace(device);
         try
         {
+            _deviceOptions = Scores.On(device, options, _scoreMemory);
             _q = Add(q, upload: true);
             _k = Add(k, upload: true);
             _v = Add(v, upload: true);
@@ -36,7 +48,10 @@ internal sealed class AttentionCall : IDisposable
 
     public Device Device { get; }
 
+    /// <summary>The options; what they refer to is in host memory.</summary>
     public AttentionOptions Options { get; }
+
+    public ScoreInputs Scores { get; }
 
     public HostTensor Q => _q.Host;
 
@@ -57,6 +72,12 @@ internal sealed class AttentionCall : IDisposable
 
     public HostTensor GradO => _gradO!.Host;
 
+    /// <summary>Gradient of the bias; null if not wanted.</summary>
+    public HostPairs? GradBias { get; private set; }
+
+    /// <summary>Gradient of the sinks, in memory that does not move; null if not wanted.</summary>
+    public float[]? GradSinks { get; private set; }
+
     /// <summary>Bytes of scratch memory that the calls made so far needed.</summary>
     public long WorkspaceBytes => _workspace.SizeBytes;
 
@@ -72,14 +93,15 @@ internal sealed class AttentionCall : IDisposable
         _gradQ = Add(Like(Q), upload: false);
         _gradK = Add(Like(K), upload: false);
         _gradV = Add(Like(V), upload: false);
+        MakeModifierGradients();
     }
 
     /// <summary>Queues the forward pass.</summary>
-    public void Forward() => Attention.Forward(_q.View, _k.View, _v.View, _o.View, _lse.View.Data, Options, _workspace, null);
+    public void Forward() => Attention.Forward(_q.View, _k.View, _v.View, _o.View, _lse.View.Data, _deviceOptions, _workspace, null);
 
     /// <summary>Queues the backward pass; the forward pass must have been queued before.</summary>
     public void Backward() => Attention.Backward(_q.View, _k.View, _v.View, _o.View, _gradO!.View, _lse.View.Data, _gradQ!.View, _gradK!.View, _gradV!.View,
-        _gradLse is null ? LseView.None : _gradLse.View.Data, Options, _workspace, null);
+        _gradLse is null ? LseView.None : _gradLse.View.Data, _modifierGradients, _deviceOptions, _workspace, null);
 
     /// <summary>Waits for the device.</summary>
     public void Synchronize() => Device.Synchronize();
@@ -91,6 +113,7 @@ internal sealed class AttentionCall : IDisposable
         {
             side.Buffer.Download();
         }
+        _downloadModifierGradients?.Invoke();
     }
 
     /// <summary>Fills all outputs with NaN, on host and device.</summary>
@@ -101,9 +124,12 @@ internal sealed class AttentionCall : IDisposable
             side.Host.Poison();
             side.Buffer.Upload();
         }
+        GradBias?.Poison();
+        GradSinks?.AsSpan().Fill(float.NaN);
+        _uploadModifierGradients?.Invoke();
     }
 
-    public AttentionProblem Problem(AttentionPass pass) => AttentionProblem.From(pass, _q.View, _k.View, _v.View, Options);
+    public AttentionProblem Problem(AttentionPass pass) => AttentionProblem.From(pass, _q.View, _k.View, _v.View, _deviceOptions);
 
     public void Dispose()
     {
@@ -114,9 +140,43 @@ internal sealed class AttentionCall : IDisposable
             host.Dispose();
         }
         _tensors.Clear();
+        _scoreMemory.ForEach(memory => memory.Dispose());
+        _scoreMemory.Clear();
     }
 
     private IEnumerable<Side> Outputs => new[] { _o, _lse, _gradQ, _gradK, _gradV }.OfType<Side>();
+
+    private void MakeModifierGradients()
+    {
+        AttentionTensor? bias = null;
+        AttentionVector<float>? sinks = null;
+        if (Scores.WantGradBias)
+        {
+            GradBias = HostPairs.Allocate(Scores.Bias!.Type, Scores.Bias.Shape);
+            bias = GradBias.OnHost;
+            if (Device.Type != DeviceType.Cpu)
+            {
+                (bias, Action upload, Action download) = GradBias.On(Device, _scoreMemory);
+                _uploadModifierGradients += upload;
+                _downloadModifierGradients += download;
+            }
+        }
+        if (Scores.WantGradSinks)
+        {
+            float[] values = GC.AllocateArray<float>(Scores.Sinks!.Length, pinned: true);
+            GradSinks = values;
+            sinks = values;
+            if (Device.Type != DeviceType.Cpu)
+            {
+                DeviceArray<float> array = new(Device, values.Length);
+                _scoreMemory.Add(array);
+                sinks = array;
+                _uploadModifierGradients += () => array.CopyFrom(values, null);
+                _downloadModifierGradients += () => array.ToArray().CopyTo(values, 0);
+            }
+        }
+        _modifierGradients = new ModifierGradients { Bias = bias, Sinks = sinks };
+    }
 
     private static HostTensor Like(HostTensor tensor) => HostTensor.Allocate(tensor.Type, tensor.Shape, tensor.Layout, tensor.Rank, tensor.BFloat16Descr);
 

@@ -15,11 +15,20 @@ struct PairRange {
 
   int len_q = 0, len_kv = 0;
   int offset = 0;
+  bool bottom_right = false;                  ///< what offset comes from: len_kv - len_q, else 0
   int left = kUnlimited, right = kUnlimited;  ///< >= 0
   int chunk = 0;                              ///< 0: none; at most 2^30
   FastDivisor by_chunk;
 
 #if defined(__CUDACC__) || defined(FA_EMULATOR)
+  /// The same mask over other lengths.
+  __device__ __forceinline__ PairRange with_lengths(int other_len_q, int other_len_kv) const {
+    PairRange range = *this;
+    range.len_q = other_len_q;
+    range.len_kv = other_len_kv;
+    range.offset = bottom_right ? other_len_kv - other_len_q : 0;
+    return range;
+  }
   /// First key that the row may see.
   __device__ __forceinline__ int begin_key(int row) const {
     const int position = row + offset;

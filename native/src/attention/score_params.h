@@ -22,6 +22,9 @@ struct ScoreParams {
   const float* sinks = nullptr;
   PairTensor bias, visible, block_mask;
   bool bias_is_float = false;  ///< otherwise of the kernel's element type
+  /// Whether neighbouring keys 2 j and 2 j + 1 lie in one word of twice the element's width (a bias of 16 bits, visible), and none is left over.
+  bool bias_in_pairs = false, visible_in_pairs = false;
+  int pair_rows = 0, pair_columns = 0;  ///< extents of bias and visible where they are not broadcast
   FastDivisor by_block_q, by_block_kv;
   uint32_t drop_below = 0;  ///< a pair is dropped iff its random bits are below; 0: no dropout
   float keep_scale = 1.0f;
@@ -41,7 +44,8 @@ inline PairRange pair_range_of(const Problem& problem) {
   PairRange range;
   range.len_q = static_cast<int>(problem.len_q);
   range.len_kv = static_cast<int>(problem.len_kv);
-  range.offset = problem.bottom_right() ? range.len_kv - range.len_q : 0;
+  range.bottom_right = problem.bottom_right();
+  range.offset = range.bottom_right ? range.len_kv - range.len_q : 0;
   const auto reach = [](int64_t keys) { return keys < 0 ? PairRange::kUnlimited : static_cast<int>(std::min<int64_t>(keys, PairRange::kUnlimited)); };
   if (problem.is_causal()) {
     range.right = 0;
@@ -54,6 +58,12 @@ inline PairRange pair_range_of(const Problem& problem) {
     range.by_chunk = FastDivisor(range.chunk);
   }
   return range;
+}
+
+/// Whether every row of the tensor starts at a multiple of two elements, and has an even number of them.
+inline bool lies_in_pairs(const PairTensor& tensor, int element_bytes, int64_t columns) {
+  const bool even = (tensor.batch_stride | tensor.head_stride | tensor.row_stride | columns) % 2 == 0;
+  return even && reinterpret_cast<uintptr_t>(tensor.data) % static_cast<uintptr_t>(2 * element_bytes) == 0;
 }
 
 inline ScoreParams score_params_of(const Problem& problem, const VariantArgs& args) {
@@ -69,8 +79,16 @@ inline ScoreParams score_params_of(const Problem& problem, const VariantArgs& ar
   params.alibi_slopes = v.alibi ? args.alibi_slopes : nullptr;
   params.alibi_batch_stride = args.alibi_batch_stride;
   params.sinks = v.sinks ? args.sinks : nullptr;
-  if (v.bias) params.bias = args.bias;
-  if (v.visible) params.visible = args.visible;
+  params.pair_rows = static_cast<int>(problem.max_len_q());
+  params.pair_columns = static_cast<int>(problem.max_len_kv());
+  if (v.bias) {
+    params.bias = args.bias;
+    params.bias_in_pairs = v.bias_dtype != DType::kFloat32 && lies_in_pairs(args.bias, 2, problem.max_len_kv());
+  }
+  if (v.visible) {
+    params.visible = args.visible;
+    params.visible_in_pairs = lies_in_pairs(args.visible, 1, problem.max_len_kv());
+  }
   if (v.block_mask) {
     params.block_mask = args.block_mask;
     params.by_block_q = FastDivisor(v.block_q);

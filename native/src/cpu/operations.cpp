@@ -1,12 +1,11 @@
 // What the CPU computes beside attention: the dropout mask, and the merge of partial results. Rows are independent, so results do not depend on threads.
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
 
 #include "cpu/instruction_set.h"
+#include "cpu/tasks.h"
 #include "cpu/tensor_rows.h"
-#include "cpu/thread_pool.h"
 #include "dispatch/dispatch.h"
 #include "runtime/backend.h"
 
@@ -22,18 +21,12 @@ constexpr int kColumns = 512;
 /// Calls row(r) for r in [0, rows) on all threads.
 template <class Row>
 void for_rows(int64_t rows, const Row& row) {
-  struct Call {
-    const Row& row;
-    int64_t rows;
-    std::atomic<int64_t> next{0};
-  } call{row, rows};
-  const auto work = [](void* context, int) {
-    Call& c = *static_cast<Call*>(context);
-    for (int64_t begin = c.next.fetch_add(kRowsPerTask); begin < c.rows; begin = c.next.fetch_add(kRowsPerTask)) {
-      for (int64_t r = begin; r < std::min(c.rows, begin + kRowsPerTask); ++r) c.row(r);
-    }
-  };
-  run_on_threads(static_cast<int>(std::min<int64_t>(cpu_num_threads(), rows / kRowsPerTask + 1)), work, &call);
+  const int64_t num_tasks = rows / kRowsPerTask + (rows % kRowsPerTask != 0);
+  run_tasks(
+      static_cast<int>(std::min<int64_t>(cpu_num_threads(), rows / kRowsPerTask + 1)), num_tasks, [](int) { return 0; },
+      [&](int64_t task, int) {
+        for (int64_t r = task * kRowsPerTask; r < std::min(rows, (task + 1) * kRowsPerTask); ++r) row(r);
+      });
 }
 
 /// One (batch, query, head) of a merge; `lse_index` is where its lse lies.

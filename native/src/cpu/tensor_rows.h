@@ -1,7 +1,6 @@
 // From the problem's tensors to the rows of one head that the kernels take.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 
 #include "cpu/kernels/kernels.h"

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <new>
 
-#include "cpu/thread_pool.h"
+#include "cpu/tasks.h"
 #include "cpu/variant_backward_call.h"
 #include "dispatch/dispatch.h"
 
@@ -10,56 +10,22 @@ namespace fa {
 namespace cpu {
 
 VariantBackwardScratch scratch_of(const VariantBackwardCall& call, int slot) {
-  const int64_t tile_q = call.tiles.tile_q, tile_kv = call.tiles.tile_kv;
-  const int64_t ld_k = call.layout.ld_k, ld_v = call.layout.ld_v, ld_q = call.layout.ld_q;
-  ScratchCursor cursor(call.workspace + static_cast<uint64_t>(slot) * call.layout.scratch_bytes);
+  const int64_t tile_kv = call.tiles.tile_kv, ld_q = call.layout.ld_q;
+  ScratchCursor cursor = scratch_cursor(call.workspace, call.layout, slot);
   VariantBackwardScratch s;
-  s.tile.q_rows = cursor.take(tile_q * ld_k);
-  s.tile.q_panels = cursor.take(tile_q * ld_k);
-  s.tile.grad_q_panels = cursor.take(tile_q * ld_k);
-  s.tile.grad_o_rows = cursor.take(tile_q * ld_v);
-  s.tile.grad_o_panels = cursor.take(tile_q * ld_v);
-  s.tile.k_tile = cursor.take(tile_kv * ld_k);
-  s.tile.v_tile = cursor.take(tile_kv * ld_v);
-  s.tile.p_tile = cursor.take(tile_kv * ld_q);
-  s.tile.ds_tile = cursor.take(tile_kv * ld_q);
+  s.tile = take_backward_scratch(&cursor, call.tiles, call.layout);
   s.variant.extra = cursor.take((tile_kv + 16) * ld_q);
   s.variant.lane_rows = cursor.take(int64_t{kCpuPanelQueries} * call.layout.ld_rows);
   s.variant.keep = cursor.take(tile_kv * kCpuPanelQueries);
   s.variant.seen = nullptr;
   s.variant.ld_rows = call.layout.ld_rows;
-  s.tile.neg_lse = cursor.take(tile_q);
-  s.tile.delta = cursor.take(tile_q);
   s.bias_sums = call.args.problem.variants.grad_bias ? cursor.take(tile_kv * ld_q) : nullptr;
   return s;
 }
 
 BackwardTile make_backward_tile(const VariantBackwardCall& call, int64_t sequence, int64_t head, int64_t first_query, const BackwardScratch& scratch) {
-  const BackwardArgs& args = call.args;
-  const Problem& p = args.problem;
   const CpuSequence& s = call.sequences.by_batch[sequence];
-  const int64_t head_kv = head / p.group_size(), row = s.q_begin + first_query, lse_row = (s.batch * p.heads_q + head) * p.len_q + row;
-  BackwardTile t{};
-  t.element = element_of(p.dtype);
-  t.q = rows_of(args.q, p.dtype, s.batch, head, row);
-  t.k = rows_of(args.k, p.dtype, s.batch, head_kv, s.kv_begin);
-  t.v = rows_of(args.v, p.dtype, s.batch, head_kv, s.kv_begin);
-  t.o = rows_of(args.o, p.dtype, s.batch, head, row);
-  t.grad_o = rows_of(args.grad_o, p.dtype, s.batch, head, row);
-  t.grad_q = output_rows_of(args.grad_q, p.dtype, s.batch, head, row);
-  t.lse = args.lse + lse_row;
-  t.grad_lse = args.grad_lse == nullptr ? nullptr : args.grad_lse + lse_row;
-  t.len_kv = s.len_kv;
-  t.num_queries = static_cast<int>(std::min<int64_t>(call.tiles.tile_q, s.len_q - first_query));
-  t.head_dim = static_cast<int>(p.head_dim);
-  t.head_dim_v = static_cast<int>(p.head_dim_v);
-  t.ld_k = call.layout.ld_k;
-  t.ld_v = call.layout.ld_v;
-  t.ld_q = call.layout.ld_q;
-  t.scale = p.scale;
-  t.scratch = scratch;
-  t.queries_finite = true;
-  return t;
+  return make_backward_tile(call.args, call.tiles, call.layout, {s.batch, head, s.q_begin + first_query, s.kv_begin, s.len_kv, s.len_q - first_query}, scratch);
 }
 
 namespace {
@@ -100,16 +66,9 @@ float* sums_of(const VariantBackwardCall& call, uint64_t offset_bytes, int ld, C
   return reinterpret_cast<float*>(call.workspace + offset_bytes) + ((s.batch * p.heads_kv + chain.head_kv) * p.len_kv + s.kv_begin + key) * ld;
 }
 
-void write_key_gradients(const VariantBackwardCall& call, Chain chain, KeyTile keys, const float* grad_k, const float* grad_v) {
-  const BackwardArgs& args = call.args;
-  const Problem& p = args.problem;
+void write_gradients(const VariantBackwardCall& call, Chain chain, KeyTile keys, const float* grad_k, const float* grad_v) {
   const CpuSequence& s = call.sequences.by_batch[chain.sequence];
-  const Element element = element_of(p.dtype);
-  const int64_t row = s.kv_begin + keys.begin;
-  const OutputRows out_k = output_rows_of(args.grad_k, p.dtype, s.batch, chain.head_kv, row);
-  const OutputRows out_v = output_rows_of(args.grad_v, p.dtype, s.batch, chain.head_kv, row);
-  kernels().write_rows(element, out_k, grad_k, call.layout.ld_k, keys.count, static_cast<int>(p.head_dim), p.scale);
-  kernels().write_rows(element, out_v, grad_v, call.layout.ld_v, keys.count, static_cast<int>(p.head_dim_v), 1.0f);
+  write_key_gradients(call.args, call.layout, s.batch, chain.head_kv, s.kv_begin + keys.begin, keys.count, grad_k, grad_v);
 }
 
 /// One query tile. The tasks of a chain come in the order of their turns, so that a task only waits for tasks that are running already.
@@ -142,7 +101,7 @@ void run_query_tile(const VariantBackwardCall& call, int64_t task, const Variant
     await_turn(turn, mine);
     kernels().variant_backward_accumulate(t, v, keys, visited, mine == 0, grad_k, grad_v);
     turn.store(mine + 1, std::memory_order_release);
-    if (mine == last) write_key_gradients(call, chain, keys, grad_k, grad_v);
+    if (mine == last) write_gradients(call, chain, keys, grad_k, grad_v);
   }
   kernels().backward_end(t, empty);
 }
@@ -154,28 +113,13 @@ void clear(const VariantBackwardCall& call, int64_t index) {
   for (int64_t key = 0; index < call.sequences.count && key < call.sequences.by_batch[index].len_kv; key += call.tiles.tile_kv) {
     const KeyTile keys{key, static_cast<int>(std::min<int64_t>(call.tiles.tile_kv, call.sequences.by_batch[index].len_kv - key))};
     const TileSpan seeing = seeing_tiles(call, index, key, key + keys.count);
-    for (int64_t head_kv = 0; seeing.begin == seeing.end && head_kv < p.heads_kv; ++head_kv)
-      write_key_gradients(call, {index, head_kv}, keys, nullptr, nullptr);
+    for (int64_t head_kv = 0; seeing.begin == seeing.end && head_kv < p.heads_kv; ++head_kv) write_gradients(call, {index, head_kv}, keys, nullptr, nullptr);
   }
   for_gaps(p, call.sequences, index, /*of_q=*/true, [&](const Gap& gap) { clear_gap(args.grad_q, p.dtype, p.heads_q, p.head_dim, gap); });
   for_gaps(p, call.sequences, index, /*of_q=*/false, [&](const Gap& gap) {
     clear_gap(args.grad_k, p.dtype, p.heads_kv, p.head_dim, gap);
     clear_gap(args.grad_v, p.dtype, p.heads_kv, p.head_dim_v, gap);
   });
-}
-
-void work(void* context, int slot) {
-  VariantBackwardCall& call = *static_cast<VariantBackwardCall*>(context);
-  const VariantBackwardScratch scratch = scratch_of(call, slot);
-  while (true) {
-    const int64_t task = call.next_task.fetch_add(1, std::memory_order_relaxed);
-    if (task >= call.num_tasks) return;
-    if (task < call.sequences.num_tasks()) {
-      run_query_tile(call, task, scratch);
-    } else {
-      clear(call, task - call.sequences.num_tasks());
-    }
-  }
 }
 
 }  // namespace
@@ -191,8 +135,16 @@ void cpu_variant_backward(const Plan& plan, const BackwardArgs& args) {
       read_sequences(p, args.variants, tiles, p.heads_q, workspace + layout.sequences_offset_bytes, workspace + layout.order_offset_bytes);
   Turn* const turns = reinterpret_cast<Turn*>(workspace + layout.turns_offset_bytes);
   for (uint64_t i = 0; i < layout.turns_bytes / sizeof(Turn); ++i) new (turns + i) Turn(0);
-  VariantBackwardCall call{args, tiles, layout, workspace, sequences, sequences.num_tasks() + sequences.count + 1};
-  run_on_threads(plan.threads, work, &call);
+  const VariantBackwardCall call{args, tiles, layout, workspace, sequences};
+  run_tasks(
+      plan.threads, sequences.num_tasks() + sequences.count + 1, [&](int slot) { return scratch_of(call, slot); },
+      [&](int64_t task, const VariantBackwardScratch& scratch) {
+        if (task < sequences.num_tasks()) {
+          run_query_tile(call, task, scratch);
+        } else {
+          clear(call, task - sequences.num_tasks());
+        }
+      });
   if (p.variants.grad_bias) add_bias_gradients(args, plan, call);
   if (p.variants.grad_sinks) add_sink_gradients(args, plan, call);
 }

@@ -1,6 +1,7 @@
 // What the parts of the backward pass with variants share: gradients of q, k, v (variant_backward.cpp) and those of bias and sinks (variant_gradients.cpp).
 #pragma once
 
+#include "cpu/tile_setup.h"
 #include "cpu/turn.h"
 #include "cpu/variant_call.h"
 
@@ -12,8 +13,6 @@ struct VariantBackwardCall {
   CpuVariantLayout layout;
   char* workspace;
   Sequences sequences;
-  int64_t num_tasks;
-  std::atomic<int64_t> next_task{0};
 };
 
 struct VariantBackwardScratch {

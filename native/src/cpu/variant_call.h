@@ -1,8 +1,6 @@
 // What the drivers of both passes share for problems with mask and score variants.
 #pragma once
 
-#include <atomic>
-
 #include "cpu/instruction_set.h"
 #include "cpu/kernels/variant_tile.h"
 #include "cpu/tensor_rows.h"

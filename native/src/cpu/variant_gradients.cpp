@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "cpu/thread_pool.h"
+#include "cpu/tasks.h"
 #include "cpu/variant_backward_call.h"
 
 namespace fa::cpu {
@@ -13,24 +13,7 @@ namespace {
 struct SideCall {
   const BackwardArgs& args;
   const VariantBackwardCall& call;
-  int64_t num_tasks;
-  std::atomic<int64_t> next_task{0};
 };
-
-/// Runs the tasks of a side pass: task(index, scratch slot).
-template <auto Task>
-void run_tasks(int threads, const BackwardArgs& args, const VariantBackwardCall& call, int64_t num_tasks) {
-  SideCall side{args, call, num_tasks};
-  const auto work = [](void* context, int slot) {
-    SideCall& s = *static_cast<SideCall*>(context);
-    while (true) {
-      const int64_t task = s.next_task.fetch_add(1, std::memory_order_relaxed);
-      if (task >= s.num_tasks) return;
-      Task(s, task, slot);
-    }
-  };
-  run_on_threads(threads, work, &side);
-}
 
 /// Part of the bias that one task sums.
 struct BiasTile {
@@ -83,7 +66,7 @@ void write_bias_gradient(const SideCall& side, const VariantBackwardScratch& scr
   }
 }
 
-void run_bias_task(const SideCall& side, int64_t task, int slot) {
+void run_bias_task(const SideCall& side, int64_t task, const VariantBackwardScratch& scratch) {
   const VariantBackwardCall& call = side.call;
   const Problem& p = side.args.problem;
   const PairTensor& out = side.args.grad_bias;
@@ -96,7 +79,6 @@ void run_bias_task(const SideCall& side, int64_t task, int slot) {
   bias.num_rows = static_cast<int>(std::min<int64_t>(tile_q, out.rows - bias.first_row));
   bias.head = task / column_tiles / row_tiles % out.heads;
   bias.batch = task / column_tiles / row_tiles / out.heads;
-  const VariantBackwardScratch scratch = scratch_of(call, slot);
   std::fill(scratch.bias_sums, scratch.bias_sums + static_cast<int64_t>(tile_kv) * call.layout.ld_q, 0.0f);
   // Whatever is broadcast is summed over.
   const int64_t first_sequence = out.batches == 1 ? 0 : bias.batch, end_sequence = out.batches == 1 ? call.sequences.count : bias.batch + 1;
@@ -111,7 +93,7 @@ void run_bias_task(const SideCall& side, int64_t task, int slot) {
 }
 
 /// grad_sink = -sum over queries of exp(sink - lse) (grad_o . o - grad_lse).
-void run_sink_task(const SideCall& side, int64_t head, int) {
+void run_sink_task(const SideCall& side, int64_t head) {
   const BackwardArgs& args = side.args;
   const Problem& p = args.problem;
   constexpr int kMaxHeadDim = 512;
@@ -143,11 +125,16 @@ void run_sink_task(const SideCall& side, int64_t head, int) {
 void add_bias_gradients(const BackwardArgs& args, const Plan& plan, const VariantBackwardCall& call) {
   const PairTensor& out = args.grad_bias;
   const int64_t row_tiles = tiles_of(out.rows, call.tiles.tile_q), column_tiles = tiles_of(args.problem.max_len_kv(), call.tiles.tile_kv);
-  run_tasks<run_bias_task>(plan.threads, args, call, out.batches * out.heads * row_tiles * column_tiles);
+  const SideCall side{args, call};
+  run_tasks(
+      plan.threads, out.batches * out.heads * row_tiles * column_tiles, [&](int slot) { return scratch_of(call, slot); },
+      [&](int64_t task, const VariantBackwardScratch& scratch) { run_bias_task(side, task, scratch); });
 }
 
 void add_sink_gradients(const BackwardArgs& args, const Plan& plan, const VariantBackwardCall& call) {
-  run_tasks<run_sink_task>(plan.threads, args, call, args.problem.heads_q);
+  const SideCall side{args, call};
+  run_tasks(
+      plan.threads, args.problem.heads_q, [](int) { return 0; }, [&](int64_t head, int) { run_sink_task(side, head); });
 }
 
 }  // namespace fa::cpu

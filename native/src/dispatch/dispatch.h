@@ -36,6 +36,9 @@ void cpu_backward(const Plan& plan, const BackwardArgs& args);   // src/cpu
 void cpu_dropout_mask(const DropoutMaskArgs& args);              // src/cpu
 void cpu_merge(const MergeArgs& args);                           // src/cpu
 void cpu_merge_backward(const MergeArgs& args);                  // src/cpu
+void cuda_dropout_mask(const DropoutMaskArgs& args);             // src/kernels/sm80/operations
+void cuda_merge(const MergeArgs& args);                          // src/kernels/sm80/operations
+void cuda_merge_backward(const MergeArgs& args);                 // src/kernels/sm80/operations
 void sm80_forward(const Plan& plan, const ForwardArgs& args);    // src/kernels/sm80/forward
 void sm80_backward(const Plan& plan, const BackwardArgs& args);  // src/kernels/sm80/backward
 void sm90_forward(const Plan& plan, const ForwardArgs& args);    // src/kernels/sm90/forward

@@ -23,6 +23,7 @@ const int kNumKernelFamilies = sizeof(kKernelFamilies) / sizeof(kKernelFamilies[
 
 const OperationTable kOperations[] = {
     {FA_DEVICE_CPU, cpu_dropout_mask, cpu_merge, cpu_merge_backward},
+    {FA_DEVICE_CUDA, cuda_dropout_mask, cuda_merge, cuda_merge_backward},
 };
 const int kNumOperations = sizeof(kOperations) / sizeof(kOperations[0]);
 

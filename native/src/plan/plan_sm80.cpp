@@ -32,14 +32,17 @@ bool refuse(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
     why_not->set("head_dim and head_dim_v must be multiples of 8, got %lld and %lld", number(problem.head_dim), number(problem.head_dim_v));
   } else if (problem.len_q > kMaxLength || problem.len_kv > kMaxLength) {
     why_not->set("len_q and len_kv may be at most %lld, got %lld and %lld", number(kMaxLength), number(problem.len_q), number(problem.len_kv));
+  } else if (problem.variants.sequences.given && sequence_rows(problem) > kMaxLength) {
+    why_not->set("its workspace takes %lld sequences and %lld queries as %lld rows, at most %lld can be", number(problem.num_sequences()),
+                 number(problem.len_q), number(sequence_rows(problem)), number(kMaxLength));
   } else {
     return false;
   }
   return true;
 }
 
-/// Variants that plans are made for: 0 while the modified kernels have run on no GPU, then kModifiedVariants.
-constexpr uint32_t kPlannedVariants = 0;
+/// Variants that plans are made for.
+constexpr uint32_t kPlannedVariants = kModifiedVariants;
 
 /// First row of a table that is wide enough and whose shared memory the device has; rows are sorted by width, then by preference. -1 if there is none.
 template <class Variant, int kNum>
@@ -70,14 +73,18 @@ void set_name(const char* row, const Problem& problem, Plan* plan) {
                 problem.dtype == DType::kFloat16 ? "f16" : "bf16");
 }
 
-/// Blocks of a grid over tiles x batch x heads. False, with the reason, if the grid would be too large.
-bool set_blocks(int64_t tiles, const Problem& problem, int64_t heads, Plan* plan, Reason* why_not) {
-  if (tiles > 0 && problem.batch > 0 && problem.batch > kMaxBlocks / heads / tiles) {
-    why_not->set("batch * heads * tiles = %lld * %lld * %lld blocks exceed %lld", static_cast<long long>(problem.batch), static_cast<long long>(heads),
+/// Blocks of a grid over tiles of so many queries or keys x heads, batch by batch or as many as sequences may have together. False, with the reason, if the
+/// grid would be too large.
+bool set_blocks(const Problem& problem, bool of_q, int tile_rows, Plan* plan, Reason* why_not) {
+  const bool sequences = problem.variants.sequences.given;
+  const int64_t heads = of_q ? problem.heads_q : problem.heads_kv, batch = sequences ? 1 : problem.batch;
+  const int64_t tiles = sequences ? sequence_tiles(problem, of_q, tile_rows) : ceil_div(of_q ? problem.len_q : problem.len_kv, tile_rows);
+  if (tiles > 0 && batch > 0 && batch > kMaxBlocks / heads / tiles) {
+    why_not->set("batch * heads * tiles = %lld * %lld * %lld blocks exceed %lld", static_cast<long long>(batch), static_cast<long long>(heads),
                  static_cast<long long>(tiles), static_cast<long long>(kMaxBlocks));
     return false;
   }
-  plan->blocks = tiles * problem.batch * heads;
+  plan->blocks = tiles * batch * heads;
   return true;
 }
 
@@ -90,7 +97,8 @@ bool plan_forward(const Problem& problem, const DeviceCaps& caps, Plan* plan, Re
     return false;
   }
   const ForwardVariant& variant = kForward[index];
-  if (!set_blocks(ceil_div(problem.len_q, variant.tile_q), problem, problem.heads_q, plan, why_not)) {
+  const bool sequences = problem.variants.sequences.given;
+  if (!set_blocks(problem, /*of_q=*/true, variant.tile_q, plan, why_not)) {
     return false;
   }
   plan->variant = index;
@@ -99,7 +107,8 @@ bool plan_forward(const Problem& problem, const DeviceCaps& caps, Plan* plan, Re
   plan->stages = variant.stages;
   plan->threads = 32 * variant.warps;
   plan->registers_per_thread = register_budget(variant.warps, variant.blocks_per_sm);
-  plan->launches = plan->blocks > 0 ? 1 : 0;
+  plan->launches = (plan->blocks > 0 ? 1 : 0) + (sequences ? 1 : 0);
+  plan->workspace_bytes = sequences ? sequence_table_bytes(sequence_tiles(problem, true, variant.tile_q)) : 0;
   plan->shared_memory_bytes = forward_shared_bytes(variant);
   set_name(variant.name, problem, plan);
   plan->reason.set("head dims %lld and %lld fit %d columns; %d query rows per block, %d per warp, %d blocks per multiprocessor; rows copied %s",
@@ -118,8 +127,7 @@ bool plan_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, R
   }
   const BackwardVariant& variant = kBackward[index];
   // The passes over query rows have the larger grid where there are more of them; both must fit.
-  if (!set_blocks(ceil_div(problem.len_q, variant.tile_q), problem, problem.heads_q, plan, why_not) ||
-      !set_blocks(ceil_div(problem.len_kv, variant.tile_kv), problem, problem.heads_kv, plan, why_not)) {
+  if (!set_blocks(problem, /*of_q=*/true, variant.tile_q, plan, why_not) || !set_blocks(problem, /*of_q=*/false, variant.tile_kv, plan, why_not)) {
     return false;
   }
   const int warps = variant.warps_kv * variant.warps_q;
@@ -129,9 +137,9 @@ bool plan_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, R
   plan->stages = variant.stages;
   plan->threads = 32 * warps;
   plan->registers_per_thread = register_budget(warps, variant.blocks_per_sm);
-  plan->launches = 3 + (problem.variants.grad_sinks ? 1 : 0);
+  plan->launches = 3 + (problem.variants.grad_sinks ? 1 : 0) + (problem.variants.grad_bias ? 1 : 0) + (problem.variants.sequences.given ? 1 : 0);
   plan->shared_memory_bytes = backward_shared_bytes(variant);
-  plan->workspace_bytes = backward_workspace(problem.batch * problem.heads_q, problem.len_q, variant.padded_dim, problem.deterministic).total_bytes;
+  plan->workspace_bytes = backward_workspace(problem, variant).total_bytes;
   set_name(variant.name, problem, plan);
   plan->reason.set("head dims %lld and %lld fit %d columns; %d keys per block, %d shared bytes of %lld; grad_q %s", static_cast<long long>(problem.head_dim),
                    static_cast<long long>(problem.head_dim_v), variant.padded_dim, variant.tile_kv, backward_shared_bytes(variant),

@@ -4,7 +4,8 @@
 
 #include <cstdint>
 
-#include "plan/variants.h"
+#include "plan/problem.h"
+#include "plan/sequence_tables.h"
 
 namespace fa::sm80 {
 
@@ -33,11 +34,11 @@ constexpr int forward_shared_bytes(const ForwardVariant& v) {
          + 128;                                                    // addresses
 }
 
-inline constexpr ForwardVariant kForward[] = {
-    {"sm80_forward_d64", 64, 128, 128, 4, 1, false, 2},
-    {"sm80_forward_d128", 128, 128, 64, 4, 1, false, 2},
-    {"sm80_forward_d192", 192, 64, 64, 4, 1, false, 2},
-    {"sm80_forward_d256", 256, 64, 64, 4, 1, false, 2},
+inline constexpr ForwardVariant kForward[] =
+    {
+        {"sm80_forward_d64", 64, 128, 128, 4, 1, false, 2}, {"sm80_forward_d128", 128, 128, 64, 4, 1, false, 2},
+        {"sm80_forward_d192", 192, 64, 64, 4, 1, false, 2}, {"sm80_forward_d256", 256, 64, 64, 4, 1, false, 2},
+        {"sm80_forward_d64", 64, 128, 64, 4, 1, false, 2},  // with ModifiedScores only: tiles half as wide leave registers for the modifications
 };
 inline constexpr int kNumForward = sizeof(kForward) / sizeof(kForward[0]);
 
@@ -85,7 +86,8 @@ struct GradQVariant {
 };
 
 constexpr int grad_q_shared_bytes(const GradQVariant& v) {
-  return 2 * v.padded_dim * 2 * (v.tile_q + v.tile_kv);
+  return 2 * v.padded_dim * 2 * (v.tile_q + v.tile_kv)  // q, grad_o, k, v
+         + 128;                                         // the tile
 }
 
 inline constexpr GradQVariant kGradQ[] = {
@@ -95,16 +97,42 @@ inline constexpr GradQVariant kGradQ[] = {
     {"sm80_grad_q_d256", 256, 64, 32, 4, 2},
 };
 inline constexpr int kNumGradQ = sizeof(kGradQ) / sizeof(kGradQ[0]);
+/// tile_q of every row: sequences have one table of query tiles.
+inline constexpr int kGradQRows = 64;
+
+/// Gradient of the bias: a kernel of its own computes S and dP once more, tile of the bias by tile, and sums over the batches, heads and rows that the bias is
+/// the same for in registers, always in the same order.
+struct GradBiasVariant {
+  const char* name;
+  int padded_dim;
+  int tile_q;
+  int tile_kv;
+  int stages;  ///< 2: q and k have a place of their own beside grad_o and v
+  int blocks_per_sm;
+};
+
+constexpr int grad_bias_shared_bytes(const GradBiasVariant& v) {
+  return 2 * v.padded_dim * v.stages * (v.tile_q + v.tile_kv);
+}
+
+inline constexpr int kGradBiasThreads = 128;
+
+inline constexpr GradBiasVariant kGradBias[] = {
+    {"sm80_grad_bias_d64", 64, 64, 128, 2, 2},
+    {"sm80_grad_bias_d128", 128, 64, 128, 2, 2},
+    {"sm80_grad_bias_d256", 256, 64, 64, 1, 2},
+};
+inline constexpr int kNumGradBias = sizeof(kGradBias) / sizeof(kGradBias[0]);
 
 /// Rows of the tables that are also compiled with ModifiedScores (attention/score_policy.cuh), for problems that set a variant. Few, since each takes as long
 /// to compile as several plain ones: head_dim 192 is padded to 256, and the last row of kModifiedBackward is for little shared memory.
-inline constexpr int kModifiedForward[] = {0, 1, 3};
+inline constexpr int kModifiedForward[] = {4, 1, 3};
 inline constexpr int kModifiedBackward[] = {0, 1, 5, 6};
 inline constexpr int kModifiedGradQ[] = {0, 1, 3};
 
 /// What they compute (a set of VariantBit).
-inline constexpr uint32_t kModifiedVariants =
-    kVariantWindow | kVariantChunk | kVariantSoftcap | kVariantAlibi | kVariantBias | kVariantVisible | kVariantBlockMask | kVariantSinks | kVariantDropout;
+inline constexpr uint32_t kModifiedVariants = kVariantWindow | kVariantChunk | kVariantSoftcap | kVariantAlibi | kVariantBias | kVariantGradBias |
+                                              kVariantVisible | kVariantBlockMask | kVariantSinks | kVariantDropout | kVariantSequences;
 
 /// Index of a row within such a list; -1 if it is not there.
 template <int kNum>
@@ -117,13 +145,19 @@ constexpr int place_of(int row, const int (&rows)[kNum]) {
 
 /// Query rows of one head in the workspace, a whole number of tiles of every variant; rows past len_q hold values that contribute nothing.
 inline constexpr int kRowPadding = 128;
+static_assert(kRowPadding == kSequenceRowPadding, "parts of the workspace");
 
 /// Layout of the backward workspace: per (batch, query head) padded_rows floats of log-sum-exp in base 2, as many of delta, then unless deterministic
-/// padded_rows * padded_dim floats of grad_q in the order of the kernel's fragments.
+/// padded_rows * padded_dim floats of grad_q in the order of the kernel's fragments. With sequences of different lengths padded_rows are those of all sequences
+/// of a query head, and behind the rest lie tables of key tiles and of query tiles of kGradQRows rows (plan/sequence_tables.h).
 struct BackwardWorkspace {
+  int64_t heads = 0;        ///< parts of padded_rows rows
   int64_t padded_rows = 0;  ///< per head
   uint64_t delta_offset_bytes = 0;
   uint64_t grad_q_offset_bytes = 0;
+  uint64_t key_table_offset_bytes = 0;
+  uint64_t query_table_offset_bytes = 0;
+  uint64_t by_number_offset_bytes = 0;  ///< a record per sequence, if the gradient of a bias is wanted
   uint64_t total_bytes = 0;
 };
 
@@ -137,13 +171,19 @@ constexpr int register_budget(int warps, int blocks_per_sm) {
   return per_thread > 255 ? 255 : per_thread;
 }
 
-constexpr BackwardWorkspace backward_workspace(int64_t heads, int64_t len_q, int padded_dim, bool deterministic) {
+inline BackwardWorkspace backward_workspace(const Problem& problem, const BackwardVariant& variant) {
+  const bool sequences = problem.variants.sequences.given;
   BackwardWorkspace w;
-  w.padded_rows = ceil_div(len_q, kRowPadding) * kRowPadding;
-  const uint64_t rows = static_cast<uint64_t>(heads) * static_cast<uint64_t>(w.padded_rows);
+  w.heads = sequences ? problem.heads_q : problem.batch * problem.heads_q;
+  w.padded_rows = sequences ? sequence_rows(problem) : ceil_div(problem.len_q, kRowPadding) * kRowPadding;
+  const uint64_t rows = static_cast<uint64_t>(w.heads) * static_cast<uint64_t>(w.padded_rows);
   w.delta_offset_bytes = rows * sizeof(float);
   w.grad_q_offset_bytes = 2 * rows * sizeof(float);
-  w.total_bytes = w.grad_q_offset_bytes + (deterministic ? 0 : rows * static_cast<uint64_t>(padded_dim) * sizeof(float));
+  w.key_table_offset_bytes = w.grad_q_offset_bytes + (problem.deterministic ? 0 : rows * static_cast<uint64_t>(variant.padded_dim) * sizeof(float));
+  w.query_table_offset_bytes = w.key_table_offset_bytes + (sequences ? sequence_table_bytes(sequence_tiles(problem, false, variant.tile_kv)) : 0);
+  w.by_number_offset_bytes = w.query_table_offset_bytes + (sequences ? sequence_table_bytes(sequence_tiles(problem, true, kGradQRows)) : 0);
+  w.total_bytes = w.by_number_offset_bytes;
+  if (sequences && problem.variants.grad_bias) w.total_bytes += static_cast<uint64_t>(problem.num_sequences()) * kSequenceTileBytes;
   return w;
 }
 

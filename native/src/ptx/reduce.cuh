@@ -13,13 +13,6 @@ __device__ __forceinline__ void load_v4(const float* g_source, float& x, float& 
   asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];\n" : "=f"(x), "=f"(y), "=f"(z), "=f"(w) : "l"(g_source) : "memory");
 }
 
-/// Adds one and returns what was there; acquire and release for the device. atom.acq_rel.gpu.global.add.s32
-__device__ __forceinline__ int atomic_increment_acq_rel(int* g_counter) {
-  int before;
-  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;\n" : "=r"(before) : "l"(g_counter) : "memory");
-  return before;
-}
-
 /// Adds one; release for the device. red.release.gpu.global.add.s32
 __device__ __forceinline__ void increment_release(int* g_counter) {
   asm volatile("red.release.gpu.global.add.s32 [%0], 1;\n" ::"l"(g_counter) : "memory");

@@ -7,11 +7,10 @@ internal sealed unsafe class MergeProblem : IDisposable
 {
     private const double U = 1.0 / (1 << 24);
 
-    private static readonly long[] Sizes = [2, 5, 3, 8];
-    private static readonly int Rows = (int)(Sizes[0] * Sizes[1] * Sizes[2]);
-    private static readonly int Width = (int)Sizes[3];
+    private const int Rows = 2 * 5 * 3;
 
     private readonly TestDevice device;
+    private readonly long[] sizes;
     private readonly int parts;
     private readonly ElementFormat partFormat;
     private readonly ElementFormat format;
@@ -33,6 +32,8 @@ internal sealed unsafe class MergeProblem : IDisposable
     public MergeProblem(TestDevice device, int parts, ElementFormat partFormat, ElementFormat format, bool gradLse)
     {
         (this.device, this.parts, this.partFormat, this.format, this.gradLse) = (device, parts, partFormat, format, gradLse);
+        // Whole pieces of 16 bytes, none, and more columns than a warp takes at a time.
+        sizes = [2, 5, 3, parts switch { 2 => 7, 3 => 520, _ => 8 }];
         var random = new GaussianSource(parts * 100 + partFormat.Code * 10 + format.Code);
         partO = Enumerable.Range(0, parts).Select(_ => Fill(Rows * Width, () => partFormat.Round(random.Next()))).ToArray();
         partLse = Enumerable.Range(0, parts).Select(_ => Fill(Rows, () => (float)(4 * random.Next()))).ToArray();
@@ -54,6 +55,8 @@ internal sealed unsafe class MergeProblem : IDisposable
         gradOs.Store(gradO);
         gradLses.Store(gradLseValues);
     }
+
+    private int Width => (int)sizes[3];
 
     public fa_status Forward() => Run(backward: false, [o, lse]);
 
@@ -167,10 +170,10 @@ internal sealed unsafe class MergeProblem : IDisposable
 
     private TensorBuffer[] Vectors() => Enumerable.Range(0, parts).Select(_ => Vector()).ToArray();
 
-    private TensorBuffer Tensor(ElementFormat of, Layout layout = Layout.Bshd) => TensorStorage.Allocate(device, of, Sizes, layout, blocks);
+    private TensorBuffer Tensor(ElementFormat of, Layout layout = Layout.Bshd) => TensorStorage.Allocate(device, of, sizes, layout, blocks);
 
     private TensorBuffer Vector() =>
-        TensorStorage.Allocate(device, ElementFormat.Float32, [Sizes[0], Sizes[1], Sizes[2], 1], [Sizes[1] * Sizes[2], 1, Sizes[1], 1], 0, blocks);
+        TensorStorage.Allocate(device, ElementFormat.Float32, [sizes[0], sizes[1], sizes[2], 1], [sizes[1] * sizes[2], 1, sizes[1], 1], 0, blocks);
 
     private static double[] Fill(int count, Func<double> value) => Enumerable.Range(0, count).Select(_ => value()).ToArray();
 }

@@ -63,6 +63,8 @@ static std::string modifications_name(const CaseOptions& options) {
   add("block mask", options.block_mask);
   add("sinks", static_cast<int>(options.sinks));
   add("dropout", options.dropout);
+  constexpr const char* kPlacements[] = {"", ", padded", ", left padded", ", packed", ", packed with gaps", ", packed with gaps in front"};
+  text << kPlacements[static_cast<int>(options.placement)];
   return text.str();
 }
 
@@ -100,8 +102,11 @@ AttentionCase::AttentionCase(const CaseOptions& options) : options_(options) {
   lse_.assign(static_cast<size_t>(options.batch * options.heads_q * options.len_q), std::numeric_limits<float>::quiet_NaN());
   poison();
   make_modifications();
+  // With sequences the modifications hide what the causal mask does, whose offset is each sequence's own.
+  const bool causal = problem_.is_causal() && !has_sequences();
   const int causal_offset = static_cast<int>(problem_.causal_offset());
-  expected_ = attention_reference({problem_.scale, problem_.is_causal(), causal_offset, reference_modifications()}, q_, k_, v_, grad_o_);
+  expected_ = attention_reference({problem_.scale, causal, causal_offset, reference_modifications()}, q_, k_, v_, grad_o_);
+  if (has_sequences()) place_sequences();
 }
 
 HalfTensor AttentionCase::random_tensor(int seq, int heads, int dim) {
@@ -147,15 +152,18 @@ fa::sm80::ForwardParams AttentionCase::forward_params(const fa::sm80::ForwardVar
 }
 
 void AttentionCase::fill_workspace(const fa::sm80::BackwardVariant& variant) {
-  const int64_t heads = problem_.batch * problem_.heads_q;
-  padded_rows_ = fa::sm80::backward_workspace(heads, problem_.len_q, variant.padded_dim, options_.deterministic).padded_rows;
-  const size_t rows = static_cast<size_t>(heads * padded_rows_);
+  const fa::sm80::BackwardWorkspace workspace = fa::sm80::backward_workspace(problem_, variant);
+  padded_rows_ = workspace.padded_rows;
+  const size_t rows = static_cast<size_t>(workspace.heads * padded_rows_);
   lse_log2_.assign(rows, std::numeric_limits<float>::infinity());
   delta_.assign(rows, 0.0f);
   accumulator_.assign(options_.deterministic ? 0 : rows * static_cast<size_t>(variant.padded_dim), 0.0f);
   for (size_t i = 0; i < expected_.lse.size(); ++i) {
     if (expected_.lse[i] == -std::numeric_limits<double>::infinity()) continue;
-    const size_t row = i / static_cast<size_t>(options_.len_q) * static_cast<size_t>(padded_rows_) + i % static_cast<size_t>(options_.len_q);
+    const int head_index = static_cast<int>(i) / options_.len_q, query = static_cast<int>(i) % options_.len_q, b = head_index / options_.heads_q;
+    if (has_sequences() && query >= len_of(b, true)) continue;
+    const int64_t part = has_sequences() ? head_index % options_.heads_q : head_index;
+    const size_t row = static_cast<size_t>(part * padded_rows_ + (has_sequences() ? workspace_row(b, query) : query));
     lse_log2_[row] = static_cast<float>(expected_.lse[i]) * fa::sm80::kLog2E;
     delta_[row] = static_cast<float>(expected_.delta[i]);
   }
@@ -185,33 +193,38 @@ fa::sm80::BackwardParams AttentionCase::backward_params(const fa::sm80::Backward
   params.shape = fa::sm80::shape_of(problem_);
   params.num_q_tiles = static_cast<int>(fa::sm80::ceil_div(options_.len_q, variant.tile_q));
   params.order.num_tiles = static_cast<int>(fa::sm80::ceil_div(options_.len_kv, variant.tile_kv));
-  params.order.num_heads = options_.batch * options_.heads_kv;
+  params.order.num_heads = (has_sequences() ? 1 : options_.batch) * options_.heads_kv;
   return params;
 }
 
 fa::sm80::BackwardParams AttentionCase::grad_q_params(const fa::sm80::BackwardParams& main, const fa::sm80::GradQVariant& variant) const {
   fa::sm80::BackwardParams params = main;
   params.order.num_tiles = static_cast<int>(fa::sm80::ceil_div(options_.len_q, variant.tile_q));
-  params.order.num_heads = options_.batch * options_.heads_q;
+  params.order.num_heads = (has_sequences() ? 1 : options_.batch) * options_.heads_q;
   return params;
 }
 
 void AttentionCase::compare_forward() const {
-  compare("o", o_.values(), expected_.o, kOutputTolerance);
-  compare("lse", {lse_.begin(), lse_.end()}, expected_.lse, kLseTolerance);
+  compare("o", o_.values(), expected_at_places(expected_.o, o_, true), kOutputTolerance);
+  compare("lse", {lse_.begin(), lse_.end()}, expected_lse(), kLseTolerance);
 }
 
 void AttentionCase::compare_grad_kv() const {
-  compare("grad_k", grad_k_.values(), expected_.grad_k, gradient_bound(expected_.grad_k));
-  compare("grad_v", grad_v_.values(), expected_.grad_v, gradient_bound(expected_.grad_v));
+  compare("grad_k", grad_k_.values(), expected_at_places(expected_.grad_k, grad_k_, false), gradient_bound(expected_.grad_k));
+  compare("grad_v", grad_v_.values(), expected_at_places(expected_.grad_v, grad_v_, false), gradient_bound(expected_.grad_v));
 }
 
 void AttentionCase::compare_grad_sinks(const std::vector<float>& actual) const {
   compare("grad_sinks", {actual.begin(), actual.end()}, expected_.grad_sinks, gradient_bound(expected_.grad_sinks));
 }
 
+void AttentionCase::compare_grad_bias(const std::vector<uint32_t>& memory) const {
+  const std::vector<double> expected = expected_grad_bias();
+  compare("grad_bias", grad_bias_values(memory), expected, gradient_bound(expected));
+}
+
 void AttentionCase::compare_grad_q() const {
-  compare("grad_q", grad_q_.values(), expected_.grad_q, gradient_bound(expected_.grad_q));
+  compare("grad_q", grad_q_.values(), expected_at_places(expected_.grad_q, grad_q_, true), gradient_bound(expected_.grad_q));
 }
 
 void AttentionCase::compare_accumulator(const fa::sm80::BackwardVariant& variant) const {
@@ -220,6 +233,10 @@ void AttentionCase::compare_accumulator(const fa::sm80::BackwardVariant& variant
   std::vector<double> actual;
   for (int b = 0; b < options_.batch; ++b) {
     for (int i = 0; i < options_.len_q; ++i) {
+      if (has_sequences() && i >= len_of(b, true)) {
+        actual.insert(actual.end(), static_cast<size_t>(options_.heads_q * options_.head_dim), 0.0);
+        continue;
+      }
       for (int h = 0; h < options_.heads_q; ++h) {
         for (int d = 0; d < options_.head_dim; ++d) {
           const int tile = i / variant.tile_q, row = i % variant.tile_q, group = d / 8, col = d % 8;
@@ -227,7 +244,8 @@ void AttentionCase::compare_accumulator(const fa::sm80::BackwardVariant& variant
           const int block = row / 16 / warp_rows, warp_group = 2 * (group / 2 / warp_cols) + group % 2;
           const int element = (block * groups + warp_group) * 4 + row / 8 % 2 * 2 + col % 2;
           const int lane = row % 8 * 4 + col / 2;
-          const int64_t tile_row = (b * options_.heads_q + h) * padded_rows_ + tile * variant.tile_q;
+          const int64_t part = has_sequences() ? h * padded_rows_ + workspace_row(b, 0) : (b * options_.heads_q + h) * padded_rows_;
+          const int64_t tile_row = part + tile * variant.tile_q;
           const int64_t index = tile_row * variant.padded_dim + warp * 32 * blocks * groups * 4 + element * 32 + lane;
           actual.push_back(static_cast<double>(accumulator_[static_cast<size_t>(index)]) * problem_.scale);
         }

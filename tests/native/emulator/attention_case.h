@@ -12,6 +12,10 @@
 
 namespace fa_test {
 
+/// Where sequences of different lengths lie: one per batch entry, at its start or at its end; or one behind the other, with unused places between and behind
+/// them, in front of or behind the used ones.
+enum class Placement { kFull, kPadded, kLeftPadded, kPacked, kPackedWithGaps, kPackedLeftPadded };
+
 /// The tensor that gets a NaN (v: an infinity) in one row of every head.
 enum class Poisoned { kNothing, kQ, kK, kV, kGradO };
 
@@ -26,12 +30,16 @@ struct CaseOptions {
   int window_left = -1, window_right = -1;  ///< of a window mask
   int chunk = 0;
   float softcap = 0.0f;
-  int alibi = 0;       ///< 1: slopes per head, 2: per batch and head
-  int bias = 0;        ///< 1: float32 of every pair, 2: 16 bits, the same for all heads and queries; some of it -infinity
-  int visible = 0;     ///< 1: of every pair, 2: of keys
-  int block_mask = 0;  ///< extent of a block
+  int alibi = 0;    ///< 1: slopes per head, 2: per batch and head
+  int bias = 0;     ///< 1: float32 of every pair, 2: 16 bits, the same for all heads and queries, 3: 16 bits, the same for all batches and heads, 4: float32,
+                    ///< the same for all batches and queries; some of it -infinity
+  int visible = 0;  ///< 1: of every pair, 2: of keys
+  int block_mask = 0;     ///< extent of a block
+  int block_density = 0;  ///< one block of so many is shown; 0: three of four
   bool sinks = false;
   float dropout = 0.0f;
+  Placement placement = Placement::kFull;
+  std::vector<int> lens_q{}, lens_kv{};  ///< of the batch entries, at most len_q and len_kv, unless placement is kFull
   std::string name() const;
 };
 
@@ -44,6 +52,9 @@ class AttentionCase {
   fa::sm80::ForwardParams forward_params(const fa::sm80::ForwardVariant& variant);
   /// For the main kernel, with the workspace as the prepare kernel leaves it.
   fa::sm80::BackwardParams backward_params(const fa::sm80::BackwardVariant& variant);
+  /// For the kernel that reads the lengths: tables in memory of the case, of tiles of so many queries or keys, and outputs to fill.
+  fa::SequenceJob forward_job(int tile_rows);
+  fa::SequenceJob backward_job(int key_rows, int query_rows);
   /// The same for the kernel of a deterministic grad_q.
   fa::sm80::BackwardParams grad_q_params(const fa::sm80::BackwardParams& main, const fa::sm80::GradQVariant& variant) const;
 
@@ -51,16 +62,43 @@ class AttentionCase {
   void compare_grad_kv() const;
   /// grad_q as the deterministic kernel writes it.
   void compare_grad_q() const;
+  /// Arguments of the grad_bias kernel, which writes into the tensor given here.
+  fa::sm80::GradBiasParams grad_bias_params(const fa::sm80::ModifiedBackwardParams& main, const fa::sm80::GradBiasVariant& variant,
+                                            std::vector<uint32_t>* memory) const;
+  void compare_grad_bias(const std::vector<uint32_t>& memory) const;
   void compare_grad_sinks(const std::vector<float>& actual) const;
   /// grad_q in the accumulator of the main kernel, in the order of its fragments.
   void compare_accumulator(const fa::sm80::BackwardVariant& variant) const;
 
  private:
+  /// A place of a sequence along the sequence dimension of the tensors.
+  struct Place {
+    int batch, begin, end;  ///< places
+    int first;              ///< used position of the first element
+  };
+  bool has_sequences() const { return options_.placement != Placement::kFull; }
+  bool packed() const { return options_.placement >= Placement::kPacked; }
+  int len_of(int b, bool of_q) const;
+  Place place_of(int b, bool of_q) const;
+  /// Position of element i of sequence b, or the row of the workspace of query i, per head.
+  int position_of(int b, int i, bool of_q) const { return place_of(b, of_q).first + i; }
+  int workspace_row(int b, int i) const;
+  /// Moves the tensors from (sequence, element) to their places; what is used by none is NaN.
+  void place_sequences();
+  HalfTensor placed(const HalfTensor& tensor, bool of_q) const;
+  /// What an output like the tensor must hold: 0 outside of all sequences.
+  std::vector<double> expected_at_places(const std::vector<double>& expected, const HalfTensor& output, bool of_q) const;
+  std::vector<double> expected_lse() const;
+  fa::SequenceTableJob new_table(bool of_q, int tile_rows);
+
   HalfTensor random_tensor(int seq, int heads, int dim);
   void poison();
   /// Random tensors for the modifications that the options ask for.
   void make_modifications();
   Modifications reference_modifications() const;
+  std::vector<double> expected_grad_bias() const;
+  /// The gradient in memory, 32 or 16 bits each.
+  std::vector<double> grad_bias_values(const std::vector<uint32_t>& memory) const;
   void fill_workspace(const fa::sm80::BackwardVariant& variant);
 
   CaseOptions options_;
@@ -72,6 +110,8 @@ class AttentionCase {
   std::vector<float> slopes_, sinks_, bias_;
   std::vector<uint16_t> bias16_;
   std::vector<uint8_t> visible_, block_mask_;
+  std::vector<int32_t> cu_q_, cu_kv_, used_q_, used_kv_;
+  std::vector<std::vector<int32_t>> tables_;
   Reference expected_;
 };
 

@@ -2,6 +2,7 @@
 #include <cuda_fp16.h>
 
 #include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -46,14 +47,26 @@ std::vector<uint8_t> random_flags(int count) {
   return flags;
 }
 
-/// (batch, heads, rows, columns), or where broadcast (batch, 1, 1, columns).
-fa::PairTensor pair_tensor(void* data, int heads, int rows, int columns, bool broadcast) {
+/// (batches, heads, rows, columns), contiguous; an extent of 1 broadcasts.
+fa::PairTensor pair_tensor(void* data, int batches, int heads, int rows, int columns) {
   fa::PairTensor tensor;
   tensor.data = data;
-  tensor.row_stride = broadcast ? 0 : columns;
-  tensor.head_stride = broadcast ? 0 : static_cast<int64_t>(rows) * columns;
-  tensor.batch_stride = broadcast ? columns : heads * tensor.head_stride;
+  tensor.batches = batches;
+  tensor.heads = heads;
+  tensor.rows = rows;
+  tensor.row_stride = rows > 1 ? columns : 0;
+  tensor.head_stride = heads > 1 ? static_cast<int64_t>(rows) * columns : 0;
+  tensor.batch_stride = batches > 1 ? static_cast<int64_t>(heads) * rows * columns : 0;
   return tensor;
+}
+
+fa::PairTensor bias_tensor(void* data, const CaseOptions& o) {
+  const bool per_batch = o.bias == 1 || o.bias == 2, per_head = o.bias == 1 || o.bias == 4, per_row = o.bias == 1 || o.bias == 3;
+  return pair_tensor(data, per_batch ? o.batch : 1, per_head ? o.heads_q : 1, per_row ? o.len_q : 1, o.len_kv);
+}
+
+bool is_float(int bias) {
+  return bias == 1 || bias == 4;
 }
 
 size_t place(const fa::PairTensor& tensor, int b, int h, int row, int column) {
@@ -73,7 +86,7 @@ void AttentionCase::make_modifications() {
   v.alibi = o.alibi > 0;
   v.sinks = o.sinks;
   v.bias = o.bias > 0;
-  v.bias_dtype = o.bias == 1 ? fa::DType::kFloat32 : fa::DType::kFloat16;
+  v.bias_dtype = is_float(o.bias) ? fa::DType::kFloat32 : fa::DType::kFloat16;
   v.visible = o.visible > 0;
   v.block_mask = o.block_mask > 0;
   v.block_q = v.block_kv = o.block_mask;
@@ -90,17 +103,20 @@ void AttentionCase::make_modifications() {
       if (g_random() % 8 == 0) bias = -kInfinity;
     }
     for (float& bias : bias_) bias16_.push_back(__float2half_rn(bias).bits);
-    void* data = o.bias == 1 ? static_cast<void*>(bias_.data()) : static_cast<void*>(bias16_.data());
-    variant_args_.bias = pair_tensor(data, o.heads_q, o.len_q, o.len_kv, o.bias == 2);
+    void* data = is_float(o.bias) ? static_cast<void*>(bias_.data()) : static_cast<void*>(bias16_.data());
+    variant_args_.bias = bias_tensor(data, o);
   }
   if (v.visible) {
     visible_ = random_flags(heads * o.len_q * o.len_kv);
-    variant_args_.visible = pair_tensor(visible_.data(), o.heads_q, o.len_q, o.len_kv, o.visible == 2);
+    variant_args_.visible = pair_tensor(visible_.data(), o.batch, o.visible == 2 ? 1 : o.heads_q, o.visible == 2 ? 1 : o.len_q, o.len_kv);
   }
   if (v.block_mask) {
     const int rows = (o.len_q + o.block_mask - 1) / o.block_mask, columns = (o.len_kv + o.block_mask - 1) / o.block_mask;
     block_mask_ = random_flags(heads * rows * columns);
-    variant_args_.block_mask = pair_tensor(block_mask_.data(), o.heads_q, rows, columns, false);
+    if (o.block_density > 0) {
+      for (uint8_t& flag : block_mask_) flag = g_random() % static_cast<unsigned>(o.block_density) == 0;
+    }
+    variant_args_.block_mask = pair_tensor(block_mask_.data(), o.batch, o.heads_q, rows, columns);
   }
 }
 
@@ -111,14 +127,16 @@ fa::ScoreParams AttentionCase::score_params() const {
 Modifications AttentionCase::reference_modifications() const {
   Modifications mods;
   const fa::Variants& v = problem_.variants;
-  const int offset = problem_.bottom_right() ? options_.len_kv - options_.len_q : 0;
+  const auto offset_of = [this](int b) { return problem_.bottom_right() ? len_of(b, false) - len_of(b, true) : 0; };
   const bool window = options_.mask == fa::Mask::kWindowTopLeft || options_.mask == fa::Mask::kWindowBottomRight;
   const auto bias_at = [this](int b, int h, int i, int j) {
     const size_t at = place(variant_args_.bias, b, h, i, j);
-    return options_.bias == 1 ? bias_[at] : __half2float({bias16_[at]});
+    return is_float(options_.bias) ? bias_[at] : __half2float({bias16_[at]});
   };
   mods.sees = [=, this](int b, int h, int i, int j) {
-    const int position = i + offset;
+    if (i >= len_of(b, true) || j >= len_of(b, false)) return false;
+    const int position = i + offset_of(b);
+    if (has_sequences() && problem_.is_causal() && j > position) return false;
     if (window && v.window_left >= 0 && j < position - v.window_left) return false;
     if (window && v.window_right >= 0 && j > position + v.window_right) return false;
     if (v.chunk > 0 && floor_div(position, static_cast<int>(v.chunk)) != j / v.chunk) return false;
@@ -129,7 +147,7 @@ Modifications AttentionCase::reference_modifications() const {
   mods.addend = [=, this](int b, int h, int i, int j) {
     double sum = 0;
     if (v.bias) sum += static_cast<double>(bias_at(b, h, i, j));
-    if (v.alibi) sum -= static_cast<double>(slopes_[static_cast<size_t>(b * variant_args_.alibi_batch_stride + h)]) * std::abs(i + offset - j);
+    if (v.alibi) sum -= static_cast<double>(slopes_[static_cast<size_t>(b * variant_args_.alibi_batch_stride + h)]) * std::abs(i + offset_of(b) - j);
     return sum;
   };
   mods.softcap = static_cast<double>(v.softcap);
@@ -142,6 +160,42 @@ Modifications AttentionCase::reference_modifications() const {
     };
   }
   return mods;
+}
+
+fa::sm80::GradBiasParams AttentionCase::grad_bias_params(const fa::sm80::ModifiedBackwardParams& main, const fa::sm80::GradBiasVariant& variant,
+                                                         std::vector<uint32_t>* memory) const {
+  fa::sm80::GradBiasParams params{main, variant_args_.bias, is_float(options_.bias), 0, 0, options_.len_q, options_.len_kv, nullptr};
+  const int64_t rows = params.grad_bias.batches * params.grad_bias.heads * params.grad_bias.rows;
+  memory->assign(static_cast<size_t>(rows * options_.len_kv), 0x7fffffff);
+  params.grad_bias.data = memory->data();
+  params.key_tiles = (options_.len_kv + variant.tile_kv - 1) / variant.tile_kv;
+  params.row_tiles = static_cast<int>((params.grad_bias.rows + variant.tile_q - 1) / variant.tile_q);
+  params.order.num_tiles = params.key_tiles * params.row_tiles;
+  params.order.num_heads = static_cast<int>(params.grad_bias.batches * params.grad_bias.heads);
+  return params;
+}
+
+std::vector<double> AttentionCase::expected_grad_bias() const {
+  const fa::PairTensor& bias = variant_args_.bias;
+  std::vector<double> sums(static_cast<size_t>(bias.batches * bias.heads * bias.rows * options_.len_kv));
+  size_t pair = 0;
+  for (int b = 0; b < options_.batch; ++b) {
+    for (int h = 0; h < options_.heads_q; ++h) {
+      for (int i = 0; i < options_.len_q; ++i) {
+        for (int j = 0; j < options_.len_kv; ++j) sums[place(bias, b, h, i, j)] += expected_.grad_addend[pair++];
+      }
+    }
+  }
+  return sums;
+}
+
+std::vector<double> AttentionCase::grad_bias_values(const std::vector<uint32_t>& memory) const {
+  std::vector<double> values;
+  for (size_t i = 0; i < memory.size(); ++i) {
+    const uint16_t half = static_cast<uint16_t>(memory[i / 2] >> (16 * (i % 2)));
+    values.push_back(static_cast<double>(is_float(options_.bias) ? std::bit_cast<float>(memory[i]) : __half2float({half})));
+  }
+  return values;
 }
 
 }  // namespace fa_test

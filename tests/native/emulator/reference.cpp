@@ -101,7 +101,9 @@ void attend_row(Work* work, int b, int h, int i) {
   for (const Seen& each : seen) {
     const size_t key = work->key_row(b, each.key, kv_head);
     const double grad_weight = keep(each.key) * dot(grad_o, row_of(work->v, key, work->dim_v), work->dim_v);
-    const double grad_score = each.weight * (grad_weight - delta) * each.derivative * work->options.scale;
+    const double grad_addend = each.weight * (grad_weight - delta);
+    const double grad_score = grad_addend * each.derivative * work->options.scale;
+    if (mods.addend) work->result.grad_addend[flat_row * static_cast<size_t>(work->len_kv) + static_cast<size_t>(each.key)] = grad_addend;
     add_scaled(&work->result.grad_q, row, work->dim, grad_score, row_of(work->k, key, work->dim));
     add_scaled(&work->result.grad_k, key, work->dim, grad_score, q);
     add_scaled(&work->result.grad_v, key, work->dim_v, keep(each.key) * each.weight, grad_o);
@@ -145,6 +147,7 @@ Reference attention_reference(const ReferenceOptions& options, const HalfTensor&
   work.result.grad_v.resize(work.v.size());
   work.result.lse.resize(static_cast<size_t>(q.batch * q.heads * q.seq));
   work.result.delta.resize(work.result.lse.size());
+  if (options.modifications.addend) work.result.grad_addend.resize(work.result.lse.size() * static_cast<size_t>(k.seq));
   work.result.grad_sinks.resize(options.modifications.sinks.size());
   for (int b = 0; b < q.batch; ++b) {
     for (int h = 0; h < q.heads; ++h) {

@@ -27,6 +27,7 @@ struct Reference {
   std::vector<double> o, grad_q, grad_k, grad_v;  ///< like the tensors, without padding
   std::vector<double> lse, delta;                 ///< (batch, heads_q, len_q)
   std::vector<double> grad_sinks;                 ///< (heads_q), if there are sinks
+  std::vector<double> grad_addend;                ///< (batch, heads_q, len_q, len_kv), if something is added to scores
 };
 
 /// What is done to scores beyond scale and causal mask, pair by pair. Arguments: batch, query head, query, key.

@@ -5,9 +5,11 @@
 #include <exception>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "attention_case.h"
+#include "kernels/sm80/backward/grad_bias.cuh"
 #include "kernels/sm80/backward/grad_q.cuh"
 #include "kernels/sm80/backward/grad_sinks.cuh"
 #include "kernels/sm80/backward/kernel.cuh"
@@ -31,8 +33,16 @@ void check_grad_sinks(const AttentionCase& attention, fa::sm80::ModifiedBackward
   attention.compare_grad_sinks(grad_sinks);
 }
 
-/// Rows of fa::sm80::kForward, kBackward and kGradQ.
-template <int kForwardRow, int kBackwardRow, int kGradQRow>
+template <int kRow>
+void check_grad_bias(const AttentionCase& attention, const fa::sm80::ModifiedBackwardParams& params) {
+  using namespace fa::sm80;
+  std::vector<uint32_t> memory;
+  launch_blocks<GradBiasConfig<__half, GradBiasRow<kRow>>, GradBiasBlock>(attention.grad_bias_params(params, kGradBias[kRow], &memory));
+  attention.compare_grad_bias(memory);
+}
+
+/// Rows of fa::sm80::kForward, kBackward, kGradQ and kGradBias.
+template <int kForwardRow, int kBackwardRow, int kGradQRow, int kGradBiasRow>
 void check(const CaseOptions& options) {
   using namespace fa::sm80;
   SCOPED_TRACE(options.name());
@@ -40,28 +50,29 @@ void check(const CaseOptions& options) {
     AttentionCase attention(options);
     const fa::ScoreParams scores = attention.score_params();
     launch_blocks<ForwardConfig<__half, ForwardRow<kForwardRow>, ModifiedScores>, ForwardBlock>(
-        ModifiedForwardParams{attention.forward_params(kForward[kForwardRow]), scores});
+        ModifiedForwardParams{attention.forward_params(kForward[kForwardRow]), scores, {}, false});
     attention.compare_forward();
     const BackwardParams params = attention.backward_params(kBackward[kBackwardRow]);
-    launch_blocks<BackwardConfig<__half, BackwardRow<kBackwardRow>, ModifiedScores>, BackwardBlock>(ModifiedBackwardParams{params, scores, nullptr, 0});
+    launch_blocks<BackwardConfig<__half, BackwardRow<kBackwardRow>, ModifiedScores>, BackwardBlock>(ModifiedBackwardParams{params, scores, nullptr, 0, 0, {}});
     attention.compare_grad_kv();
     if (options.deterministic) {
       launch_blocks<GradQConfig<__half, GradQRow<kGradQRow>, ModifiedScores>, GradQBlock>(
-          ModifiedBackwardParams{attention.grad_q_params(params, kGradQ[kGradQRow]), scores, nullptr, 0});
+          ModifiedBackwardParams{attention.grad_q_params(params, kGradQ[kGradQRow]), scores, nullptr, 0, 0, {}});
       attention.compare_grad_q();
     } else {
       attention.compare_accumulator(kBackward[kBackwardRow]);
     }
-    if (options.sinks) check_grad_sinks(attention, {params, scores, nullptr, options.batch});
+    if (options.bias > 0) check_grad_bias<kGradBiasRow>(attention, {params, scores, nullptr, options.batch, 0, {}});
+    if (options.sinks) check_grad_sinks(attention, {params, scores, nullptr, options.batch, options.len_q, {}});
   } catch (const std::exception& error) {
     ADD_FAILURE() << error.what();
   }
 }
 
-constexpr auto check_d64 = check<0, 0, 0>;
-constexpr auto check_d128 = check<1, 1, 1>;
-constexpr auto check_d256 = check<3, 5, 3>;
-constexpr auto check_d256_small = check<3, 6, 3>;
+constexpr auto check_d64 = check<4, 0, 0, 0>;
+constexpr auto check_d128 = check<1, 1, 1, 1>;
+constexpr auto check_d256 = check<3, 5, 3, 2>;
+constexpr auto check_d256_small = check<3, 6, 3, 2>;
 
 /// A small case with grouped heads, two batches and lengths that differ.
 CaseOptions grouped(int len_q, int len_kv) {
@@ -130,10 +141,6 @@ TEST(Sm80Modified, Alibi) {
 TEST(Sm80Modified, BiasAndMasks) {
   for (const int kind : {1, 2}) {
     CaseOptions options = grouped(130, 150);
-    options.bias = kind;
-    options.deterministic = kind == 2;
-    check_d64(options);
-    options = grouped(130, 150);
     options.visible = kind;
     options.deterministic = kind == 1;
     check_d64(options);
@@ -143,6 +150,33 @@ TEST(Sm80Modified, BiasAndMasks) {
     blocks.block_mask = extent;
     blocks.deterministic = extent == 16;
     check_d64(blocks);
+  }
+}
+
+TEST(Sm80Modified, Bias) {
+  for (const int kind : {1, 2, 3, 4}) {
+    CaseOptions options = grouped(130, kind == 3 ? 151 : 150);
+    options.bias = kind;
+    options.deterministic = kind == 2;
+    check_d64(options);
+    options.softcap = 1.5f;
+    options.head_dim = kind == 2 ? 200 : 128;
+    options.dropout = kind == 1 ? 0.25f : 0.0f;
+    options.mask = Mask::kCausalBottomRight;
+    options.block_mask = kind == 3 ? 64 : 0;
+    kind == 2 ? check_d256(options) : check_d128(options);
+  }
+}
+
+/// Whole tiles are hidden, also all of a head's.
+TEST(Sm80Modified, SparseBlocks) {
+  for (const bool deterministic : {false, true}) {
+    CaseOptions options{.batch = 2, .len_q = 700, .len_kv = 5000, .heads_q = 2, .heads_kv = 1, .head_dim = 8, .head_dim_v = 8, .deterministic = deterministic};
+    options.block_mask = 256;
+    options.block_density = 6;
+    check_d64(options);
+    std::swap(options.len_q, options.len_kv);
+    check_d64(options);
   }
 }
 

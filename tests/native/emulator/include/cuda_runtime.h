@@ -38,6 +38,13 @@ struct Index {
 
 inline void meet(Warp&) {}
 
+/// in: flag.
+inline void ballot(Warp& warp) {
+  uint32_t flags = 0;
+  for (uint32_t lane = 0; lane < kWarpSize; ++lane) flags |= (warp[lane].in[0] != 0 ? 1u : 0u) << lane;
+  for (Lane& lane : warp) lane.out[0] = flags;
+}
+
 inline void or_flags(Warp& warp) {
   uint32_t any = 0;
   for (const Lane& lane : warp) any |= lane.in[0];
@@ -71,6 +78,12 @@ inline float __uint_as_float(uint32_t bits) {
   return std::bit_cast<float>(bits);
 }
 
+inline int __clz(unsigned bits) {
+  return std::countl_zero(bits);
+}
+inline int __ffs(int bits) {
+  return bits == 0 ? 0 : std::countr_zero(static_cast<unsigned>(bits)) + 1;
+}
 inline uint32_t __umulhi(uint32_t a, uint32_t b) {
   return static_cast<uint32_t>(uint64_t{a} * b >> 32);
 }
@@ -91,12 +104,19 @@ inline void __syncwarp() {
 inline int __any_sync(unsigned, int flag) {
   return static_cast<int>(emulator::warp_wide(emulator::or_flags, {flag != 0})[0]);
 }
+inline unsigned __ballot_sync(unsigned, int flag) {
+  return emulator::warp_wide(emulator::ballot, {flag != 0})[0];
+}
+inline unsigned __shfl_xor_sync(unsigned, unsigned value, int lane_mask) {
+  return emulator::warp_wide(emulator::shuffle_xor, {value, static_cast<uint32_t>(lane_mask)})[0];
+}
 inline float __shfl_xor_sync(unsigned, float value, int lane_mask) {
   return std::bit_cast<float>(emulator::warp_wide(emulator::shuffle_xor, {std::bit_cast<uint32_t>(value), static_cast<uint32_t>(lane_mask)})[0]);
 }
 
-inline float atomicAdd(float* address, float value) {
-  const float before = *address;
+template <class Number>
+Number atomicAdd(Number* address, Number value) {
+  const Number before = *address;
   *address = before + value;
   return before;
 }

@@ -58,8 +58,12 @@ struct BackwardConfig {
   struct Base {
     const uint16_t* q;
     const uint16_t* grad_o;
-    int64_t row;     ///< of the workspace
-    int end_q_tile;  ///< of the modified kernels
+    int64_t row;  ///< of the workspace
+    // Of the modified kernels.
+    int end_q_tile;
+    int head;                      ///< first query head of the group
+    SequenceTile at;               ///< the block's tile of keys
+    uint32_t shown_tiles[kWarps];  ///< bit t: whether the block mask shows some of tile t, of the 32 tiles that the warp is among
   };
 
   struct Shared {
@@ -100,15 +104,62 @@ struct GradQConfig {
   using QTile = SharedTile<kTileQ, kDim>;
   using KVTile = SharedTile<kTileKV, kDim>;
 
+  /// Of the modified kernels.
+  struct Base {
+    SequenceTile at;  ///< the block's tile of queries
+  };
+
   struct Shared {
     QTile q;  ///< afterwards grad_q: a warp reads and writes only its own rows
     QTile grad_o;
     KVTile k;
     KVTile v;
+    alignas(128) Base base;
   };
 
-  static_assert(kTileQ == 16 * kWarps && kRowPadding % kTileQ == 0, "a warp owns one row block");
+  static_assert(kTileQ == 16 * kWarps && kTileQ == kGradQRows && kRowPadding % kTileQ == 0, "a warp owns one row block");
   static_assert(sizeof(Shared) == grad_q_shared_bytes(kVariant) && sizeof(Shared) <= kSmallSharedBytes, "the planner's arithmetic");
+};
+
+/// Kernel that computes the gradient of the bias: one block per tile of it. S is split over 2 x 2 warps (queries x keys).
+template <int kIndex>
+struct GradBiasRow {
+  static constexpr GradBiasVariant kVariant = kGradBias[kIndex];
+};
+
+template <class Element_, class Row>
+struct GradBiasConfig {
+  using Element = Element_;
+  using Params = GradBiasParams;
+  static constexpr GradBiasVariant kVariant = Row::kVariant;
+  static constexpr int kDim = kVariant.padded_dim;
+  static constexpr int kTileQ = kVariant.tile_q;
+  static constexpr int kTileKV = kVariant.tile_kv;
+  static constexpr int kWarpsQ = 2;
+  static constexpr int kWarpsKV = 2;
+  static constexpr int kWarps = kWarpsQ * kWarpsKV;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kStages = kVariant.stages;
+  static constexpr int kBlocksPerSm = kVariant.blocks_per_sm;
+  static constexpr int kM = kTileQ / kWarpsQ / 16;
+  static constexpr int kN = kTileKV / kWarpsKV / 8;
+
+  using QTile = SharedTile<kTileQ, kDim>;
+  using KVTile = SharedTile<kTileKV, kDim>;
+
+  /// The operands of one of the two products.
+  struct Operands {
+    QTile rows;   ///< q or grad_o
+    KVTile keys;  ///< k or v
+  };
+  struct Shared {
+    Operands operands[kStages];
+  };
+
+  static_assert(kTileQ % (16 * kWarpsQ) == 0 && kTileKV % (16 * kWarpsKV) == 0 && kRowPadding % kTileQ == 0, "warps own whole blocks");
+  static_assert(kThreads == kGradBiasThreads, "what the launch starts");
+  static_assert(sizeof(Shared) >= sizeof(float) * kWarpsQ * kTileKV, "sums over rows meet in shared memory");
+  static_assert(sizeof(Shared) == grad_bias_shared_bytes(kVariant) && sizeof(Shared) <= kSmallSharedBytes, "the planner's arithmetic");
 };
 
 }  // namespace fa::sm80

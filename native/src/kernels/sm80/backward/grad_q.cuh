@@ -33,24 +33,30 @@ class GradQBlock {
         work_(params.order.work(blockIdx.x)),
         batch_(work_.head / params.shape.heads_q),
         head_(work_.head - batch_ * params.shape.heads_q),
-        first_row_(work_.tile * Config::kTileQ) {}
+        first_row_(work_.tile * Config::kTileQ) {
+    if constexpr (kModified) {
+      const SequenceTile at = block_tile(params.sequences, work_.tile, batch_, params.shape.len_q, params.shape.len_kv);
+      first_row_ = at.tile * Config::kTileQ;  // negative where the place has no tile
+      if (threadIdx.x == 0) shared.base.at = at;
+      __syncthreads();
+    }
+  }
 
   __device__ __forceinline__ void run() {
+    if (kModified && first_row_ < 0) return;
     const int64_t kv_head = head_ / p_.shape.group_size;
-    const GlobalRows g_k{p_.k + batch_ * p_.k_strides.batch + kv_head * p_.k_strides.head, p_.k_strides.seq, p_.shape.len_kv, p_.shape.head_dim,
-                         p_.shape.aligned};
-    const GlobalRows g_v{p_.v + batch_ * p_.v_strides.batch + kv_head * p_.v_strides.head, p_.v_strides.seq, p_.shape.len_kv, p_.shape.head_dim_v,
-                         p_.shape.aligned};
+    const GlobalRows g_k{p_.k + key_place(p_.k_strides) + kv_head * p_.k_strides.head, p_.k_strides.seq, len_kv(), p_.shape.head_dim, p_.shape.aligned};
+    const GlobalRows g_v{p_.v + key_place(p_.v_strides) + kv_head * p_.v_strides.head, p_.v_strides.seq, len_kv(), p_.shape.head_dim_v, p_.shape.aligned};
     copy_to_shared<kThreads>(s_.q, rows(p_.q, p_.q_strides, p_.shape.head_dim), first_row_, threadIdx.x);
     copy_to_shared<kThreads>(s_.grad_o, rows(p_.grad_o, p_.grad_o_strides, p_.shape.head_dim_v), first_row_, threadIdx.x);
-    const int64_t g_row = static_cast<int64_t>(work_.head) * p_.padded_rows + first_row_ + warp_row_ + (threadIdx.x & 31) / 4;
+    const int64_t g_row = static_cast<int64_t>(work_.head) * p_.padded_rows + row_begin() + first_row_ + warp_row_ + (threadIdx.x & 31) / 4;
     const float lse[2] = {p_.lse_log2[g_row], p_.lse_log2[g_row + 8]};
     const float delta[2] = {p_.delta[g_row], p_.delta[g_row + 8]};
-    const int last_row = min(first_row_ + Config::kTileQ, p_.shape.len_q) - 1;
+    const int last_row = min(first_row_ + Config::kTileQ, len_q()) - 1;
     int num_tiles, first_tile = 0;
     if constexpr (kModified) {
-      num_tiles = (p_.scores.range.end_key(last_row) + Config::kTileKV - 1) / Config::kTileKV;
-      first_tile = p_.scores.range.begin_key(first_row_) / Config::kTileKV;
+      num_tiles = (range().end_key(last_row) + Config::kTileKV - 1) / Config::kTileKV;
+      first_tile = range().begin_key(first_row_) / Config::kTileKV;
     } else {
       num_tiles = (visibility_.visible_keys(last_row) + Config::kTileKV - 1) / Config::kTileKV;
     }
@@ -60,6 +66,7 @@ class GradQBlock {
       clear(grad_q_);
 #pragma unroll 1
       for (int tile = num_tiles - 1; tile >= first_tile; --tile) {
+        if (is_hidden(tile * Config::kTileKV)) continue;
         copy_to_shared<kThreads>(s_.k, g_k, tile * Config::kTileKV, threadIdx.x);
         copy_to_shared<kThreads>(s_.v, g_v, tile * Config::kTileKV, threadIdx.x);
         ptx::cp_async_commit();
@@ -77,8 +84,30 @@ class GradQBlock {
   }
 
  private:
+  /// Which pairs the mask shows, of the modified kernels.
+  __device__ __forceinline__ PairRange range() const {
+    return p_.scores.range.with_lengths(s_.base.at.len_q, s_.base.at.len_kv);
+  }
+  __device__ __forceinline__ int len_q() const {
+    return kModified ? s_.base.at.len_q : p_.shape.len_q;
+  }
+  __device__ __forceinline__ int row_begin() const {
+    return kModified ? s_.base.at.row_begin : 0;
+  }
+  __device__ __forceinline__ int len_kv() const {
+    return kModified ? s_.base.at.len_kv : p_.shape.len_kv;
+  }
+  /// Elements before the first key of the first head.
+  __device__ __forceinline__ int64_t key_place(const Strides& strides) const {
+    if constexpr (kModified) return s_.base.at.batch * strides.batch + s_.base.at.kv_begin * strides.seq;
+    return batch_ * strides.batch;
+  }
   template <class Pointer>
   __device__ __forceinline__ GlobalRows rows(Pointer g_data, const Strides& strides, int cols) const {
+    if constexpr (kModified) {
+      const SequenceTile& at = s_.base.at;
+      return {g_data + at.batch * strides.batch + at.q_begin * strides.seq + head_ * strides.head, strides.seq, at.len_q, cols, p_.shape.aligned};
+    }
     return {g_data + batch_ * strides.batch + head_ * strides.head, strides.seq, p_.shape.len_q, cols, p_.shape.aligned};
   }
 
@@ -106,6 +135,20 @@ class GradQBlock {
         [&](uint32_t(&b)[4], int pair, int k16) { k_rows.load(b, k16, pair); });
   }
 
+  /// The modifications for the block's head.
+  __device__ __forceinline__ typename Policy::template Head<Element, ScoreLayout::kRowsByKeys> modified_head() const {
+    return {p_.scores, range(), s_.base.at.sequence, head_};
+  }
+
+  /// Whether the block mask hides the whole tile.
+  __device__ __forceinline__ bool is_hidden(int first_key) const {
+    if constexpr (kModified) {
+      return p_.scores.block_mask.data != nullptr &&
+             !modified_head().block_mask_shows(first_row_, first_row_ + Config::kTileQ - 1, first_key, first_key + Config::kTileKV - 1);
+    }
+    return false;
+  }
+
   /// Whether some row of the block does not see some key of the tile.
   __device__ __forceinline__ bool is_masked(int first_key) const {
     if constexpr (kModified) return true;
@@ -117,9 +160,8 @@ class GradQBlock {
     const int lane = threadIdx.x & 31;
     if constexpr (kModified) {
       const int first_row = first_row_ + warp_row_;
-      const ModifiedHead<Element> head(p_.scores, batch_, head_);
-      head.differentiate(
-          s, ds, p_.scores.range.sees_whole(first_row, first_row + 15, first_key, first_key + Config::kTileKV - 1),
+      modified_head().template differentiate<ScoreGradient::kAlone>(
+          s, ds, range().sees_whole(first_row, first_row + 15, first_key, first_key + Config::kTileKV - 1), lane,
           [&](int, int n, int i) {
             return Pair{first_row + (lane >> 2) + 8 * (i >> 1), first_key + 8 * n + 2 * (lane & 3) + (i & 1)};
           },
@@ -158,7 +200,8 @@ class GradQBlock {
   const Visibility visibility_;
   const int warp_row_;
   const TileOrder::Work work_;
-  const int batch_, head_, first_row_;
+  const int batch_, head_;
+  int first_row_;
   Accumulators<1, Config::kGradN> grad_q_;
 };
 

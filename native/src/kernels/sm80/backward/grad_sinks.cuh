@@ -31,7 +31,7 @@ class GradSinksBlock {
     for (int64_t batch = 0; batch < p_.batch; ++batch) {
       const int64_t first = (batch * p_.shape.heads_q + head) * p_.padded_rows;
       // lse_log2 is +inf, and p so 0, where the row counts for nothing.
-      for (int i = thread; i < p_.shape.len_q; i += kThreads) sum -= ptx::exp2_approx(sink - p_.lse_log2[first + i]) * p_.delta[first + i];
+      for (int64_t i = thread; i < p_.sink_rows; i += kThreads) sum -= ptx::exp2_approx(sink - p_.lse_log2[first + i]) * p_.delta[first + i];
     }
     for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
     if (thread % 32 == 0) s_.sums[thread / 32] = sum;

@@ -53,16 +53,12 @@ class BackwardBlock {
         q_columns_(shared.q[0], 16 * warp_q_, 0),
         q_rows_(shared.q[0], 0, 16 * warp_q_) {
     const TileOrder::Work work = params.order.work(blockIdx.x);
-    first_key_ = work.tile * Config::kTileKV;
     if constexpr (kModified) {
-      const PairRange& range = params.scores.range;
-      const int last_key = min(first_key_ + Config::kTileKV, range.len_kv) - 1;
-      first_q_tile_ = range.begin_row(first_key_) / Config::kTileQ;
-      const int end_row = range.end_row(last_key);
-      if (threadIdx.x == 0) shared.base.end_q_tile = (end_row + Config::kTileQ - 1) / Config::kTileQ;
-    } else {
-      first_q_tile_ = visibility_.first_row_seeing(first_key_) / Config::kTileQ;
+      start_modified(work);
+      return;
     }
+    first_key_ = work.tile * Config::kTileKV;
+    first_q_tile_ = visibility_.first_row_seeing(first_key_) / Config::kTileQ;
     if (threadIdx.x == 0) {
       const int64_t batch = work.head / params.shape.heads_kv;
       const int64_t head = (work.head - batch * params.shape.heads_kv) * params.shape.group_size;
@@ -74,6 +70,7 @@ class BackwardBlock {
   }
 
   __device__ __forceinline__ void run() {
+    if (kModified && first_key_ < 0) return;
     copy_to_shared<kThreads>(s_.k, key_rows(p_.k, p_.k_strides, p_.shape.head_dim), first_key_, threadIdx.x);
     copy_to_shared<kThreads>(s_.v, key_rows(p_.v, p_.v_strides, p_.shape.head_dim_v), first_key_, threadIdx.x);
     bool careful = false;
@@ -94,26 +91,54 @@ class BackwardBlock {
   }
 
  private:
+  /// The constructor's work in the modified kernels: where the block's tile and the queries that see it lie. A place without a tile has first_key_ < 0.
+  __device__ __forceinline__ void start_modified(const TileOrder::Work& work) {
+    if constexpr (kModified) {
+      const SequenceTile at = block_tile(p_.sequences, work.tile, work.head / p_.shape.heads_kv, p_.shape.len_q, p_.shape.len_kv);
+      first_key_ = -1;
+      if (at.tile < 0) return;
+      first_key_ = at.tile * Config::kTileKV;
+      const PairRange range = p_.scores.range.with_lengths(at.len_q, at.len_kv);
+      first_q_tile_ = range.begin_row(first_key_) / Config::kTileQ;
+      if (threadIdx.x == 0) {
+        const int end_row = range.end_row(min(first_key_ + Config::kTileKV, at.len_kv) - 1);
+        const int head = work.head % p_.shape.heads_kv * p_.shape.group_size;
+        s_.base.end_q_tile = (end_row + Config::kTileQ - 1) / Config::kTileQ;
+        s_.base.q = p_.q + at.batch * p_.q_strides.batch + at.q_begin * p_.q_strides.seq + head * p_.q_strides.head;
+        s_.base.grad_o = p_.grad_o + at.batch * p_.grad_o_strides.batch + at.q_begin * p_.grad_o_strides.seq + head * p_.grad_o_strides.head;
+        // The rows of all sequences of a head follow each other; without sequences, those of a batch entry's heads do.
+        const int64_t workspace_batch = p_.sequences.data == nullptr ? at.batch : 0;
+        s_.base.row = (workspace_batch * p_.shape.heads_q + head) * p_.padded_rows + at.row_begin;
+        s_.base.head = head;
+        s_.base.at = at;
+      }
+      __syncthreads();
+    }
+  }
+
   /// All steps. With scores in registers: barrier, grad_q of the step before, scores and products of this one. Else: barrier, scores, barrier, products.
   __device__ __forceinline__ void go_through_queries(bool careful) {
     const bool with_grad_q = p_.grad_q_accumulator != nullptr && !careful;
     bool k_nonfinite = false;
-    Step now{0, first_q_tile_};
+    Step now = shown_from({0, first_q_tile_}), before{-1, 0}, shown{};
+    // The step that comes next. Written so that nothing of it stays in a register of the plain kernel.
+    const auto next = [&] { return kModified ? shown : following(now); };
     int buffer = 0;
     copy_queries(now, buffer);
     ptx::cp_async_commit();
 #pragma unroll 1
-    for (; now.head < p_.shape.group_size && now.tile < end_q_tile(); now = following(now)) {
+    for (; now.head < p_.shape.group_size && now.tile < end_q_tile(); now = next()) {
+      if constexpr (kModified) shown = shown_from(following(now));
       ptx::cp_async_wait<0>();
       __syncthreads();
-      if (Config::kStages == 2) copy_queries(following(now), buffer ^ 1);
+      if (Config::kStages == 2) copy_queries(next(), buffer ^ 1);
       ptx::cp_async_commit();
       if (kModified || p_.shape.causal) {
-        if (now.head == 0 && now.tile == first_q_tile_) k_nonfinite = k_has_nonfinite();
+        if (kModified ? before.head < 0 : now.head == 0 && now.tile == first_q_tile_) k_nonfinite = k_has_nonfinite();
         if (FA_UNLIKELY(careful) && is_masked(now)) set_aside_nonfinite(now, buffer);
       }
       if constexpr (Config::kInRegisters) {
-        if (with_grad_q && has_preceding(now)) add_grad_q(preceding(now), buffer ^ 1, k_nonfinite);
+        if (with_grad_q && has_preceding(now, before)) add_grad_q(preceding(now, before), buffer ^ 1, k_nonfinite);
         score_step(now, buffer);
       } else {
         score_step(now, buffer);
@@ -121,14 +146,15 @@ class BackwardBlock {
         products_from_shared(now, buffer, with_grad_q, k_nonfinite);
         if (Config::kStages == 1) {
           __syncthreads();
-          copy_queries(following(now), 0);
+          copy_queries(next(), 0);
           ptx::cp_async_commit();
         }
       }
       if (Config::kStages == 2) buffer ^= 1;
+      if constexpr (kModified) before = now;
     }
     __syncthreads();
-    if (Config::kInRegisters && with_grad_q && has_preceding(now)) add_grad_q(preceding(now), buffer ^ 1, k_nonfinite);
+    if (Config::kInRegisters && with_grad_q && has_preceding(now, before)) add_grad_q(preceding(now, before), buffer ^ 1, k_nonfinite);
     ptx::cp_async_wait<0>();
   }
 
@@ -140,37 +166,79 @@ class BackwardBlock {
   __device__ __forceinline__ Step following(Step step) const {
     return step.tile + 1 < end_q_tile() ? Step{step.head, step.tile + 1} : Step{step.head + 1, first_q_tile_};
   }
-  /// Whether there is a step before this one (or before the end).
-  __device__ __forceinline__ bool has_preceding(Step step) const {
+  /// The first step from this one on that the block mask does not hide. Of plain kernels: this one. Warp-wide.
+  __device__ __forceinline__ Step shown_from(Step step) {
+    if constexpr (kModified) {
+      if (p_.scores.block_mask.data != nullptr) return find_shown(step);
+    }
+    return step;
+  }
+  /// Which of 32 query tiles the block mask shows is found out by the lanes of a warp when the first of them is reached, and kept in shared memory.
+  __device__ __forceinline__ Step find_shown(Step step) {
+    if constexpr (kModified) {
+      const int thread = ptx::thread_index_anew(), lane = thread & 31;
+      uint32_t& s_shown = s_.base.shown_tiles[static_cast<unsigned>(thread) / 32];
+      while (step.head < p_.shape.group_size && first_q_tile_ < end_q_tile()) {
+        const int first_of_32 = step.tile & ~31;
+        if (step.tile == first_of_32 || step.tile == first_q_tile_) {
+          const int mine = first_of_32 + lane, first_row = mine * Config::kTileQ;
+          const bool shown = mine >= first_q_tile_ && mine < end_q_tile() &&
+                             modified_head(step).block_mask_shows(first_row, first_row + Config::kTileQ - 1, first_key_, first_key_ + Config::kTileKV - 1);
+          const uint32_t all = __ballot_sync(0xffffffffu, shown);
+          __syncwarp();
+          if (lane == 0) s_shown = all;
+          __syncwarp();
+        }
+        const uint32_t shown = s_shown & ~0u << step.tile % 32;
+        if (shown != 0) return {step.head, first_of_32 + __ffs(static_cast<int>(shown)) - 1};
+        step.tile = first_of_32 + 32;
+        if (step.tile >= end_q_tile()) step = {step.head + 1, first_q_tile_};
+      }
+    }
+    return step;
+  }
+  /// Whether there is a step before this one (or before the end). before: of modified kernels, the step that was done last; head -1 if there is none.
+  __device__ __forceinline__ bool has_preceding(Step step, Step before) const {
+    if constexpr (kModified) return before.head >= 0;
     return step.head > 0 || step.tile > first_q_tile_;
   }
-  __device__ __forceinline__ Step preceding(Step step) const {
+  __device__ __forceinline__ Step preceding(Step step, Step before) const {
+    if constexpr (kModified) return before;
     return step.tile > first_q_tile_ ? Step{step.head, step.tile - 1} : Step{step.head - 1, end_q_tile() - 1};
   }
   /// Whether some row of the tile does not see some key of the block's tile.
   __device__ __forceinline__ bool is_masked(Step step) const {
     const int first_row = step.tile * Config::kTileQ;
     if constexpr (kModified) {
-      return p_.scores.hides_pairs() || !p_.scores.range.sees_whole(first_row, first_row + Config::kTileQ - 1, first_key_, first_key_ + Config::kTileKV - 1);
+      return p_.scores.hides_pairs() || !range().sees_whole(first_row, first_row + Config::kTileQ - 1, first_key_, first_key_ + Config::kTileKV - 1);
     }
     return first_key_ + Config::kTileKV > visibility_.visible_keys(first_row);
   }
   /// Whether some row of the tile sees some key of the warp.
   __device__ __forceinline__ bool is_seen(Step step) const {
     const int first_key = first_key_ + 16 * warp_kv_, last_row = step.tile * Config::kTileQ + Config::kTileQ - 1;
-    if constexpr (kModified)
-      return p_.scores.range.sees_some(step.tile * Config::kTileQ, last_row, first_key, first_key + 16 * (kM - 1) * Config::kWarpsKV + 15);
+    if constexpr (kModified) return range().sees_some(step.tile * Config::kTileQ, last_row, first_key, first_key + 16 * (kM - 1) * Config::kWarpsKV + 15);
     return first_key < visibility_.visible_keys(last_row);
   }
+  /// Which pairs the mask shows, of the modified kernels.
+  __device__ __forceinline__ PairRange range() const {
+    return p_.scores.range.with_lengths(s_.base.at.len_q, s_.base.at.len_kv);
+  }
+  __device__ __forceinline__ int len_q() const {
+    return kModified ? s_.base.at.len_q : p_.shape.len_q;
+  }
   /// The modifications for the query head of a step.
-  __device__ __forceinline__ typename Policy::template Head<Element> modified_head(Step step) const {
-    const TileOrder::Work work = p_.order.work(ptx::block_index_anew());
-    const int64_t batch = work.head / p_.shape.heads_kv;
-    return {p_.scores, batch, (work.head - batch * p_.shape.heads_kv) * p_.shape.group_size + step.head};
+  __device__ __forceinline__ typename Policy::template Head<Element, ScoreLayout::kKeysByRows> modified_head(Step step) const {
+    return {p_.scores, range(), s_.base.at.sequence, s_.base.head + step.head};
   }
 
   template <class Pointer>
   __device__ __forceinline__ GlobalRows key_rows(Pointer g_data, const Strides& strides, int cols) const {
+    if constexpr (kModified) {
+      const SequenceTile& at = s_.base.at;
+      const int kv_head = s_.base.head / p_.shape.group_size;
+      return {g_data + at.batch * strides.batch + at.kv_begin * strides.seq + kv_head * strides.head, strides.seq, at.len_kv, cols, p_.shape.aligned};
+    }
     const TileOrder::Work work = p_.order.work(ptx::block_index_anew());
     const int64_t batch = work.head / p_.shape.heads_kv;
     const int64_t head = work.head - batch * p_.shape.heads_kv;
@@ -182,9 +250,8 @@ class BackwardBlock {
     if (step.head >= p_.shape.group_size || step.tile >= end_q_tile()) return;
     const int thread = ptx::thread_index_anew();
     const int first_row = step.tile * Config::kTileQ;
-    const GlobalRows g_q{s_.base.q + step.head * p_.q_strides.head, p_.q_strides.seq, p_.shape.len_q, p_.shape.head_dim, p_.shape.aligned};
-    const GlobalRows g_grad_o{s_.base.grad_o + step.head * p_.grad_o_strides.head, p_.grad_o_strides.seq, p_.shape.len_q, p_.shape.head_dim_v,
-                              p_.shape.aligned};
+    const GlobalRows g_q{s_.base.q + step.head * p_.q_strides.head, p_.q_strides.seq, len_q(), p_.shape.head_dim, p_.shape.aligned};
+    const GlobalRows g_grad_o{s_.base.grad_o + step.head * p_.grad_o_strides.head, p_.grad_o_strides.seq, len_q(), p_.shape.head_dim_v, p_.shape.aligned};
     copy_to_shared<kThreads>(s_.q[buffer], g_q, first_row, thread);
     copy_to_shared<kThreads>(s_.grad_o[buffer], g_grad_o, first_row, thread);
     const int64_t row = s_.base.row + step.head * p_.padded_rows + first_row + 4 * thread;
@@ -271,9 +338,9 @@ class BackwardBlock {
   /// s -> P as grad_v takes it, dP -> dS, under the modifications.
   __device__ __forceinline__ void differentiate_modified(Scores& dp, Scores& s, Step step, int block, int buffer, int lane) {
     const int first_key = first_key_ + 16 * warp_kv_, first_row = step.tile * Config::kTileQ;
-    const bool whole = p_.scores.range.sees_whole(first_row, first_row + Config::kTileQ - 1, first_key, first_key + 16 * (kM - 1) * Config::kWarpsKV + 15);
-    modified_head(step).differentiate(
-        s, dp, whole,
+    const bool whole = range().sees_whole(first_row, first_row + Config::kTileQ - 1, first_key, first_key + 16 * (kM - 1) * Config::kWarpsKV + 15);
+    modified_head(step).template differentiate<ScoreGradient::kWithProbability>(
+        s, dp, whole, lane,
         [&](int m, int n, int i) {
           return Pair{first_row + query_of(block, n, lane) + (i & 1), first_key + 16 * m * Config::kWarpsKV + 8 * (i >> 1) + (lane >> 2)};
         },

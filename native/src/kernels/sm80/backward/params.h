@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "attention/score_params.h"
+#include "attention/sequence_schedule.h"
 #include "attention/tile_order.h"
 #include "kernels/sm80/shape.h"
 
@@ -41,7 +42,26 @@ struct BackwardParams {
 struct ModifiedBackwardParams : BackwardParams {
   ScoreParams scores;
   float* grad_sinks;  ///< (heads_q), or null
-  int64_t batch;
+  int64_t batch;      ///< grad_sinks kernel: parts of padded_rows rows per head, of which sink_rows count
+  int64_t sink_rows;
+  /// Tiles of the kernel's own kind: of keys (main kernel), of queries (grad_q kernel). order is then over its places and heads, and padded_rows are those of
+  /// all sequences together.
+  SequenceTable sequences;
+};
+
+/// Of prepare and finish with sequences of different lengths: a row of the workspace per row of the tiles of a table of queries.
+struct SequencePassParams : BackwardParams {
+  SequenceTable tiles;
+  int tile_rows;
+};
+
+/// Of the grad_bias kernel. Block: tile of keys, then tile of rows, head and batch of the bias.
+struct GradBiasParams : ModifiedBackwardParams {
+  PairTensor grad_bias;
+  bool is_float;  ///< otherwise of the kernels' element type
+  int key_tiles, row_tiles;
+  int rows, columns;                        ///< most queries and keys of a batch entry
+  const SequenceTile* sequences_by_number;  ///< (batch), tile unused; null: all have full length
 };
 
 }  // namespace fa::sm80

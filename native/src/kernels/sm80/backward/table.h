@@ -21,6 +21,12 @@ template <class Element>
 BackwardKernel prepare_kernel_of(bool modified);
 template <class Element>
 BackwardKernel finish_kernel_of();
+/// Of sequences of different lengths.
+using SequencePassKernel = void (*)(SequencePassParams);
+template <class Element>
+SequencePassKernel prepare_sequence_kernel_of();
+template <class Element>
+SequencePassKernel finish_sequence_kernel_of();
 
 /// The same with ModifiedScores, for the rows of kModifiedBackward and kModifiedGradQ.
 using ModifiedBackwardKernel = void (*)(ModifiedBackwardParams);
@@ -31,5 +37,12 @@ ModifiedBackwardKernel modified_backward_kernel_of();
 template <int kVariant, class Element>
 ModifiedBackwardKernel modified_grad_q_kernel_of();
 ModifiedBackwardKernel grad_sinks_kernel_of();
+
+/// Rows of kGradBias.
+using GradBiasKernel = void (*)(GradBiasParams);
+using GradBiasKernelOf = GradBiasKernel (*)();
+
+template <int kVariant, class Element>
+GradBiasKernel grad_bias_kernel_of();
 
 }  // namespace fa::sm80

@@ -46,7 +46,11 @@ struct ForwardConfig {
   struct Base {
     const uint16_t* k;
     const uint16_t* v;
-    int first_kv_tile;  ///< of the modified kernels
+    // Of the modified kernels.
+    int first_kv_tile;
+    int head;                      ///< query head
+    SequenceTile at;               ///< the block's tile of queries
+    uint32_t shown_tiles[kWarps];  ///< bit t: whether the block mask shows some of tile t, of the 32 tiles that the warp is among
   };
 
   struct Shared {

@@ -15,6 +15,9 @@
 
 namespace fa::sm80 {
 
+/// What the plain kernel knows of dropout.
+struct Nothing {};
+
 /// One block's work: a tile of query rows of one head against all keys they see. Config::Policy says what happens to scores beyond scale and causal mask.
 template <class Config>
 class ForwardBlock {
@@ -25,6 +28,7 @@ class ForwardBlock {
   static constexpr bool kModified = Policy::kModified;
   static constexpr int kM = Config::kM;
   static constexpr int kThreads = Config::kThreads;
+  using Kept = std::conditional_t<kModified, KeptPairs<kM, Config::kScoreN>, Nothing>;
   static constexpr int kAhead = 0;  ///< loading fragments ahead was slower at every head_dim (README.md)
 
  public:
@@ -37,16 +41,15 @@ class ForwardBlock {
         k_operand_(shared.k[0], 0, 0),
         v_operand_(shared.v[0], 0, 0) {
     const TileOrder::Work work = params.order.work(blockIdx.x);
+    if constexpr (kModified) {
+      start_modified(work);
+      return;
+    }
     const int64_t batch = work.head / params.shape.heads_q;
     const int64_t head = work.head - batch * params.shape.heads_q;
     first_row_ = work.tile * Config::kTileQ;
     const int last_row = min(first_row_ + Config::kTileQ, params.shape.len_q) - 1;
-    if constexpr (kModified) {
-      num_kv_tiles_ = (params.scores.range.end_key(last_row) + Config::kTileKV - 1) / Config::kTileKV;
-      if (threadIdx.x == 0) shared.base.first_kv_tile = params.scores.range.begin_key(first_row_) / Config::kTileKV;
-    } else {
-      num_kv_tiles_ = (visibility_.visible_keys(last_row) + Config::kTileKV - 1) / Config::kTileKV;
-    }
+    num_kv_tiles_ = (visibility_.visible_keys(last_row) + Config::kTileKV - 1) / Config::kTileKV;
     const int64_t kv_head = head / params.shape.group_size;
     if (threadIdx.x == 0) {
       shared.base.k = params.k + batch * params.k_strides.batch + kv_head * params.k_strides.head;
@@ -59,6 +62,7 @@ class ForwardBlock {
   }
 
   __device__ __forceinline__ void run() {
+    if (kModified && num_kv_tiles_ < 0) return;
     // A masked NaN or infinity in v may have poisoned rows that do not see it. Then once more, with care.
     bool careful = false;
 #pragma unroll 1
@@ -70,6 +74,32 @@ class ForwardBlock {
   }
 
  private:
+  /// The constructor's work in the modified kernels: where the block's tile and its keys lie. A place without a tile has num_kv_tiles_ < 0.
+  __device__ __forceinline__ void start_modified(const TileOrder::Work& work) {
+    if constexpr (kModified) {
+      const SequenceTile at = block_tile(p_.sequences, work.tile, work.head / p_.shape.heads_q, p_.shape.len_q, p_.shape.len_kv);
+      num_kv_tiles_ = -1;
+      if (at.tile < 0) return;
+      const int head = work.head % p_.shape.heads_q;
+      const int tile = p_.long_tiles_last ? (at.len_q - 1) / Config::kTileQ - at.tile : at.tile;
+      first_row_ = tile * Config::kTileQ;
+      const PairRange range = p_.scores.range.with_lengths(at.len_q, at.len_kv);
+      num_kv_tiles_ = (range.end_key(min(first_row_ + Config::kTileQ, at.len_q) - 1) + Config::kTileKV - 1) / Config::kTileKV;
+      if (threadIdx.x == 0) {
+        const int64_t kv_head = head / p_.shape.group_size;
+        s_.base.k = p_.k + at.batch * p_.k_strides.batch + at.kv_begin * p_.k_strides.seq + kv_head * p_.k_strides.head;
+        s_.base.v = p_.v + at.batch * p_.v_strides.batch + at.kv_begin * p_.v_strides.seq + kv_head * p_.v_strides.head;
+        s_.base.first_kv_tile = range.begin_key(first_row_) / Config::kTileKV;
+        s_.base.head = head;
+        s_.base.at = at;
+      }
+      __syncthreads();
+      const GlobalRows g_q{p_.q + at.batch * p_.q_strides.batch + at.q_begin * p_.q_strides.seq + head * p_.q_strides.head, p_.q_strides.seq, at.len_q,
+                           p_.shape.head_dim, p_.shape.aligned};
+      copy_to_shared<kThreads>(s_.q, g_q, first_row_, threadIdx.x);
+    }
+  }
+
   /// All key tiles, last first, so that the masked ones come first. With kStages == 2 one barrier per tile: k and v of the next tile travel during this one.
   /// With kStages == 1 two: v travels during the product with k, the next k during softmax and the product with v.
   __device__ __forceinline__ void attend(bool careful) {
@@ -77,6 +107,7 @@ class ForwardBlock {
     softmax_.reset();
     clear(o_);
     const int first_tile = first_kv_tile();
+    if constexpr (kModified) num_kv_tiles_ = tile_before(num_kv_tiles_) + 1;
     if (num_kv_tiles_ > first_tile) copy_k(num_kv_tiles_ - 1);
     if (kTwoStages && num_kv_tiles_ > first_tile) copy_v(num_kv_tiles_ - 1);
     ptx::cp_async_commit();
@@ -90,24 +121,29 @@ class ForwardBlock {
       }
     }
 #pragma unroll 1
-    for (int tile = num_kv_tiles_ - 1; tile >= first_tile; --tile) {
+    for (int tile = num_kv_tiles_ - 1, shown = 0; tile >= first_tile; tile = kModified ? shown : tile - 1) {
+      if constexpr (kModified) shown = tile_before(tile);
+      // The tile that comes next, and whether there is one. Written so that nothing of it stays in a register of the plain kernel.
+      const auto next = [&] { return kModified ? shown : tile - 1; };
+      const auto has_next = [&] { return kModified ? shown >= first_tile : tile > first_tile; };
       ptx::cp_async_wait<0>();
       __syncthreads();
       if (!kTwoStages) {
         copy_v(tile);
-      } else if (tile > first_tile) {
-        copy_k(tile - 1);
-        copy_v(tile - 1);
+      } else if (has_next()) {
+        copy_k(next());
+        copy_v(next());
       }
       ptx::cp_async_commit();
       if (kTwoStages && FA_UNLIKELY(careful)) set_aside_nonfinite(tile);
       // A warp none of whose rows sees the tile sits it out: half of the warps on the diagonal.
       const bool seen = is_seen(tile);
       Accumulators<kM, Config::kScoreN> s;
+      Kept kept;
       if (seen) {
         score(s, tile);
         if constexpr (kModified) {
-          modify(s, tile * Config::kTileKV);
+          modify(s, kept, tile * Config::kTileKV);
         } else {
           mask(s, tile);
         }
@@ -115,17 +151,47 @@ class ForwardBlock {
       if (!kTwoStages) {
         ptx::cp_async_wait<0>();
         __syncthreads();
-        if (tile > first_tile) copy_k(tile - 1);
+        if (has_next()) copy_k(next());
         ptx::cp_async_commit();
       }
       if (!kTwoStages && FA_UNLIKELY(careful)) set_aside_nonfinite(tile);
-      if (seen) accumulate(s, tile);
+      if (seen) accumulate(s, kept, tile);
     }
     // Blocks that see no key wait here for q: o takes its place.
     ptx::cp_async_wait<0>();
     __syncthreads();
   }
 
+  /// The last tile before this one, or before num_kv_tiles_, that the block mask does not hide; below first_kv_tile() if there is none. Warp-wide.
+  __device__ __forceinline__ int tile_before(int tile) {
+    if constexpr (kModified) {
+      if (p_.scores.block_mask.data != nullptr) return shown_tile_before(tile);
+    }
+    return tile - 1;
+  }
+  /// Which of 32 tiles the block mask shows is found out by the lanes of a warp when the first of them is reached, and kept in shared memory.
+  __device__ __forceinline__ int shown_tile_before(int tile) {
+    if constexpr (kModified) {
+      const int thread = ptx::thread_index_anew(), lane = thread & 31;
+      uint32_t& s_shown = s_.base.shown_tiles[static_cast<unsigned>(thread) / 32];
+      bool entered = tile == num_kv_tiles_;
+      for (int last = tile - 1; last >= first_kv_tile(); last = (last & ~31) - 1, entered = true) {
+        const int first_of_32 = last & ~31;
+        if (entered || last % 32 == 31) {
+          const int mine = first_of_32 + lane, first_key = mine * Config::kTileKV;
+          const bool shown =
+              mine < num_kv_tiles_ && modified_head().block_mask_shows(first_row_, first_row_ + Config::kTileQ - 1, first_key, first_key + Config::kTileKV - 1);
+          const uint32_t all = __ballot_sync(0xffffffffu, shown);
+          __syncwarp();
+          if (lane == 0) s_shown = all;
+          __syncwarp();
+        }
+        const uint32_t shown = s_shown & ((2u << last % 32) - 1);
+        if (shown != 0) return first_of_32 + 31 - __clz(shown);
+      }
+    }
+    return -1;
+  }
   /// First of the tiles that some row sees; the last one is num_kv_tiles_ - 1.
   __device__ __forceinline__ int first_kv_tile() const {
     if constexpr (kModified) return s_.base.first_kv_tile;
@@ -134,14 +200,19 @@ class ForwardBlock {
   /// Whether some row of the warp sees the tile.
   __device__ __forceinline__ bool is_seen(int tile) const {
     const int first_row = first_row_ + warp_row_, first_key = tile * Config::kTileKV;
-    if constexpr (kModified) return p_.scores.range.sees_some(first_row, first_row + 16 * kM - 1, first_key, first_key + Config::kTileKV - 1);
+    if constexpr (kModified) return range().sees_some(first_row, first_row + 16 * kM - 1, first_key, first_key + Config::kTileKV - 1);
     return first_key < visibility_.visible_keys(first_row + 16 * kM - 1);
   }
+  /// Which pairs the mask shows, of the modified kernels.
+  __device__ __forceinline__ PairRange range() const {
+    return p_.scores.range.with_lengths(s_.base.at.len_q, s_.base.at.len_kv);
+  }
+  __device__ __forceinline__ int len_kv() const {
+    return kModified ? s_.base.at.len_kv : p_.shape.len_kv;
+  }
   /// The modifications for the block's head.
-  __device__ __forceinline__ typename Policy::template Head<Element> modified_head() const {
-    const TileOrder::Work work = p_.order.work(ptx::block_index_anew());
-    const int64_t batch = work.head / p_.shape.heads_q;
-    return {p_.scores, batch, work.head - batch * p_.shape.heads_q};
+  __device__ __forceinline__ typename Policy::template Head<Element, ScoreLayout::kRowsByKeys> modified_head() const {
+    return {p_.scores, range(), s_.base.at.sequence, s_.base.head};
   }
   /// Factor from scores as they are kept to base 2.
   __device__ __forceinline__ float to_log2() const {
@@ -155,11 +226,11 @@ class ForwardBlock {
     return stage(tile) * static_cast<int>(sizeof(typename Config::KVTile));
   }
   __device__ __forceinline__ void copy_k(int tile) {
-    const GlobalRows g_k{s_.base.k, p_.k_strides.seq, p_.shape.len_kv, p_.shape.head_dim, p_.shape.aligned};
+    const GlobalRows g_k{s_.base.k, p_.k_strides.seq, len_kv(), p_.shape.head_dim, p_.shape.aligned};
     copy_to_shared<kThreads>(s_.k[stage(tile)], g_k, tile * Config::kTileKV, ptx::thread_index_anew());
   }
   __device__ __forceinline__ void copy_v(int tile) {
-    const GlobalRows g_v{s_.base.v, p_.v_strides.seq, p_.shape.len_kv, p_.shape.head_dim_v, p_.shape.aligned};
+    const GlobalRows g_v{s_.base.v, p_.v_strides.seq, len_kv(), p_.shape.head_dim_v, p_.shape.aligned};
     copy_to_shared<kThreads>(s_.v[stage(tile)], g_v, tile * Config::kTileKV, ptx::thread_index_anew());
   }
 
@@ -200,31 +271,33 @@ class ForwardBlock {
     }
   }
 
-  /// s becomes what the modifications make of it, in base 2.
-  __device__ __forceinline__ void modify(Accumulators<kM, Config::kScoreN>& s, int first_key) {
+  /// s becomes what the modifications make of it, in base 2; which of the pairs dropout keeps.
+  __device__ __forceinline__ void modify(Accumulators<kM, Config::kScoreN>& s, Kept& kept, int first_key) {
     const int first_row = first_row_ + warp_row_;
-    const bool whole = p_.scores.range.sees_whole(first_row, first_row + 16 * kM - 1, first_key, first_key + Config::kTileKV - 1);
-    modified_head().modify(s, whole, [&](int m, int n, int i) { return pair_of(first_key, m, n, i); });
+    const bool whole = range().sees_whole(first_row, first_row + 16 * kM - 1, first_key, first_key + Config::kTileKV - 1);
+    const auto head = modified_head();
+    const auto pair_of_element = [&](int m, int n, int i) { return pair_of(first_key, m, n, i); };
+    head.modify(s, whole, pair_of_element);
+    if (head.drops()) head.draw(kept, ptx::thread_index_anew() & 31, pair_of_element);
   }
   __device__ __forceinline__ Pair pair_of(int first_key, int m, int n, int i) const {
     const int lane = ptx::thread_index_anew() & 31;
     return {first_row_ + warp_row_ + 16 * m + 8 * (i >> 1) + (lane >> 2), first_key + 8 * n + 2 * (lane & 3) + (i & 1)};
   }
   /// Dropout of columns 16 k … 16 k + 15 of the probabilities of row block m, whose sums are already taken.
-  __device__ __forceinline__ void drop(Accumulators<kM, Config::kScoreN>& s, int first_key, int m, int k) const {
+  __device__ __forceinline__ void drop(Accumulators<kM, Config::kScoreN>& s, const Kept& kept, int m, int k) const {
     if constexpr (kModified) {
       if (p_.scores.drop_below == 0) return;
-      const auto head = modified_head();
 #pragma unroll
       for (int n = 2 * k; n < 2 * k + 2; ++n) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) s[m][n][i] *= head.keep(pair_of(first_key, m, n, i));
+        for (int i = 0; i < 4; ++i) s[m][n][i] *= kept.kept(m, n, i) ? p_.scores.keep_scale : 0.0f;
       }
     }
   }
 
   /// o += softmax(s) v, step by step of 16 keys so that exponentials and products interleave.
-  __device__ __forceinline__ void accumulate(Accumulators<kM, Config::kScoreN>& s, int tile) {
+  __device__ __forceinline__ void accumulate(Accumulators<kM, Config::kScoreN>& s, const Kept& kept, int tile) {
     softmax_.raise_reference(s, o_, to_log2());
     float shifts[2 * kM];
 #pragma unroll
@@ -234,7 +307,7 @@ class ForwardBlock {
         [&](int) -> auto& { return o_; },
         [&](uint32_t(&a)[4], int m, int k) {
           if (m == 0) softmax_.exponentiate(s, k, shifts, to_log2());
-          drop(s, tile * Config::kTileKV, m, k);
+          drop(s, kept, m, k);
           round_to_a<Element>(a, s, m, k);
         },
         [&](uint32_t(&b)[4], int pair, int k) { v_operand_.load(b, k, pair, offset); });
@@ -261,18 +334,28 @@ class ForwardBlock {
   /// The sum of row r with the sink of the block's head, if there are modifications.
   __device__ __forceinline__ SinkSum add_sink(int r, float total) const {
     if constexpr (kModified) {
-      const int head = p_.order.work(ptx::block_index_anew()).head % p_.shape.heads_q;
-      return fa::add_sink(softmax_.reference[r], total, p_.scores.sinks != nullptr ? p_.scores.sinks[head] * kScoreLog2E : -INFINITY);
+      return fa::add_sink(softmax_.reference[r], total, p_.scores.sinks != nullptr ? p_.scores.sinks[s_.base.head] : -INFINITY);
     }
     return {};
+  }
+
+  /// Where the block's rows of o and of the log-sum-exp lie.
+  struct Rows {
+    int flat_head;  ///< batch * heads_q + head
+    int begin;      ///< position of row 0
+    int len_q;      ///< rows that exist
+  };
+  __device__ __forceinline__ Rows rows_written() const {
+    if constexpr (kModified) return {s_.base.at.batch * p_.shape.heads_q + s_.base.head, s_.base.at.q_begin, s_.base.at.len_q};
+    return {p_.order.work(ptx::block_index_anew()).head, 0, p_.shape.len_q};
   }
 
   /// Divides by the sums, writes o and the log-sum-exp. Rows that see no key get 0 and -inf.
   __device__ __forceinline__ void write_out() {
     const int lane = ptx::thread_index_anew() & 31;
-    const TileOrder::Work work = p_.order.work(ptx::block_index_anew());
-    const int64_t batch = work.head / p_.shape.heads_q;
-    const int64_t head = work.head - batch * p_.shape.heads_q;
+    const Rows rows = rows_written();
+    const int64_t batch = rows.flat_head / p_.shape.heads_q;
+    const int64_t head = rows.flat_head - batch * p_.shape.heads_q;
 #pragma unroll
     for (int r = 0; r < 2 * kM; ++r) {
       const int m = r / 2, half = r % 2 * 2;
@@ -282,10 +365,10 @@ class ForwardBlock {
       const float total = softmax_.total(r);
       const SinkSum with_sink = add_sink(r, total);
       const float inverse = kModified ? with_sink.inverse : sees_keys ? 1.0f / total : 0.0f;
-      if ((lane & 3) == 0 && row < p_.shape.len_q && p_.lse != nullptr) {
-        p_.lse[static_cast<int64_t>(work.head) * p_.shape.len_q + row] = kModified   ? with_sink.lse
-                                                                         : sees_keys ? softmax_.reference[r] * p_.shape.scale + logf(total)
-                                                                                     : -INFINITY;
+      if ((lane & 3) == 0 && row < rows.len_q && p_.lse != nullptr) {
+        p_.lse[static_cast<int64_t>(rows.flat_head) * p_.shape.len_q + rows.begin + row] = kModified   ? with_sink.lse
+                                                                                           : sees_keys ? softmax_.reference[r] * p_.shape.scale + logf(total)
+                                                                                                       : -INFINITY;
       }
 #pragma unroll
       for (int n = 0; n < Config::kOutN; ++n) {
@@ -293,7 +376,8 @@ class ForwardBlock {
       }
     }
     __syncwarp();
-    const GlobalRows g_o{p_.o + batch * p_.o_strides.batch + head * p_.o_strides.head, p_.o_strides.seq, p_.shape.len_q, p_.shape.head_dim_v, p_.shape.aligned};
+    const GlobalRows g_o{p_.o + batch * p_.o_strides.batch + head * p_.o_strides.head + rows.begin * p_.o_strides.seq, p_.o_strides.seq, rows.len_q,
+                         p_.shape.head_dim_v, p_.shape.aligned};
     copy_to_global<16 * kM, 32>(s_.q, g_o, first_row_, warp_row_, lane);
   }
 

@@ -4,6 +4,7 @@
 #include "dispatch/dispatch.h"
 #include "kernels/sm80/forward/table.h"
 #include "kernels/sm80/launch.h"
+#include "kernels/sm80/sequences/prepare.h"
 
 namespace fa {
 namespace sm80 {
@@ -15,11 +16,12 @@ constexpr ForwardKernelOf kKernels[kNumForward][2] = {
     {forward_kernel_of<1, __half>, forward_kernel_of<1, __nv_bfloat16>},
     {forward_kernel_of<2, __half>, forward_kernel_of<2, __nv_bfloat16>},
     {forward_kernel_of<3, __half>, forward_kernel_of<3, __nv_bfloat16>},
+    {nullptr, nullptr},
 };
 
 /// The same with ModifiedScores. Row: place in kModifiedForward.
 constexpr ModifiedForwardKernelOf kModifiedKernels[][2] = {
-    {modified_forward_kernel_of<0, __half>, modified_forward_kernel_of<0, __nv_bfloat16>},
+    {modified_forward_kernel_of<4, __half>, modified_forward_kernel_of<4, __nv_bfloat16>},
     {modified_forward_kernel_of<1, __half>, modified_forward_kernel_of<1, __nv_bfloat16>},
     {modified_forward_kernel_of<3, __half>, modified_forward_kernel_of<3, __nv_bfloat16>},
 };
@@ -49,18 +51,36 @@ ForwardParams make_params(const ForwardVariant& variant, const ForwardArgs& args
   return params;
 }
 
+/// Queues the kernel that reads the lengths, and makes the main kernel work through its table.
+void follow_sequences(const ForwardVariant& variant, const ForwardArgs& args, ModifiedForwardParams* params) {
+  const Problem& problem = args.problem;
+  SequenceJob job = sequence_job_of(problem, args.variants);
+  job.tables[0] = sequence_table_at(args.workspace, problem, /*of_q=*/true, variant.tile_q);
+  job.gaps[0] = {params->o, params->o_strides, params->shape.heads_q, params->shape.head_dim_v, /*of_q=*/true};
+  job.lse = args.lse;
+  prepare_sequences(job, args.device, args.stream);
+  params->sequences = job.tables[0].table;
+  params->long_tiles_last = params->order.last_first;
+  params->order.num_tiles = params->sequences.capacity;
+  params->order.num_heads = params->shape.heads_q;
+  params->order.section_heads = TileOrder::even_section(params->order.num_heads, kSectionHeads);
+  params->order.last_first = false;
+}
+
 }  // namespace
 }  // namespace sm80
 
 void sm80_forward(const Plan& plan, const ForwardArgs& args) {
   using namespace sm80;
-  if (plan.blocks == 0) return;  // no query rows: nothing to write
+  if (args.problem.batch == 0 || args.problem.len_q == 0) return;  // no query rows: nothing to write
   const ForwardVariant& variant = kForward[plan.variant];
   const int column = args.problem.dtype == DType::kBFloat16 ? 1 : 0;
   if (variants_of(args.problem) != 0) {
     const ModifiedForwardKernel modified = kModifiedKernels[place_of(plan.variant, kModifiedForward)][column]();
-    launch(modified, plan.kernel_name, args.device, plan.blocks, 32 * variant.warps, forward_shared_bytes(variant), args.stream,
-           ModifiedForwardParams{make_params(variant, args), score_params_of(args.problem, args.variants)});
+    ModifiedForwardParams params{make_params(variant, args), score_params_of(args.problem, args.variants), {}, false};
+    if (args.problem.variants.sequences.given) follow_sequences(variant, args, &params);
+    if (plan.blocks == 0) return;  // every query row is outside of all sequences
+    launch(modified, plan.kernel_name, args.device, plan.blocks, 32 * variant.warps, forward_shared_bytes(variant), args.stream, params);
     return;
   }
   const ForwardKernel kernel = kKernels[plan.variant][column]();

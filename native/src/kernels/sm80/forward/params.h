@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "attention/score_params.h"
+#include "attention/sequence_schedule.h"
 #include "attention/tile_order.h"
 #include "kernels/sm80/shape.h"
 
@@ -23,6 +24,8 @@ struct ForwardParams {
 /// Of the kernels compiled with ModifiedScores.
 struct ModifiedForwardParams : ForwardParams {
   ScoreParams scores;
+  SequenceTable sequences;  ///< tiles of tile_q queries; order is then over its places and query heads
+  bool long_tiles_last;     ///< of a sequence
 };
 
 }  // namespace fa::sm80

@@ -10,6 +10,9 @@ namespace {
 /// What the query tiles of one head stream through L2 together: heads are worked on side by side only as long as they share it.
 constexpr int64_t kCacheBytes = int64_t{50} << 20;
 
+/// Where key tiles are added in order, a head advances by a key tile per step at most; so many heads side by side keep all blocks busy none the less.
+constexpr int kOrderedHeads = 8;
+
 int64_t visible_len_kv_of(const Problem& problem) {
   return problem.is_causal() ? std::clamp<int64_t>(problem.len_q + problem.causal_offset(), 0, problem.len_kv) : problem.len_kv;
 }
@@ -57,17 +60,12 @@ BackwardParams make_backward_params(const Sm90BackwardTile& tile, const Backward
   params.delta = workspace_part(args, workspace.delta_offset_bytes);
   params.grad_q_accumulator = workspace_part(args, workspace.grad_q_offset_bytes);
   params.grad_q_counters = reinterpret_cast<int*>(workspace_part(args, workspace.counters_offset_bytes));
-  params.ring_heads = static_cast<int>(workspace.ring_heads);
   params.repair_flags = reinterpret_cast<int*>(workspace_part(args, workspace.flags_offset_bytes));
   params.padded_rows = workspace.padded_rows;
   if (has_queries) {
     params.map_statistics = encode_float_map(params.lse_log2, 2 * problem.batch * problem.heads_q, workspace.padded_rows, 1, tile.tile_q, "params.workspace");
-    if (tile.has_ring()) {
-      params.map_accumulator = encode_float_map(params.grad_q_accumulator, workspace.ring_heads * workspace.padded_rows * tile.head_dim / 256, 256,
-                                                kGradQBlock / 256, 256, "params.workspace");
-    }
   } else {
-    params.map_statistics = params.map_accumulator = encode_float_map(static_cast<const float*>(args.k.data), 1, 4, 1, 4, "params.k");
+    params.map_statistics = encode_float_map(static_cast<const float*>(args.k.data), 1, 4, 1, 4, "params.k");
   }
   params.len_q = static_cast<int>(problem.len_q);
   params.len_kv = static_cast<int>(problem.len_kv);
@@ -85,7 +83,10 @@ BackwardParams make_backward_params(const Sm90BackwardTile& tile, const Backward
   params.order.num_heads = static_cast<int>(problem.batch * problem.heads_kv);
   const int64_t head_bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * tile.head_dim) * problem.group_size();
   params.order.section_heads =
-      tile.deterministic ? static_cast<int>(workspace.section_heads) : TileOrder::choose_section(params.order.num_heads, head_bytes, kCacheBytes);
+      tile.finishes_grad_q() ? static_cast<int>(workspace.section_heads) : TileOrder::choose_section(params.order.num_heads, head_bytes, kCacheBytes);
+  if (tile.deterministic && tile.is_wide()) {
+    params.order.section_heads = std::min(params.order.num_heads, std::max(params.order.section_heads, kOrderedHeads));
+  }
 
   params.grad_q = static_cast<uint16_t*>(args.grad_q.data);
   params.grad_q_strides = args.grad_q.strides;
@@ -110,7 +111,7 @@ BackwardPassParams make_backward_pass_params(const Sm90BackwardTile& tile, const
   params.grad_q_accumulator = workspace_part(args, workspace.grad_q_offset_bytes);
   params.padded_rows = workspace.padded_rows;
   params.num_rows = problem.batch * problem.heads_q * workspace.padded_rows;
-  params.clear_rows = tile.deterministic && tile.paired ? 0 : workspace.ring_heads * workspace.padded_rows;
+  params.clear_rows = tile.finishes_grad_q() ? 0 : params.num_rows;
   params.counters = reinterpret_cast<int*>(workspace_part(args, workspace.counters_offset_bytes));
   params.num_counters = workspace.num_counters;
   params.unseen_rows = tile.finishes_grad_q() ? unseen_rows_of(tile, problem) : 0;

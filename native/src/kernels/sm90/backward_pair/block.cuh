@@ -15,8 +15,8 @@ struct PairBlock {
   int first_pair;  ///< may lie behind the last
   int end_masked;  ///< pairs before this one need the mask
   int end_pair;
-  int end_complete;  ///< deterministic mode: to pairs before this one no cluster behind comes
-  int first_head;  ///< first query head of the group, counted through all batches
+  int end_complete;  ///< to pairs before this one no cluster behind comes
+  int first_head;    ///< first query head of the group, counted through all batches
 
   /// The query tile of a pair that a stage holds: 0 the other block's, 1 the own.
   __device__ __forceinline__ int query_tile(int pair, int stage) const { return 2 * pair + (rank ^ 1 ^ stage); }

@@ -29,7 +29,6 @@ struct BackwardPairConfig {
   static constexpr int kThreads = kTile.threads();
   static constexpr int kConsumerThreads = 128 * kWarpgroups;
   static constexpr int kConsumerWarps = 4 * kWarpgroups;
-  static constexpr bool kDeterministic = kTile.deterministic;
   static constexpr int kSlices = kClusterKeys / kRepairKeys;
 
   /// Accumulator registers of a thread: S^T and dP^T (64 keys x tile_q), grad_k and grad_v (64 keys x head_dim), one 64 x 64 block of grad_q.
@@ -75,7 +74,6 @@ struct BackwardPairConfig {
     uint64_t sent_full;   ///< the consumer warps have written sent_ds
     uint64_t sent_empty;  ///< it has arrived in the other block
 
-    // Deterministic mode.
     uint64_t grad_q_open;   ///< the consumers may add to the own query tile: both threads that keep the order say so
     uint64_t grad_q_added;  ///< the consumer warps have added
 
@@ -85,7 +83,7 @@ struct BackwardPairConfig {
     static constexpr uint32_t kToPeerDs = sizeof(DsTile) / 16;
   };
 
-  static_assert(kTile.paired, "the tile of another kernel");
+  static_assert(kTile.paired && kTile.deterministic, "the tile of another kernel");
   static_assert(kHeadDim == 64 || kHeadDim == 128, "panels are 64 columns wide");
   static_assert(kStages == 2 && kWarpgroups == 2 && kClusterSize == 2, "a stage for each block's query tile");
   static_assert(kTileQ / 64 * kPanels == kWarpgroups, "each warpgroup computes one 64 x 64 block of grad_q");

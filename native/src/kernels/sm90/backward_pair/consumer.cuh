@@ -118,12 +118,6 @@ class PairConsumer {
     mbarrier_wait(&smem_.grad_o_full[stage], phase_);
     multiply_scores(ds, desc_v_, stage_step + SharedStorage::kToGradO);
     wgmma_commit_group();
-    if (stage == 0) {
-      if (!first_) {
-        wait_for_ds(phase_ ^ 1);
-      }
-      mbarrier_wait(&smem_.sent_empty, phase_ ^ 1);
-    }
 
     // P, dS
     wgmma_wait_group<1>();
@@ -132,8 +126,7 @@ class PairConsumer {
     if constexpr (kMasked) {
       hide_scores(p, first_row_, block_.query_tile(pair, stage) * Config::kTileQ);
     }
-    // For what the rest of the step needs. It is there long since; but a wait is a branch, which keeps some of the exponentials in front of the next one.
-    mbarrier_wait(&smem_.k_full, 0);
+    mbarrier_wait(&smem_.k_full, 0);  // long complete; but a branch, which keeps some of the exponentials in front of the next wait
     wgmma_wait_group<0>();
     pin_registers(ds);
     differentiate_scores(ds, p, &smem_.delta[stage][threadIdx.x % 4 * 2]);
@@ -151,79 +144,77 @@ class PairConsumer {
     }
   }
 
-  /// The rest of the step with the other block's query tile: dS to be sent; grad_v; grad_q of the pair before, whose dS from both blocks had a step to arrive;
+  /// The rest of the step with the other block's query tile: grad_q of the pair before, whose dS from both blocks had a step to arrive; dS to be sent; grad_v,
   /// grad_k.
   __device__ __forceinline__ void finish_sent(Gradient& grad_k, Gradient& grad_v, const Operand& p_operand, const Operand& ds_operand) {
     using namespace ptx;
-    const bool first_lane = threadIdx.x % 32 == 0;
-    if (first_ && threadIdx.x < 256) {  // consumer warpgroup 0
-      named_barrier_arrive(Config::kBarrierStart, Config::kConsumerThreads);
+    const int lane = threadIdx.x % 32;
+    if (first_) {
+      if (threadIdx.x < 256) {  // consumer warpgroup 0
+        named_barrier_arrive(Config::kBarrierStart, Config::kConsumerThreads);
+      }
+    } else {
+      wait_for_ds(phase_ ^ 1);
     }
+    mbarrier_wait(&smem_.sent_empty, phase_ ^ 1);
     float grad_q[Config::kGradQ];
-    write_ds(ds_operand, kToSentDs);
     wgmma_fence();
-    accumulate(grad_v, p_operand, SharedStorage::kToGradO);
-    wgmma_commit_group();
     grad_q_.multiply(grad_q);
     wgmma_commit_group();
-    publish(&smem_.sent_full);
+
+    write_ds(ds_operand, kToSentDs);
+    __syncwarp();
+    if (lane == 0) {
+      mbarrier_arrive(&smem_.sent_full);
+    }
+    accumulate(grad_v, p_operand, SharedStorage::kToGradO);
+    wgmma_commit_group();
     accumulate(grad_k, ds_operand, 0);
     wgmma_commit_group();
 
     wgmma_wait_group<2>();
-    pin_registers(grad_v);
-    if (first_lane) {
-      mbarrier_arrive(&smem_.grad_o_empty[0]);
-    }
-    wgmma_wait_group<1>();
     pin_registers(grad_q);
-    if (first_lane) {
+    if (lane == 0) {
       mbarrier_arrive(&smem_.own_empty);
       mbarrier_arrive_cluster(cluster_address(&smem_.peer_empty, block_.rank ^ 1));
     }
     if (!first_) {
       add_previous(grad_q);
     }
-    wgmma_wait_group<0>();
-    pin_registers(grad_k);
-    if (first_lane) {
-      mbarrier_arrive(&smem_.q_empty[0]);
-    }
-    if constexpr (Config::kDeterministic) {
-      complete_previous(grad_q);
-    }
+    release_stage<0>(grad_k, grad_v);
+    complete_previous(grad_q);
   }
 
   /// The rest of the step with the own query tile: dS to be multiplied in the next pair; grad_v, grad_k.
   __device__ __forceinline__ void finish_own(Gradient& grad_k, Gradient& grad_v, const Operand& p_operand, const Operand& ds_operand) {
     using namespace ptx;
-    const bool first_lane = threadIdx.x % 32 == 0;
     mbarrier_wait(&smem_.own_empty, phase_);
     write_ds(ds_operand, 0);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) {
+      mbarrier_arrive(&smem_.own_full);
+    }
     wgmma_fence();
     accumulate(grad_v, p_operand, kQStageStep + SharedStorage::kToGradO);
     wgmma_commit_group();
-    publish(&smem_.own_full);
     accumulate(grad_k, ds_operand, kQStageStep);
     wgmma_commit_group();
+    release_stage<1>(grad_k, grad_v);
+  }
+
+  /// Waits for grad_v, the group before the last, and grad_k, the last, and gives their buffers back.
+  template <int kStage>
+  __device__ __forceinline__ void release_stage(Gradient& grad_k, Gradient& grad_v) {
+    using namespace ptx;
     wgmma_wait_group<1>();
     pin_registers(grad_v);
-    if (first_lane) {
-      mbarrier_arrive(&smem_.grad_o_empty[1]);
+    if (threadIdx.x % 32 == 0) {
+      mbarrier_arrive(&smem_.grad_o_empty[kStage]);
     }
     wgmma_wait_group<0>();
     pin_registers(grad_k);
-    if (first_lane) {
-      mbarrier_arrive(&smem_.q_empty[1]);
-    }
-  }
-
-  /// Makes what the warp has written visible to products and copies, and says so.
-  __device__ __forceinline__ void publish(uint64_t* full) {
-    ptx::fence_proxy_async_shared();
-    __syncwarp();
     if (threadIdx.x % 32 == 0) {
-      ptx::mbarrier_arrive(full);
+      mbarrier_arrive(&smem_.q_empty[kStage]);
     }
   }
 
@@ -245,34 +236,27 @@ class PairConsumer {
       ptx::wgmma_wait_group<0>();
       ptx::pin_registers(grad_q);
       add_previous(grad_q);
-      if constexpr (Config::kDeterministic) {
-        complete_previous(grad_q);
-      }
+      complete_previous(grad_q);
     }
   }
 
-  /// Adds the block of the pair before to the accumulator. In deterministic mode when it is its turn; the first key tile stores, the last one leaves it to
-  /// complete_previous.
+  /// Adds the block of the pair before to the accumulator when it is its turn; the first key tile stores, the last one leaves it to complete_previous.
   __device__ __forceinline__ void add_previous(const float (&grad_q)[Config::kGradQ]) {
-    if constexpr (!Config::kDeterministic) {
-      grad_q_.add(grad_q, accumulator_tile(previous_));
-    } else {
-      ptx::mbarrier_wait(&smem_.grad_q_open, phase_ ^ 1);
-      if (!previous_complete_) {
-        if (block_.first_key < Config::kClusterKeys) {
-          grad_q_.store(grad_q, accumulator_tile(previous_));
-        } else {
-          grad_q_.add(grad_q, accumulator_tile(previous_));
-        }
+    ptx::mbarrier_wait(&smem_.grad_q_open, phase_ ^ 1);
+    if (!previous_complete_) {
+      if (block_.first_key < Config::kClusterKeys) {
+        grad_q_.store(grad_q, accumulator_tile(previous_));
+      } else {
+        grad_q_.add(grad_q, accumulator_tile(previous_));
       }
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) {
-        ptx::mbarrier_arrive(&smem_.grad_q_added);
-      }
+    }
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) {
+      ptx::mbarrier_arrive(&smem_.grad_q_added);
     }
   }
 
-  /// Deterministic mode, behind the step's products: if the block of the pair before is the last of its sum, writes grad_q. It was its turn before.
+  /// Behind the step's products: if the block of the pair before is the last of its sum, writes grad_q. It was its turn before.
   __device__ __forceinline__ void complete_previous(float (&grad_q)[Config::kGradQ]) {
     if (previous_complete_) {
       if (block_.first_key >= Config::kClusterKeys) {
@@ -281,8 +265,8 @@ class PairConsumer {
       const volatile PairBlock& block = smem_.block;
       const int tiles = static_cast<int>(params_.padded_rows / Config::kTileQ);
       const int group_head = previous_ / tiles - block.first_head, query_tile = previous_ % tiles;
-      uint16_t* g_head = params_.grad_q + block.batch * params_.grad_q_strides.batch +
-                         (block.kv_head * params_.group_size + group_head) * params_.grad_q_strides.head;
+      uint16_t* g_head =
+          params_.grad_q + block.batch * params_.grad_q_strides.batch + (block.kv_head * params_.group_size + group_head) * params_.grad_q_strides.head;
       grad_q_.round_and_write(grad_q, params_, g_head, query_tile);
     }
   }
@@ -308,13 +292,14 @@ class PairConsumer {
     }
   }
 
-  /// dS^T from registers to shared memory as dS, to own_ds or, at kToSentDs, to sent_ds; publish follows.
+  /// dS^T from registers to shared memory as dS, to own_ds or, at kToSentDs, to sent_ds.
   __device__ __forceinline__ void write_ds(const Operand& operand, uint32_t offset_bytes) {
 #pragma unroll
     for (int k = 0; k < Config::kTileQ / 16; ++k) {
       ptx::stmatrix_x4_trans(s_own_ds_ + offset_bytes + k * 16 * tile::kPanelRowBytes, operand[4 * k], operand[4 * k + 1], operand[4 * k + 2],
                              operand[4 * k + 3]);
     }
+    ptx::fence_proxy_async_shared();
   }
 
   /// Tells the repair pass of NaN and infinity that may have come from masked pairs: the tensor core multiplies them with zero, and 0 * NaN is NaN.
@@ -396,12 +381,12 @@ class PairConsumer {
   const tile::Descriptor desc_q_;       // B of S^T, and of dP^T at kToGradO
   const tile::Descriptor desc_q_rows_;  // B of grad_k, and of grad_v at kToGradO
   PairGradQ<Config> grad_q_;
-  bool first_ = true;     // pair
+  bool first_ = true;               // pair
   bool previous_complete_ = false;  // nothing is added to that tile after this block
-  int previous_ = 0;      // tile of the accumulator that grad_q of the pair before belongs to
-  uint32_t phase_ = 0;             // parity of the pair
-  int first_row_[2];               // first query that sees the thread's keys, less the thread's first column
-  uint32_t s_own_ds_;              // the lane's row of stmatrix in own_ds
+  int previous_ = 0;                // tile of the accumulator that grad_q of the pair before belongs to
+  uint32_t phase_ = 0;              // parity of the pair
+  int first_row_[2];                // first query that sees the thread's keys, less the thread's first column
+  uint32_t s_own_ds_;               // the lane's row of stmatrix in own_ds
 };
 
 }  // namespace fa::sm90

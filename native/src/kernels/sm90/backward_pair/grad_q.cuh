@@ -65,7 +65,8 @@ class PairGradQ {
   }
 
   /// Writes scale * grad_q, rounded, to the rows of a tile of the caller's tensor. g_head: its (batch, head).
-  __device__ __forceinline__ static void round_and_write(const float (&grad_q)[Config::kGradQ], const BackwardParams& params, uint16_t* g_head, int query_tile) {
+  __device__ __forceinline__ static void round_and_write(const float (&grad_q)[Config::kGradQ], const BackwardParams& params, uint16_t* g_head,
+                                                         int query_tile) {
     const int warpgroup = threadIdx.x / 128 - 1, thread = threadIdx.x % 128, lane = thread % 32;
     const int first_row = query_tile * Config::kTileQ + 64 * (warpgroup / Config::kPanels) + thread / 32 * 16 + lane / 4;
     const int first_column = 64 * (warpgroup % Config::kPanels) + lane % 4 * 2;

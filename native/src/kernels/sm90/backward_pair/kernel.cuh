@@ -43,10 +43,8 @@ __global__ void __cluster_dims__(Config::kClusterSize, 1, 1) __launch_bounds__(C
     ptx::mbarrier_init(&smem.peer_empty, Config::kConsumerWarps);
     ptx::mbarrier_init(&smem.sent_full, Config::kConsumerWarps);
     ptx::mbarrier_init(&smem.sent_empty, 1);
-    if constexpr (Config::kDeterministic) {
-      ptx::mbarrier_init(&smem.grad_q_open, 2);
-      ptx::mbarrier_init(&smem.grad_q_added, Config::kConsumerWarps);
-    }
+    ptx::mbarrier_init(&smem.grad_q_open, 2);
+    ptx::mbarrier_init(&smem.grad_q_added, Config::kConsumerWarps);
     ptx::mbarrier_init_fence();
     smem.block = pair_block<Config>(params);
   }
@@ -62,13 +60,10 @@ __global__ void __cluster_dims__(Config::kClusterSize, 1, 1) __launch_bounds__(C
       PairProducer<Config>(params, smem).load();
     } else if (threadIdx.x == 32) {
       PairProducer<Config>(params, smem).exchange();
-    }
-    if constexpr (Config::kDeterministic) {
-      if (threadIdx.x == 64) {
-        PairProducer<Config>(params, smem).open();
-      } else if (threadIdx.x == 96) {
-        PairProducer<Config>(params, smem).count();
-      }
+    } else if (threadIdx.x == 64) {
+      PairProducer<Config>(params, smem).open();
+    } else if (threadIdx.x == 96) {
+      PairProducer<Config>(params, smem).count();
     }
   } else {
     ptx::registers_acquire<Config::kTile.consumer_registers()>();

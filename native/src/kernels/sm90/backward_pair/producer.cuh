@@ -1,5 +1,5 @@
-// The producer warpgroup, a thread per role: one brings k, v and the other block's k, and keeps the stages of q and grad_o full; one exchanges dS with the other
-// block; in deterministic mode two keep the order of additions to grad_q.
+// The producer warpgroup, a thread per role: one brings k, v and the other block's k, and keeps the stages of q and grad_o full; one exchanges dS with the
+// other block; two keep the order of additions to grad_q.
 #pragma once
 
 #include "kernels/sm90/backward/producer.cuh"
@@ -17,7 +17,8 @@ class PairProducer {
   using SharedStorage = typename Config::SharedStorage;
 
  public:
-  __device__ __forceinline__ PairProducer(const BackwardParams& params, SharedStorage& smem) : params_(params), smem_(smem), block_(pair_block<Config>(params)) {}
+  __device__ __forceinline__ PairProducer(const BackwardParams& params, SharedStorage& smem)
+      : params_(params), smem_(smem), block_(pair_block<Config>(params)) {}
 
   __device__ __forceinline__ void load() {
     load_keys(&params_.map_k, smem_.k, &smem_.k_full, block_.first_key);
@@ -71,7 +72,8 @@ class PairProducer {
     }
   }
 
-  /// Deterministic mode, one of two threads: lets the consumers add to a query tile when the key tiles in front have been added.
+  /// Lets the consumers add to a query tile when the key tiles in front have been added. Nobody waits for a block of the grid behind its own: key tiles are
+  /// launched in the order in which they are added.
   __device__ __forceinline__ void open() {
     const int wanted = block_.first_key / Config::kClusterKeys;
     uint32_t phase = 0;
@@ -84,7 +86,7 @@ class PairProducer {
     });
   }
 
-  /// The other: counts the additions. Its arrival at grad_q_open says that it has seen the additions before, and will not miss a phase.
+  /// Counts the additions. Its arrival at grad_q_open says that it has seen the additions before, and will not miss a phase.
   __device__ __forceinline__ void count() {
     uint32_t phase = 0;
     for_each_counter([&](int* g_counter) {
@@ -109,7 +111,9 @@ class PairProducer {
     }
   }
 
-  __device__ __forceinline__ int num_pairs() const { return params_.group_size * (block_.end_pair - block_.first_pair); }
+  __device__ __forceinline__ int num_pairs() const {
+    return params_.group_size * (block_.end_pair - block_.first_pair);
+  }
 
   __device__ __forceinline__ void load_keys(const CUtensorMap* map, typename SharedStorage::KeyRows& s_tile, uint64_t* full, int first_key) {
     ptx::mbarrier_arrive_expect_tx(full, sizeof(s_tile));

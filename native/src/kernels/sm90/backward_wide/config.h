@@ -32,6 +32,9 @@ struct BackwardWideConfig {
   static constexpr int kDsStages = kTile.ds_stages();
   /// With one tile of dS all warpgroups wait for its last reader, so warpgroup 1 multiplies with the last dS before it forms dP; with two, behind it.
   static constexpr bool kGradQFirst = kDsStages == 1;
+  /// Additions to grad_q in the order of the keys (grad_q_turns.cuh), query tiles from the last to the first.
+  static constexpr bool kDeterministic = kTile.deterministic;
+  static constexpr int kTurnStages = 4;  ///< steps by which opening may be ahead of counting
 
   static constexpr int kThreads = kTile.threads();
   static constexpr int kConsumerThreads = 128 * kTile.kWarpgroups;
@@ -45,9 +48,10 @@ struct BackwardWideConfig {
   static constexpr int kGradQColumns0 = 64;
   static constexpr int kGradQColumns1 = kPanels == 4 ? 64 : 32;
 
-  /// Named barriers: all consumers; kBarrierWarpgroup + w for consumer warpgroup w alone. 0 is __syncthreads.
-  static constexpr int kBarrierConsumers = 1;
-  static constexpr int kBarrierWarpgroup = 2;
+  /// Named barriers: kBarrierWarpgroup + w for consumer warpgroup w alone; kBarrierP + w: P is there, from warp w of warpgroup 0 to warp w of warpgroup 1.
+  /// 0 is __syncthreads.
+  static constexpr int kBarrierWarpgroup = 1;
+  static constexpr int kBarrierP = 3;
 
   struct SharedStorage {
     // Panels of 64 columns with 128-byte swizzle: 1024-byte alignment (tile/wgmma_descriptor.cuh).
@@ -63,20 +67,23 @@ struct BackwardWideConfig {
     alignas(1024) DsTile ds[kDsStages];          ///< rows are queries, columns are the block's keys
     alignas(1024) DsTile peer_ds[kDsStages];     ///< the other block's
     alignas(1024) float4 p[4][kScores / 4][32];  ///< P^T from warp w of warpgroup 0 to warp w of warpgroup 1, in the order of their registers
-    alignas(16) float lse_log2[kStages][kTileQ];
-    float delta[kSlots][kTileQ];  ///< beside the first part of a tile of grad_o
+    alignas(128) float lse_log2[kStages][kTileQ];
+    alignas(128) float delta[kSlots][kTileQ];  ///< beside the first part of a tile of grad_o
     uint64_t k_full;
     uint64_t v_full;            ///< v and peer_k
     uint64_t q_full[kStages];   ///< q and lse_log2
     uint64_t q_empty[kStages];  ///< all consumer warps of the cluster
     uint64_t grad_o_full[kSlots];
-    uint64_t grad_o_empty[kSlots];  ///< all consumer warps of the cluster
-    uint64_t p_full[4];             ///< per warp
-    uint64_t p_empty[4];
-    uint64_t ds_full[kDsStages];       ///< the warps of warpgroup 1
+    uint64_t grad_o_empty[kSlots];     ///< all consumer warps of the cluster
+    uint64_t ds_full[kDsStages];       ///< the threads of warpgroup 1, which have then read P of the step
     uint64_t peer_ds_full[kDsStages];  ///< the other block's copy
     uint64_t ds_empty[kDsStages];      ///< all consumer warps of the cluster: both copies of a tile have been multiplied
+    uint64_t keys_read;                ///< all consumer threads have read k and v for the last time
     int bad_grad_v[4];                 ///< per warp: grad_v is not finite
+    // Used if kDeterministic.
+    uint64_t grad_q_open[kTurnStages];     ///< the consumers may add
+    uint64_t grad_q_added[kTurnStages];    ///< all consumer warps have
+    uint64_t grad_q_counted[kTurnStages];  ///< the next key tile's block may know
   };
 
   static_assert(kHeadDim == 192 || kHeadDim == 256, "the shares of grad_q are laid out for three or four panels");

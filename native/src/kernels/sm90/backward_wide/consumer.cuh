@@ -51,16 +51,27 @@ class WideConsumer {
 #pragma unroll 1
     for (int group_head = 0; group_head < params.group_size; ++group_head) {
       float* g_accumulator = params.grad_q_accumulator + workspace_row(params, block.tile, group_head, 0) * Config::kHeadDim;
-      int step_index = block.tile.first_step;
+      const auto tile_of = [&](int tile) { return g_accumulator + static_cast<int64_t>(tile) * (Config::kTileQ * Config::kHeadDim); };
+      if constexpr (Config::kDeterministic) {
+        int tile = params.num_q_tiles - 1;
 #pragma unroll 1
-      for (; step_index < block.tile.end_masked; ++step_index) {
-        const int tile = step_index;
-        step(Masked<true>{}, tile, g_accumulator + static_cast<int64_t>(tile) * (Config::kTileQ * Config::kHeadDim));
-      }
+        for (; tile >= block.tile.end_masked; --tile) {
+          step(Masked<false>{}, tile, tile_of(tile));
+        }
 #pragma unroll 1
-      for (; step_index < params.num_q_tiles; ++step_index) {
-        const int tile = step_index;
-        step(Masked<false>{}, tile, g_accumulator + static_cast<int64_t>(tile) * (Config::kTileQ * Config::kHeadDim));
+        for (; tile >= block.tile.first_step; --tile) {
+          step(Masked<true>{}, tile, tile_of(tile));
+        }
+      } else {
+        int tile = block.tile.first_step;
+#pragma unroll 1
+        for (; tile < block.tile.end_masked; ++tile) {
+          step(Masked<true>{}, tile, tile_of(tile));
+        }
+#pragma unroll 1
+        for (; tile < params.num_q_tiles; ++tile) {
+          step(Masked<false>{}, tile, tile_of(tile));
+        }
       }
     }
   }
@@ -79,6 +90,12 @@ class WideConsumer {
     ptx::wgmma_wait_group<0>();
     ptx::pin_registers(grad_q);
     grad_q_share.add(grad_q);
+  }
+
+  /// Waits until all consumers have read k and v for the last time. No named barrier: the warpgroups come here from different places of the program.
+  __device__ __forceinline__ void finish_reading_keys() const {
+    ptx::mbarrier_arrive(&smem.keys_read);
+    ptx::mbarrier_wait(&smem.keys_read, 0);
   }
 
   /// True in all lanes if any of the warp's elements is NaN or infinite.

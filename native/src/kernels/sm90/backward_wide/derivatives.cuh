@@ -42,7 +42,7 @@ class DerivativeWarpgroup {
     common_.add_last(grad_q_);
     const bool bad_grad_k = common_.params.causal && Common::any_nonfinite(grad_k);
     const bool bad_keys = common_.params.causal && keys_nonfinite();
-    ptx::named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);  // k and v have been read for the last time
+    common_.finish_reading_keys();
     if (common_.params.causal && common_.lane == 0) {
       const int slice = 4 * common_.block.rank + common_.warp;
       common_.params.repair_flags[kRepairSlices * static_cast<int64_t>(blockIdx.x / Config::kClusterSize) + slice] =
@@ -137,7 +137,7 @@ class DerivativeWarpgroup {
     SharedStorage& smem = common_.smem;
     const int warp = common_.warp, lane = common_.lane;
     float p[Config::kScores];
-    ptx::mbarrier_wait(&smem.p_full[warp], p_phase_);
+    ptx::named_barrier_sync(Config::kBarrierP + warp, 64);
 #pragma unroll
     for (int j = 0; j < Config::kScores / 4; ++j) {
       const float4 values = smem.p[warp][j][lane];
@@ -150,14 +150,10 @@ class DerivativeWarpgroup {
     if constexpr (kMasked) {
       hide_scores(dp, common_.first_row, query_tile * Config::kTileQ);
     }
-    __syncwarp();
-    if (lane == 0) {
-      ptx::mbarrier_arrive(&smem.p_empty[warp]);
-    }
-    p_phase_ ^= 1;
   }
 
-  /// dS^T from registers to shared memory as dS, for both warpgroups and, through the producer, for the other block.
+  /// dS^T from registers to shared memory as dS, for both warpgroups and, through the producer, for the other block. All threads arrive, although a warp's lane
+  /// could for all of them: that each has read its P is then known without going round by its warp.
   __device__ __forceinline__ void share(const uint32_t (&operand)[Config::kScores / 2]) {
     SharedStorage& smem = common_.smem;
     ptx::mbarrier_wait(&smem.ds_empty[ds_cursor_.stage], ds_cursor_.phase ^ 1);
@@ -167,10 +163,7 @@ class DerivativeWarpgroup {
       ptx::stmatrix_x4_trans(s_ds + k * 16 * tile::kPanelRowBytes, operand[4 * k], operand[4 * k + 1], operand[4 * k + 2], operand[4 * k + 3]);
     }
     ptx::fence_proxy_async_shared();
-    __syncwarp();
-    if (common_.lane == 0) {
-      ptx::mbarrier_arrive(&smem.ds_full[ds_cursor_.stage]);
-    }
+    ptx::mbarrier_arrive(&smem.ds_full[ds_cursor_.stage]);
     ds_cursor_.advance();
   }
 
@@ -198,7 +191,6 @@ class DerivativeWarpgroup {
   StepCursor<Config::kStages> q_cursor_;
   StepCursor<Config::kSlots> grad_o_cursor_;
   StepCursor<Config::kDsStages> ds_cursor_;
-  uint32_t p_phase_ = 0;
   uint32_t s_ds_;  // the lane's row of stmatrix in the first tile of dS
 };
 

@@ -54,12 +54,22 @@ class GradQShare {
     }
   }
 
-  /// Adds the result where the step before belongs.
+  /// Adds the result where the step before belongs; in deterministic mode when it is the block's turn.
   __device__ __forceinline__ void add(const float (&grad_q)[kRegisters]) {
     if (g_tile_ != nullptr) {
+      if constexpr (Config::kDeterministic) {
+        ptx::mbarrier_wait(&smem_.grad_q_open[turn_cursor_.stage], turn_cursor_.phase);
+      }
 #pragma unroll
       for (int j = 0; j < kRegisters / 4; ++j) {
         ptx::reduce_add_v4(g_tile_ + 512 * j, grad_q[4 * j], grad_q[4 * j + 1], grad_q[4 * j + 2], grad_q[4 * j + 3]);
+      }
+      if constexpr (Config::kDeterministic) {
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) {
+          ptx::mbarrier_arrive(&smem_.grad_q_added[turn_cursor_.stage]);
+        }
+        turn_cursor_.advance();
       }
     }
   }
@@ -80,6 +90,7 @@ class GradQShare {
   const int offset_;                                                // of the thread's first float in a tile of the accumulator
   float* g_tile_ = nullptr;                                         // null in the first step
   StepCursor<Config::kDsStages> cursor_{Config::kDsStages - 1, 1};  // of the step before
+  StepCursor<Config::kTurnStages> turn_cursor_;                     // of the step before, from the first step that has one
 };
 
 }  // namespace fa::sm90

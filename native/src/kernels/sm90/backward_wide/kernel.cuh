@@ -4,6 +4,7 @@
 #include "kernels/sm90/backward/params.h"
 #include "kernels/sm90/backward_wide/config.h"
 #include "kernels/sm90/backward_wide/derivatives.cuh"
+#include "kernels/sm90/backward_wide/grad_q_turns.cuh"
 #include "kernels/sm90/backward_wide/probabilities.cuh"
 #include "kernels/sm90/backward_wide/producer.cuh"
 #include "ptx/cluster.cuh"
@@ -28,6 +29,7 @@ __global__ void __cluster_dims__(Config::kClusterSize, 1, 1) __launch_bounds__(C
     ptx::tma_prefetch_map(&params.map_k);
     ptx::tma_prefetch_map(&params.map_v);
     ptx::tma_prefetch_map(&params.map_grad_o);
+    ptx::tma_prefetch_map(&params.map_statistics);
     ptx::mbarrier_init(&smem.k_full, 1);
     ptx::mbarrier_init(&smem.v_full, 1);
     for (int stage = 0; stage < Config::kStages; ++stage) {
@@ -38,14 +40,18 @@ __global__ void __cluster_dims__(Config::kClusterSize, 1, 1) __launch_bounds__(C
       ptx::mbarrier_init(&smem.grad_o_full[slot], 1);
       ptx::mbarrier_init(&smem.grad_o_empty[slot], kClusterWarps);
     }
-    for (int warp = 0; warp < 4; ++warp) {
-      ptx::mbarrier_init(&smem.p_full[warp], 1);
-      ptx::mbarrier_init(&smem.p_empty[warp], 1);
-    }
     for (int stage = 0; stage < Config::kDsStages; ++stage) {
-      ptx::mbarrier_init(&smem.ds_full[stage], 4);
+      ptx::mbarrier_init(&smem.ds_full[stage], 128);
       ptx::mbarrier_init(&smem.peer_ds_full[stage], 1);
       ptx::mbarrier_init(&smem.ds_empty[stage], kClusterWarps);
+    }
+    ptx::mbarrier_init(&smem.keys_read, Config::kConsumerThreads);
+    if constexpr (Config::kDeterministic) {
+      for (int stage = 0; stage < Config::kTurnStages; ++stage) {
+        ptx::mbarrier_init(&smem.grad_q_open[stage], 1);
+        ptx::mbarrier_init(&smem.grad_q_added[stage], Config::kConsumerWarps);
+        ptx::mbarrier_init(&smem.grad_q_counted[stage], 1);
+      }
     }
     ptx::mbarrier_init_fence();
   }
@@ -60,14 +66,23 @@ __global__ void __cluster_dims__(Config::kClusterSize, 1, 1) __launch_bounds__(C
     } else if (threadIdx.x == 32) {
       WideProducer<Config>(params, smem).exchange();
     }
-  } else if (warpgroup == 1) {
+    if constexpr (Config::kDeterministic) {
+      if (threadIdx.x == 64) {
+        GradQTurns<Config>(params, smem).open();
+      } else if (threadIdx.x == 96) {
+        GradQTurns<Config>(params, smem).count();
+      }
+    }
+    return;
+  }
+  if (warpgroup == 1) {
     ptx::registers_acquire<Config::kTile.consumer_registers()>();
     ProbabilityWarpgroup<Config>(params, smem).run();
   } else {
     ptx::registers_acquire<Config::kTile.consumer_registers()>();
     DerivativeWarpgroup<Config>(params, smem).run();
   }
-  // The other block may still arrive at barriers here.
+  // The other block may still arrive at barriers here. Its consumers have waited for all that its producers have sent.
   ptx::cluster_sync();
 #else
   // Other targets have no wgmma; the planner never chooses this kernel there.

@@ -41,7 +41,7 @@ class ProbabilityWarpgroup {
         smem.bad_grad_v[common_.warp] = bad;
       }
     }
-    ptx::named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);  // k and v have been read for the last time
+    common_.finish_reading_keys();
     common_.store_gradient(&common_.params.map_grad_v, smem.v, grad_v, 1.0f, Config::kBarrierWarpgroup);
   }
 
@@ -110,20 +110,15 @@ class ProbabilityWarpgroup {
     q_cursor_.advance();
   }
 
-  /// P^T to the same warp of warpgroup 1, unrounded.
+  /// P^T to the same thread of warpgroup 1, unrounded. The place is free: grad_q_.multiply() has waited for dS of the step before, for which P was read.
   __device__ __forceinline__ void pass_on(const float (&p)[Config::kScores]) {
     SharedStorage& smem = common_.smem;
     const int warp = common_.warp, lane = common_.lane;
-    ptx::mbarrier_wait(&smem.p_empty[warp], p_phase_ ^ 1);
 #pragma unroll
     for (int j = 0; j < Config::kScores / 4; ++j) {
       smem.p[warp][j][lane] = make_float4(p[4 * j], p[4 * j + 1], p[4 * j + 2], p[4 * j + 3]);
     }
-    __syncwarp();
-    if (lane == 0) {
-      ptx::mbarrier_arrive(&smem.p_full[warp]);
-    }
-    p_phase_ ^= 1;
+    ptx::named_barrier_arrive(Config::kBarrierP + warp, 64);
   }
 
   Common common_;
@@ -133,7 +128,6 @@ class ProbabilityWarpgroup {
   GradQ grad_q_;
   StepCursor<Config::kStages> q_cursor_;
   StepCursor<Config::kSlots> grad_o_cursor_;
-  uint32_t p_phase_ = 0;
 };
 
 }  // namespace fa::sm90

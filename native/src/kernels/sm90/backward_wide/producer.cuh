@@ -4,7 +4,6 @@
 
 #include "kernels/sm90/backward_wide/block.cuh"
 #include "kernels/sm90/backward_wide/config.h"
-#include "ptx/bulk_copy.cuh"
 #include "ptx/cluster.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/tma.cuh"
@@ -30,8 +29,9 @@ class WideProducer {
     StepCursor<Config::kSlots> grad_o_cursor;
     for (int group_head = 0; group_head < params_.group_size; ++group_head) {
 #pragma unroll 1
-      for (int step = block_.tile.first_step; step < params_.num_q_tiles; ++step) {
-        const int first_row = step * Config::kTileQ;
+      for (int i = block_.tile.first_step; i < params_.num_q_tiles; ++i) {
+        const int query_tile = Config::kDeterministic ? params_.num_q_tiles - 1 - (i - block_.tile.first_step) : i;
+        const int first_row = query_tile * Config::kTileQ;
         load_q(group_head, first_row, q_cursor);
         if (!keys_loaded) {
           load_other_keys();
@@ -84,7 +84,7 @@ class WideProducer {
     ptx::mbarrier_wait(&smem_.q_empty[stage], cursor.phase ^ 1);
     ptx::mbarrier_arrive_expect_tx(full, sizeof(smem_.q[0]) + sizeof(smem_.lse_log2[0]));
     load_half<Config::kPanels>(&params_.map_q, smem_.q[stage], 0, full, group_head, first_row);
-    ptx::bulk_load(full, smem_.lse_log2[stage], params_.lse_log2 + workspace_row(params_, block_.tile, group_head, first_row), sizeof(smem_.lse_log2[0]));
+    ptx::tma_load_2d(&params_.map_statistics, full, smem_.lse_log2[stage], first_row, block_.tile.first_head + group_head);
     cursor.advance();
   }
 
@@ -97,7 +97,8 @@ class WideProducer {
       ptx::mbarrier_arrive_expect_tx(full, sizeof(smem_.grad_o[0]) + (part == 0 ? sizeof(smem_.delta[0]) : 0));
       load_half<Config::kPartPanels>(&params_.map_grad_o, smem_.grad_o[slot], part * Config::kPartPanels, full, group_head, first_row);
       if (part == 0) {
-        ptx::bulk_load(full, smem_.delta[slot], params_.delta + workspace_row(params_, block_.tile, group_head, first_row), sizeof(smem_.delta[0]));
+        const int num_heads = params_.order.num_heads * params_.group_size;
+        ptx::tma_load_2d(&params_.map_statistics, full, smem_.delta[slot], first_row, num_heads + block_.tile.first_head + group_head);
       }
       cursor.advance();
     }

@@ -1,0 +1,5 @@
+#include "kernels/sm90/backward/config.h"
+#include "kernels/sm90/backward_wide/launch_kernel.cuh"
+
+template void fa::sm90::launch_backward_wide<fa::sm90::BackwardWideConfig<__nv_bfloat16, fa::sm90::PlannedBackwardTile<7>>>(const fa::sm90::BackwardParams&,
+                                                                                                                            cudaStream_t);

@@ -1,0 +1,35 @@
+// The sets of mask and score variants that Hopper kernels are compiled for, and the choice among them. No CUDA header.
+#pragma once
+
+#include <cstdint>
+
+#include "plan/variants.h"
+
+namespace fa {
+
+/// Computed beside the products at next to no cost: which key tiles a query tile goes through, masks at their edges, a logit per head in the epilogue.
+inline constexpr uint32_t kSm90RangeVariants = kVariantWindow | kVariantChunk | kVariantSinks;
+/// One more instruction per score.
+inline constexpr uint32_t kSm90AlibiVariants = kSm90RangeVariants | kVariantAlibi;
+/// Two more special-function instructions per score.
+inline constexpr uint32_t kSm90SoftcapVariants = kSm90RangeVariants | kVariantSoftcap;
+/// Everything that is a function of a pair, behind branches that are the same in the whole block.
+inline constexpr uint32_t kSm90PairVariants =
+    kSm90AlibiVariants | kSm90SoftcapVariants | kVariantBias | kVariantVisible | kVariantBlockMask | kVariantDropout;
+
+/// Cheapest first: a problem takes the first set that holds its variants. Index 0 is the plain kernel.
+inline constexpr uint32_t kSm90ScoreSets[] = {0, kSm90RangeVariants, kSm90AlibiVariants, kSm90SoftcapVariants, kSm90PairVariants};
+inline constexpr const char* kSm90ScoreNames[] = {"", "_range", "_alibi", "_softcap", "_pairs"};
+inline constexpr int kNumSm90ScoreSets = sizeof(kSm90ScoreSets) / sizeof(kSm90ScoreSets[0]);
+
+/// Index of the set for these variants; -1 if none holds them.
+inline constexpr int sm90_score_set_of(uint32_t variants) {
+  for (int i = 0; i < kNumSm90ScoreSets; ++i) {
+    if ((variants & ~kSm90ScoreSets[i]) == 0) {
+      return i;
+    }
+  }
+  return -1;
+}
+
+}  // namespace fa

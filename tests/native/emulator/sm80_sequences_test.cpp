@@ -1,0 +1,191 @@
+// The kernels compiled with ModifiedScores over sequences of different lengths, packed, padded and left-padded, with every mask, forward and backward. Places
+// that belong to no sequence hold NaN, and so do neighbouring sequences in some cases: nothing of that may be read, and the outputs there must be 0.
+#include <gtest/gtest.h>
+
+#include <exception>
+#include <limits>
+#include <vector>
+
+#include "attention/sequence_schedule.cuh"
+#include "attention_case.h"
+#include "kernels/sm80/backward/grad_bias.cuh"
+#include "kernels/sm80/backward/grad_q.cuh"
+#include "kernels/sm80/backward/grad_sinks.cuh"
+#include "kernels/sm80/backward/kernel.cuh"
+#include "kernels/sm80/forward/kernel.cuh"
+#include "launch_blocks.h"
+
+namespace fa_test {
+namespace {
+
+using fa::Mask;
+using fa::ModifiedScores;
+
+void read_sequences(const fa::SequenceJob& job) {
+  using Config = fa::SequenceScheduleConfig;
+  for (int block = 0; block < fa::sequence_schedule_blocks(job); ++block) {
+    emulator::run_block(block, Config::kThreads, sizeof(Config::Shared),
+                        [&] { fa::SequenceScheduleBlock<Config>(job, *reinterpret_cast<Config::Shared*>(emulator::shared_memory())).run(); });
+  }
+}
+
+/// As launch.cu of the kernels does it.
+template <class Config, template <class> class Block, class Params>
+void run_over(const fa::SequenceTable& table, Params params) {
+  params.sequences = table;
+  params.order.num_tiles = table.capacity;
+  params.order.section_heads = 2;
+  params.order.last_first = false;
+  launch_blocks<Config, Block>(params);
+}
+
+template <int kForwardRow, int kBackwardRow, int kGradQRow, int kGradBiasRow>
+void check(const CaseOptions& options) {
+  using namespace fa::sm80;
+  SCOPED_TRACE(options.name());
+  try {
+    AttentionCase attention(options);
+    const fa::ScoreParams scores = attention.score_params();
+    const ForwardVariant& forward = kForward[kForwardRow];
+    const fa::SequenceJob job = attention.forward_job(forward.tile_q);
+    read_sequences(job);
+    ModifiedForwardParams forward_params{attention.forward_params(forward), scores, {}, options.mask == Mask::kCausalBottomRight};
+    forward_params.order.num_heads = options.heads_q;
+    run_over<ForwardConfig<__half, ForwardRow<kForwardRow>, ModifiedScores>, ForwardBlock>(job.tables[0].table, forward_params);
+    attention.compare_forward();
+
+    const BackwardVariant& backward = kBackward[kBackwardRow];
+    fa::SequenceJob backward_job = attention.backward_job(backward.tile_kv, kGradQRows);
+    std::vector<fa::SequenceTile> by_number(static_cast<size_t>(options.batch));
+    backward_job.by_number = by_number.data();
+    read_sequences(backward_job);
+    const BackwardParams params = attention.backward_params(backward);
+    run_over<BackwardConfig<__half, BackwardRow<kBackwardRow>, ModifiedScores>, BackwardBlock>(backward_job.tables[0].table,
+                                                                                               ModifiedBackwardParams{params, scores, nullptr, 0, 0, {}});
+    attention.compare_grad_kv();
+    if (options.deterministic) {
+      run_over<GradQConfig<__half, GradQRow<kGradQRow>, ModifiedScores>, GradQBlock>(
+          backward_job.tables[1].table, ModifiedBackwardParams{attention.grad_q_params(params, kGradQ[kGradQRow]), scores, nullptr, 0, 0, {}});
+      attention.compare_grad_q();
+    } else {
+      attention.compare_accumulator(backward);
+    }
+    if (options.bias > 0) {
+      std::vector<uint32_t> memory;
+      GradBiasParams bias = attention.grad_bias_params({params, scores, nullptr, options.batch, 0, {}}, kGradBias[kGradBiasRow], &memory);
+      bias.sequences_by_number = by_number.data();
+      launch_blocks<GradBiasConfig<__half, GradBiasRow<kGradBiasRow>>, GradBiasBlock>(bias);
+      attention.compare_grad_bias(memory);
+    }
+    if (options.sinks) {
+      std::vector<float> grad_sinks(static_cast<size_t>(options.heads_q), std::numeric_limits<float>::quiet_NaN());
+      ModifiedBackwardParams sinks{params, scores, grad_sinks.data(), 1, params.padded_rows, {}};
+      sinks.order.num_tiles = 1;
+      sinks.order.num_heads = options.heads_q;
+      launch_blocks<GradSinksConfig, GradSinksBlock>(sinks);
+      attention.compare_grad_sinks(grad_sinks);
+    }
+  } catch (const std::exception& error) {
+    ADD_FAILURE() << error.what();
+  }
+}
+
+constexpr auto check_d64 = check<4, 0, 0, 0>;
+constexpr auto check_d128 = check<1, 1, 1, 1>;
+constexpr auto check_d256 = check<3, 5, 3, 2>;
+constexpr auto check_d256_small = check<3, 6, 3, 2>;
+
+/// Longer than a tile, empty on one side or on both, one element; queries and keys differ.
+CaseOptions sequences(Placement placement) {
+  CaseOptions options{.batch = 6, .len_q = 170, .len_kv = 160, .heads_q = 2, .heads_kv = 1, .head_dim = 40, .head_dim_v = 32};
+  options.placement = placement;
+  options.lens_q = {64, 0, 150, 5, 1, 0};
+  options.lens_kv = {70, 20, 131, 0, 150, 0};
+  return options;
+}
+
+class Sm80Sequences : public ::testing::TestWithParam<Placement> {};
+
+TEST_P(Sm80Sequences, AnyLengths) {
+  for (const bool deterministic : {false, true}) {
+    CaseOptions options = sequences(GetParam());
+    options.deterministic = deterministic;
+    check_d64(options);
+    options.aligned = false;
+    options.mask = Mask::kCausalBottomRight;
+    check_d64(options);
+  }
+}
+
+TEST_P(Sm80Sequences, Masks) {
+  for (const Mask mask : {Mask::kCausalTopLeft, Mask::kWindowTopLeft, Mask::kWindowBottomRight}) {
+    CaseOptions options = sequences(GetParam());
+    options.mask = mask;
+    options.deterministic = mask == Mask::kWindowTopLeft;
+    if (mask != Mask::kCausalTopLeft) {
+      options.window_left = 30;
+      options.window_right = mask == Mask::kWindowTopLeft ? 0 : 20;
+    }
+    check_d64(options);
+    options.mask = mask == Mask::kCausalTopLeft ? Mask::kNone : mask;
+    options.chunk = 40;
+    check_d64(options);
+  }
+}
+
+/// Everything at once, for every configuration.
+TEST_P(Sm80Sequences, Together) {
+  CaseOptions options = sequences(GetParam());
+  options.mask = Mask::kWindowBottomRight;
+  options.window_left = 60;
+  options.window_right = 9;
+  options.softcap = 2.0f;
+  options.alibi = 2;
+  options.bias = 1;
+  options.visible = 2;
+  options.block_mask = 32;
+  options.sinks = true;
+  options.dropout = 0.125f;
+  for (const bool deterministic : {false, true}) {
+    options.deterministic = deterministic;
+    options.head_dim = options.head_dim_v = 64;
+    check_d64(options);
+    options.batch = 3;
+    options.head_dim = 128;
+    options.head_dim_v = 104;
+    check_d128(options);
+    options.head_dim = options.head_dim_v = 256;
+    deterministic ? check_d256_small(options) : check_d256(options);
+  }
+}
+
+/// The gradient of a bias that sequences share, or have of their own.
+TEST_P(Sm80Sequences, Bias) {
+  for (const int kind : {1, 2, 3, 4}) {
+    CaseOptions options = sequences(GetParam());
+    options.bias = kind;
+    options.mask = kind == 2 ? Mask::kNone : Mask::kCausalBottomRight;
+    options.block_mask = kind == 3 ? 64 : 0;
+    options.visible = kind == 4 ? 1 : 0;
+    check_d64(options);
+  }
+}
+
+/// NaN in one sequence reaches no other one.
+TEST_P(Sm80Sequences, NonFiniteStaysWhereItIs) {
+  for (const Poisoned poisoned : {Poisoned::kQ, Poisoned::kK, Poisoned::kV, Poisoned::kGradO}) {
+    CaseOptions options = sequences(GetParam());
+    options.poisoned = poisoned;
+    options.poisoned_row = 66;
+    options.mask = Mask::kCausalBottomRight;
+    options.deterministic = poisoned == Poisoned::kK;
+    check_d64(options);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Placements, Sm80Sequences,
+                         ::testing::Values(Placement::kPadded, Placement::kLeftPadded, Placement::kPacked, Placement::kPackedWithGaps,
+                                           Placement::kPackedLeftPadded));
+
+}  // namespace
+}  // namespace fa_test
