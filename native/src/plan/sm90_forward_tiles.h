@@ -33,9 +33,11 @@ struct Sm90ForwardTile {
   int teams = 1;
   /// The longest sequence of keys this tile is meant for.
   int64_t max_len_kv = INT64_MAX;
-  /// With a causal mask, query tiles are handed out in pairs of equal work (sm90_forward_groups) if a head has at least and at most so many; none if 0.
+  /// With a causal mask, query tiles are handed out in pairs of equal work (Sm90ForwardOrder) if a head has at least and at most so many; none if 0.
   int min_paired_tiles = 0;
   int max_paired_tiles = 0;
+  /// With a causal mask and without pairs, the tiles of a head follow each other in persistent blocks if there are at most so many.
+  int max_adjacent_tiles = 0;
 
   constexpr int tile_q() const { return 64 * warpgroups; }
   /// The consumers and one producer warpgroup.
@@ -58,9 +60,9 @@ struct Sm90ForwardTile {
 inline constexpr Sm90ForwardTile kSm90ForwardTiles[] = {
     {64, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 2, 1024, 4, 16},
     {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 20, 32},
-    {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 32, 32},
-    {192, 2, 96, 2, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 8, 16},
-    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 8, 16},
+    {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 32, 32, 8},
+    {192, 2, 96, 2, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 8, 16, 4},
+    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 8, 16, 4},
 };
 inline constexpr int kNumSm90ForwardTiles = sizeof(kSm90ForwardTiles) / sizeof(kSm90ForwardTiles[0]);
 
@@ -96,33 +98,45 @@ inline bool sm90_persistent(const Problem& problem, int64_t q_tiles, int64_t wor
          (q_tiles <= kSm90MaxPersistentTiles && sm90_whole_rounds(q_tiles, workers) * sm90_kv_bytes(problem) <= kSm90MaxPersistentBytes * problem.group_size());
 }
 
-/// Heads (over the batch too) that are worked on at the same time with a causal mask, for `workers` (teams of all blocks) and q_tiles query tiles per head.
-inline int64_t sm90_section_heads(const Problem& problem, int64_t q_tiles, int64_t workers) {
+/// In which order query tiles are worked on; src/kernels/sm90/forward/schedule.cuh.
+enum class Sm90ForwardOrder {
+  kSequence,  ///< all tiles of a head, then the next head's; without a mask, where all tiles are the same work
+  kPairs,     ///< a short and a long tile of one head together, the same work for every worker
+  /// Sections of heads, longest tiles first.
+  kSections,
+  /// Sections of heads; in all but the last the tiles of a head follow each other, so that they run side by side and read its keys at the same time.
+  kAdjacentTiles,
+};
+
+/// A function of the grid alone, so that the planner and the launch agree. `blocks`: persistent ones.
+inline Sm90ForwardOrder sm90_forward_order(const Problem& problem, const Sm90ForwardTile& tile, int64_t q_tiles, int64_t blocks) {
+  if (!problem.is_causal()) {
+    return Sm90ForwardOrder::kSequence;
+  }
+  const int64_t workers = blocks * tile.teams, all_heads = problem.batch * problem.heads_q;
+  if (q_tiles >= tile.min_paired_tiles && q_tiles <= tile.max_paired_tiles && q_tiles % 2 == 0) {
+    // The last round must be nearly full: 19 of 20 workers busy on average.
+    const int64_t units = q_tiles / 2 * all_heads, rounds = (units + workers - 1) / workers;
+    if (units * 20 >= rounds * workers * 19) {
+      return Sm90ForwardOrder::kPairs;
+    }
+  }
+  // Where every worker has at most one tile, or one tile has a block, nothing follows.
+  const bool adjacent = q_tiles <= tile.max_adjacent_tiles && q_tiles * all_heads > workers && sm90_persistent(problem, q_tiles, workers);
+  return adjacent ? Sm90ForwardOrder::kAdjacentTiles : Sm90ForwardOrder::kSections;
+}
+
+/// Heads (over the batch too) of a section, for `workers` (teams of all blocks) and q_tiles query tiles per head.
+inline int64_t sm90_section_heads(const Problem& problem, Sm90ForwardOrder order, int64_t q_tiles, int64_t workers) {
   const int64_t all_heads = problem.batch * problem.heads_q;
   const int64_t kv_bytes = sm90_kv_bytes(problem);
   int64_t heads = kv_bytes > 0 ? kSm90SectionBytes / kv_bytes * problem.group_size() : all_heads;
   if (workers < q_tiles * all_heads) {
     const int64_t whole_rounds = sm90_whole_rounds(q_tiles, workers);
-    heads = heads < whole_rounds ? whole_rounds : heads / whole_rounds * whole_rounds;
+    heads = order == Sm90ForwardOrder::kAdjacentTiles || heads < whole_rounds ? whole_rounds : heads / whole_rounds * whole_rounds;
   }
   heads = heads < problem.group_size() ? problem.group_size() : heads;
   return heads < all_heads ? heads : all_heads;
-}
-
-/// Into how many units of work a head's query tiles are divided when `blocks` blocks share all units evenly: every tile by itself without a mask; with a causal
-/// mask pairs of equal work, a short tile and a long one. 0: no even shares, tiles go out in sections of heads, longest first. A function of the grid alone, so
-/// that the planner and the launch agree.
-inline int64_t sm90_forward_groups(const Problem& problem, const Sm90ForwardTile& tile, int64_t q_tiles, int64_t blocks) {
-  if (!problem.is_causal()) {
-    return q_tiles;
-  }
-  if (q_tiles < tile.min_paired_tiles || q_tiles > tile.max_paired_tiles || q_tiles % 2 != 0) {
-    return 0;
-  }
-  // The last round must be nearly full: 19 of 20 workers busy on average.
-  const int64_t units = q_tiles / 2 * problem.batch * problem.heads_q, workers = blocks * tile.teams;
-  const int64_t rounds = (units + workers - 1) / workers;
-  return units * 20 >= rounds * workers * 19 ? q_tiles / 2 : 0;
 }
 
 }  // namespace fa
