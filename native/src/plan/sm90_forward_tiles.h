@@ -42,8 +42,8 @@ struct Sm90ForwardTile {
   constexpr int tile_q() const { return 64 * warpgroups; }
   /// The consumers and one producer warpgroup.
   constexpr int threads() const { return 128 * (teams * warpgroups + 1); }
-  constexpr int consumer_registers() const { return teams * warpgroups == 4 ? 112 : teams * warpgroups == 3 ? 160 : 240; }
-  constexpr int producer_registers() const { return teams * warpgroups >= 3 ? 32 : 24; }
+  constexpr int consumer_registers() const { return teams * warpgroups == 4 ? 112 : teams * warpgroups == 3 ? 160 : stages == 4 ? 232 : 240; }
+  constexpr int producer_registers() const { return teams * warpgroups >= 3 ? 32 : stages == 4 ? 40 : 24; }
   /// What the compiler may use before the registers are divided: a multiple of 8, the same for all threads.
   constexpr int entry_registers() const { return 65536 / threads() / 8 * 8; }
   constexpr int64_t q_bytes() const { return int64_t{2} * tile_q() * head_dim; }
