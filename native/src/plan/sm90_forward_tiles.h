@@ -33,11 +33,13 @@ struct Sm90ForwardTile {
   int teams = 1;
   /// The longest sequence of keys this tile is meant for.
   int64_t max_len_kv = INT64_MAX;
-  /// With a causal mask, query tiles are handed out in pairs of equal work (Sm90ForwardOrder) if a head has at least and at most so many; none if 0.
+  /// With a causal mask, the tiles of a head follow each other in persistent blocks (Sm90ForwardOrder) if there are at most so many. If they do not, they are
+  /// handed out in pairs of equal work, if there are at least and at most so many; none if 0.
+  int max_adjacent_tiles = 0;
   int min_paired_tiles = 0;
   int max_paired_tiles = 0;
-  /// With a causal mask and without pairs, the tiles of a head follow each other in persistent blocks if there are at most so many.
-  int max_adjacent_tiles = 0;
+  /// Only for causal masks.
+  bool causal_only = false;
 
   constexpr int tile_q() const { return 64 * warpgroups; }
   /// The consumers and one producer warpgroup.
@@ -58,11 +60,12 @@ struct Sm90ForwardTile {
 
 /// Smallest head_dim first, then shortest sequence: a problem takes the first tile that holds it.
 inline constexpr Sm90ForwardTile kSm90ForwardTiles[] = {
-    {64, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 2, 1024, 4, 16},
-    {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 20, 32},
-    {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 32, 32, 8},
-    {192, 2, 96, 2, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 8, 16, 4},
-    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 8, 16, 4},
+    {64, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 2, 1024, 8, 4, 16},
+    {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 0, 20, 32},
+    {128, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 1, 512, 4, 0, 0, true},
+    {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32},
+    {192, 2, 96, 2, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 4, 8, 16},
+    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16},
 };
 inline constexpr int kNumSm90ForwardTiles = sizeof(kSm90ForwardTiles) / sizeof(kSm90ForwardTiles[0]);
 
@@ -70,7 +73,8 @@ inline constexpr int kNumSm90ForwardTiles = sizeof(kSm90ForwardTiles) / sizeof(k
 inline int sm90_forward_tile_of(const Problem& problem) {
   const int64_t head_dim = problem.head_dim > problem.head_dim_v ? problem.head_dim : problem.head_dim_v;
   int index = 0;
-  while (kSm90ForwardTiles[index].head_dim < head_dim || kSm90ForwardTiles[index].max_len_kv < problem.len_kv) {
+  while (kSm90ForwardTiles[index].head_dim < head_dim || kSm90ForwardTiles[index].max_len_kv < problem.len_kv ||
+         (kSm90ForwardTiles[index].causal_only && !problem.is_causal())) {
     ++index;
   }
   return index;
@@ -114,6 +118,10 @@ inline Sm90ForwardOrder sm90_forward_order(const Problem& problem, const Sm90For
     return Sm90ForwardOrder::kSequence;
   }
   const int64_t workers = blocks * tile.teams, all_heads = problem.batch * problem.heads_q;
+  // Where every worker has at most one tile, or every tile has a block, none follows another.
+  if (q_tiles <= tile.max_adjacent_tiles && q_tiles * all_heads > workers && sm90_persistent(problem, q_tiles, workers)) {
+    return Sm90ForwardOrder::kAdjacentTiles;
+  }
   if (q_tiles >= tile.min_paired_tiles && q_tiles <= tile.max_paired_tiles && q_tiles % 2 == 0) {
     // The last round must be nearly full: 19 of 20 workers busy on average.
     const int64_t units = q_tiles / 2 * all_heads, rounds = (units + workers - 1) / workers;
@@ -121,9 +129,7 @@ inline Sm90ForwardOrder sm90_forward_order(const Problem& problem, const Sm90For
       return Sm90ForwardOrder::kPairs;
     }
   }
-  // Where every worker has at most one tile, or one tile has a block, nothing follows.
-  const bool adjacent = q_tiles <= tile.max_adjacent_tiles && q_tiles * all_heads > workers && sm90_persistent(problem, q_tiles, workers);
-  return adjacent ? Sm90ForwardOrder::kAdjacentTiles : Sm90ForwardOrder::kSections;
+  return Sm90ForwardOrder::kSections;
 }
 
 /// Heads (over the batch too) of a section, for `workers` (teams of all blocks) and q_tiles query tiles per head.

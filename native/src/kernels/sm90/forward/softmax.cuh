@@ -20,6 +20,10 @@ namespace fa::sm90 {
 
 inline constexpr float kMinusInfinity = -INFINITY;
 
+/// False: the optimistic step follows only tiles whose P leave the range of the element type, as if nothing outweighed another.
+inline constexpr bool kFollowsOutweighing = true;
+/// A thread's partial row sum below this proves that no P left that range: fp16 holds up to 65504, bf16 far more.
+inline constexpr float kMaxTileSum = 16384.0f;
 /// Up to this sum of a thread's P, a reference is moved after the fact: P, sums and their products stay far from overflow.
 inline constexpr float kLargestTileSum = 18446744073709551616.0f;  // 2^64
 
@@ -194,8 +198,9 @@ __device__ __forceinline__ void optimistic_step(float (&s)[kNum], RowState& rows
   const float offset[2] = {-rows.reference[0] * scale_log2, -rows.reference[1] * scale_log2};
   float tile_sum[2];
   exponentials(s, scale_log2, offset, tile_sum);
-  if (!__all_sync(0xFFFFFFFF, tile_sum[0] <= rows.bound[0] && tile_sum[1] <= rows.bound[1])) {
-    if (!__all_sync(0xFFFFFFFF, tile_sum[0] < kLargestTileSum && tile_sum[1] < kLargestTileSum)) {
+  const float bound[2] = {kFollowsOutweighing ? rows.bound[0] : kMaxTileSum, kFollowsOutweighing ? rows.bound[1] : kMaxTileSum};
+  if (!__all_sync(0xFFFFFFFF, tile_sum[0] <= bound[0] && tile_sum[1] <= bound[1])) {
+    if (!kFollowsOutweighing || !__all_sync(0xFFFFFFFF, tile_sum[0] < kLargestTileSum && tile_sum[1] < kLargestTileSum)) {
       recompute(s);
       exact_step(s, rows, rescale, scale_log2);
       return;
