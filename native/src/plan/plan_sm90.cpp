@@ -59,8 +59,8 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
   }
 
   const int64_t num_tiles = q_tiles * problem.batch * problem.heads_q;
-  const int64_t groups = sm90_forward_groups(problem, tile, q_tiles, caps.multiprocessors);
-  const bool persistent = groups > 0 || sm90_persistent(problem, q_tiles, int64_t{caps.multiprocessors} * tile.teams);
+  const Sm90ForwardOrder order = sm90_forward_order(problem, tile, q_tiles, caps.multiprocessors);
+  const bool persistent = order == Sm90ForwardOrder::kPairs || sm90_persistent(problem, q_tiles, int64_t{caps.multiprocessors} * tile.teams);
   plan->variant = variant;
   plan->tile_q = tile.tile_q();
   plan->tile_kv = tile.tile_kv;
@@ -73,10 +73,11 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
   plan->workspace_bytes = 0;
   std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "sm90_forward_d%d_%dx%d", tile.head_dim, tile.tile_q(), tile.tile_kv);
   plan->reason.set("Hopper: wgmma and TMA, %d x %d consumer warpgroups of 64 query rows, head_dim padded to %d; %s", tile.teams, tile.warpgroups, tile.head_dim,
-                   !problem.is_causal() ? "persistent blocks, all tiles alike"
-                   : groups > 0         ? "persistent blocks, causal tiles in pairs of equal work"
-                   : persistent         ? "persistent blocks, causal tiles longest first, back and forth"
-                                        : "one block per causal tile, longest first");
+                   order == Sm90ForwardOrder::kSequence        ? "persistent blocks, all tiles alike"
+                   : order == Sm90ForwardOrder::kPairs         ? "persistent blocks, causal tiles in pairs of equal work"
+                   : order == Sm90ForwardOrder::kAdjacentTiles ? "persistent blocks, causal tiles of a head side by side, back and forth"
+                   : persistent                                ? "persistent blocks, causal tiles longest first, back and forth"
+                                                               : "one block per causal tile, longest first");
   return true;
 }
 

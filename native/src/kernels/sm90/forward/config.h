@@ -36,11 +36,6 @@ struct ForwardConfig {
   static constexpr int kScores = kTileKv / 2;
   static constexpr int kOutputs = kHeadDim / 2;
 
-  /// A thread's partial row sum below this proves that no probability of the tile left the range of the element type: fp16 holds up to 65504, bf16 far more.
-  static constexpr float kMaxTileSum = 16384.0f;
-  /// Growth of the maximum, as a power of two, up to which the reference stays. Probabilities then stay below 2^8.
-  static constexpr float kLazyRescaleLog2 = 8.0f;
-
   /// Named barrier of a team's consumer warpgroup w, on which it waits for its turn: kBarrierTurn + team * kWarpgroups + w. 0 is __syncthreads.
   static constexpr int kBarrierTurn = 1;
 

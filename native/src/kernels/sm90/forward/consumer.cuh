@@ -61,11 +61,19 @@ class Consumer {
     return first_row(tile) + thread % 128 / 32 * 16 + thread % 32 / 4;
   }
 
-  /// Waits for the next q tile and what the producer says of it; returns the number of key tiles that the block goes through, or kNoMoreWork. The shuffles tell
-  /// the compiler that these are the same in the whole warp.
+  /// Waits for the next q tile and what the producer says of it; returns the number of key tiles that the block goes through, or kNoMoreWork.
   __device__ __forceinline__ int next_tile(WorkTile& tile) {
     ptx::mbarrier_wait(&smem_.q_full[q_cursor_.stage()], q_cursor_.phase());
-    const int4 message = smem_.work[q_cursor_.stage()];
+    return read_message(tile);
+  }
+
+  /// The lane that releases the q tile reads the message, so that its arrival orders the read for all. The shuffles tell the compiler that these are the same
+  /// in the whole warp.
+  __device__ __forceinline__ int read_message(WorkTile& tile) const {
+    int4 message = make_int4(0, 0, 0, 0);
+    if (threadIdx.x % 32 == 0) {
+      message = smem_.work[q_cursor_.stage()];
+    }
     tile.first_row = __shfl_sync(0xFFFFFFFF, message.x, 0);
     tile.head = __shfl_sync(0xFFFFFFFF, message.y, 0);
     tile.batch = __shfl_sync(0xFFFFFFFF, message.z, 0);
@@ -95,6 +103,8 @@ class Consumer {
     for (; n >= 0; --n) {
       step<false>(s, p, o, rows, tile, n);
     }
+    WorkTile same_tile;  // read again, so that it takes no registers in the loops
+    read_message(same_tile);
     release_q();
     mbarrier_wait(&smem_.v_full[v_cursor_.stage()], v_cursor_.phase());
     wgmma_fence();
@@ -102,7 +112,7 @@ class Consumer {
     wgmma_wait_group<0>();
     pin_registers(o);
     release_v();
-    finish(tile, keys, rows, o);
+    finish(same_tile, rows, o);
   }
 
   __device__ __forceinline__ void first_key_tile(float (&s)[Config::kScores], RowState& rows, const WorkTile& tile, int n, bool masked) {
@@ -139,10 +149,11 @@ class Consumer {
     }
   }
 
-  __device__ __forceinline__ void finish(const WorkTile& tile, const KeyTiles& keys, RowState& rows, float (&o)[Config::kOutputs]) {
+  __device__ __forceinline__ void finish(const WorkTile& tile, RowState& rows, float (&o)[Config::kOutputs]) {
     const int row = thread_row(tile);
     if (params_.causal) {
-      remove_masked_values<Element>(params_, tile, row - ptx::fresh_thread_index() % 32 / 4, row, keys.end * Config::kTileKv, rows, o);
+      const int end = key_tiles<Config::kTileKv>(params_, first_row(tile), 64).end * Config::kTileKv;
+      remove_masked_values<Element>(params_, tile, row - ptx::fresh_thread_index() % 32 / 4, row, end, rows, o);
     }
     float sum[2], inverse_sum[2];
     total_sums(params_, row, rows, sum, inverse_sum);
@@ -176,11 +187,11 @@ class Consumer {
       mask(s, tile, n);
       exact_step(s, rows, rescale, params_.scale_log2);
     } else if constexpr (Config::kSoftmax == Sm90Softmax::kOptimisticMaximum) {
-      optimistic_step(s, rows, rescale, params_.scale_log2, Config::kMaxTileSum, [&](float(&scores)[Config::kScores]) {
+      optimistic_step(s, rows, rescale, params_.scale_log2, [&](float(&scores)[Config::kScores]) {
         recompute_scores<Config>(scores, smem_.q(q_cursor_.stage()), smem_.k[k_cursor_.stage()], 64 * warpgroup_ + ptx::fresh_thread_index() % 128 / 32 * 16);
       });
     } else {
-      lazy_step(s, rows, rescale, params_.scale_log2, Config::kLazyRescaleLog2, &smem_.sink);
+      lazy_step(s, rows, rescale, params_.scale_log2, &smem_.sink);
     }
     release_k();
 

@@ -20,6 +20,7 @@ constexpr Launcher kLaunchers[][2] = {
     {launch_forward<Planned<__half, 2>>, launch_forward<Planned<__nv_bfloat16, 2>>},
     {launch_forward<Planned<__half, 3>>, launch_forward<Planned<__nv_bfloat16, 3>>},
     {launch_forward<Planned<__half, 4>>, launch_forward<Planned<__nv_bfloat16, 4>>},
+    {launch_forward<Planned<__half, 5>>, launch_forward<Planned<__nv_bfloat16, 5>>},
 };
 static_assert(sizeof(kLaunchers) / sizeof(kLaunchers[0]) == kNumSm90ForwardTiles, "one row per tile");
 
@@ -33,7 +34,7 @@ void sm90_forward(const Plan& plan, const ForwardArgs& args) {
   }
   const Sm90ForwardTile& tile = kSm90ForwardTiles[plan.variant];
   const int64_t q_tiles = (args.problem.len_q + tile.tile_q() - 1) / tile.tile_q();
-  const sm90::ForwardParams params = sm90::make_forward_params(tile, args, plan.blocks, sm90_forward_groups(args.problem, tile, q_tiles, plan.blocks));
+  const sm90::ForwardParams params = sm90::make_forward_params(tile, args, plan.blocks, sm90_forward_order(args.problem, tile, q_tiles, plan.blocks));
   sm90::kLaunchers[plan.variant][args.problem.dtype == DType::kFloat16 ? 0 : 1](params, plan.blocks, static_cast<cudaStream_t>(args.stream));
 }
 

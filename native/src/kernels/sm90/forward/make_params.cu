@@ -18,7 +18,7 @@ GlobalView view(const Tensor& tensor) {
 
 }  // namespace
 
-ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args, int64_t blocks, int64_t groups) {
+ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args, int64_t blocks, Sm90ForwardOrder order) {
   const Problem& problem = args.problem;
   const int64_t len_kv = visible_len_kv(problem);
   // Without keys nothing is loaded, but a map must describe something: q's memory stands in.
@@ -50,17 +50,21 @@ ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs
   params.scale_log2 = problem.scale * 1.4426950408889634f;
   const int64_t q_tiles = (problem.len_q + tile.tile_q() - 1) / tile.tile_q();
   const int64_t all_heads = problem.batch * problem.heads_q;
-  const int64_t section_heads = sm90_section_heads(problem, q_tiles, blocks * tile.teams);
-  params.sections = groups == 0;
-  params.num_units = static_cast<int>((params.sections ? q_tiles : groups) * all_heads);
-  params.unit_shift = params.sections || groups == q_tiles ? 0 : 1;
+  const int64_t section_heads = sm90_section_heads(problem, order, q_tiles, blocks * tile.teams);
+  const int64_t units_of_head = order == Sm90ForwardOrder::kPairs ? q_tiles / 2 : q_tiles;
+  params.adjacent_tiles = order == Sm90ForwardOrder::kAdjacentTiles;
+  params.sections = order == Sm90ForwardOrder::kSections || params.adjacent_tiles;
+  params.num_units = static_cast<int>(units_of_head * all_heads);
+  params.unit_shift = order == Sm90ForwardOrder::kPairs ? 1 : 0;
   params.q_tiles = static_cast<int>(q_tiles);
   params.first_row = problem.is_causal() ? -static_cast<int>((q_tiles * tile.tile_q() - problem.len_q) / 64 * 64) : 0;
-  params.groups = FastDivisor(params.sections ? 1 : groups);
+  params.units_of_head = FastDivisor(units_of_head);
   params.heads = FastDivisor(problem.heads_q);
   params.section_tiles = FastDivisor(section_heads * q_tiles);
   params.section_heads = FastDivisor(section_heads);
-  params.last_section = static_cast<int>((all_heads - 1) / section_heads);
+  // What is left over is a section by itself; adjacent tiles leave it to the last whole one, whose long tiles it needs for balance.
+  const int64_t whole_sections = all_heads / section_heads;
+  params.last_section = static_cast<int>(params.adjacent_tiles ? whole_sections - 1 : (all_heads - 1) / section_heads);
   params.last_section_heads = FastDivisor(all_heads - params.last_section * section_heads);
   params.causal = problem.is_causal();
   return params;

@@ -40,14 +40,15 @@ struct ForwardParams {
   float scale_log2;  ///< scale * log2(e)
 
   // Order of work, see schedule.cuh.
-  int num_units;       ///< of work, over all heads
-  int unit_shift;      ///< log2 of a unit's query tiles: 1 with pairs, else 0
-  int q_tiles;         ///< query tiles per head
-  int first_row;       ///< of a head's first tile: 0, or -64 or -128 if that one is not full
-  FastDivisor groups;  ///< units per head; 1 with sections, where it is not used
-  FastDivisor heads;   ///< heads_q
-  // Sections of heads (over the batch too) that are worked on together; the last one may be smaller.
+  int num_units;              ///< of work, over all heads
+  int unit_shift;             ///< log2 of a unit's query tiles: 1 with pairs, else 0
+  int q_tiles;                ///< query tiles per head
+  int first_row;              ///< of a head's first tile: 0, or -64 or -128 if that one is not full
+  FastDivisor units_of_head;  ///< q_tiles, or half as many with pairs
+  FastDivisor heads;          ///< heads_q
+  // Sections of heads (over the batch too) that are worked on together; the last one may be smaller, or larger with adjacent tiles.
   bool sections;
+  bool adjacent_tiles;
   FastDivisor section_tiles;  ///< section_heads * q_tiles
   FastDivisor section_heads;
   FastDivisor last_section_heads;

@@ -2,10 +2,12 @@
 //
 // Without a mask every tile is the same work: the grid is one block per multiprocessor, tiles of one head follow each other so that its keys stay in L2.
 // With a causal mask the tiles of a head differ. Where the numbers allow it, they go out in pairs of equal work, tile i of n with tile n - 1 - i. Otherwise
-// sections of heads whose keys and values fit L2 together are taken one after the other, and within a section the longest tiles come first: long problems
-// launch one block per tile and leave the balance to the hardware's block scheduler; short ones run persistent blocks that go through the order back and forth,
-// so that a block which had the longer tile of one round has the shorter one of the next. The number of query rows need not be a multiple of the tile: with a
-// causal mask it is the first tile that is not full, since it is the shortest.
+// sections of heads whose keys and values fit L2 together are taken one after the other: long problems launch one block per tile, longest first, and leave the
+// balance to the hardware's block scheduler; short ones run persistent blocks that go through the order back and forth, so that a block which had the longer
+// tile of one round has the shorter one of the next. Within a section the longest tiles come first, or, for the shortest problems, which are limited by memory,
+// the tiles of a head follow each other: blocks beside each other then read the same keys at the same time. Their last section, which need not be a whole
+// number of rounds, is longest first again. The number of query rows need not be a multiple of the tile: with a causal mask it is the first tile that is not
+// full, since it is the shortest.
 #pragma once
 
 #include "kernels/sm90/forward/params.h"
@@ -38,15 +40,22 @@ class WorkIterator {
     const int unit = this->unit();
     int q_tile, flat_head;
     if (params_.sections) {
-      const int section = params_.section_tiles.quotient(unit);
-      const int in_section = params_.section_tiles.remainder(unit, section);
-      const FastDivisor& heads = section == params_.last_section ? params_.last_section_heads : params_.section_heads;
-      const int step = heads.quotient(in_section);
+      const int section = min(params_.section_tiles.quotient(unit), params_.last_section);
+      const int in_section = unit - section * static_cast<int>(params_.section_tiles.divisor);
+      int head, step;
+      if (params_.adjacent_tiles && section < params_.last_section) {
+        head = params_.units_of_head.quotient(in_section);
+        step = params_.units_of_head.remainder(in_section, head);
+      } else {
+        const FastDivisor& heads = section == params_.last_section ? params_.last_section_heads : params_.section_heads;
+        step = heads.quotient(in_section);
+        head = heads.remainder(in_section, step);
+      }
       q_tile = params_.q_tiles - 1 - step;
-      flat_head = section * static_cast<int>(params_.section_heads.divisor) + heads.remainder(in_section, step);
+      flat_head = section * static_cast<int>(params_.section_heads.divisor) + head;
     } else {
-      flat_head = params_.groups.quotient(unit);
-      const int group = params_.groups.remainder(unit, flat_head);
+      flat_head = params_.units_of_head.quotient(unit);
+      const int group = params_.units_of_head.remainder(unit, flat_head);
       const bool second_of_pair = (count_ & params_.unit_shift) != 0;
       q_tile = second_of_pair ? params_.q_tiles - 1 - group : group;
     }
