@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Laboratory of the Hopper backward kernels with modified scores: checks against attention written out in float64, times.
 
-usage: lab_modified.py LIBRARY [--checks none|quick|full] [--times]
+usage: lab_modified.py [--checks none|tiny|quick|full] [--times] NAME=LIBRARY …
 
 LIBRARY: sm90_backward_modified.cu as a shared object, with the sources of kernels/sm90/backward_modified and what they call.
 """
@@ -9,10 +9,15 @@ import argparse
 import ctypes
 import itertools
 import math
+import os
 import statistics
 import sys
+import time
 
 import torch
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import gpu_state  # noqa: E402
 
 TENSORS = ("q", "k", "v", "o", "grad_o", "grad_q", "grad_k", "grad_v")
 MASKS = {"none": 0, "causal_tl": 1, "causal_br": 2, "window_tl": 3, "window_br": 4}
@@ -295,6 +300,17 @@ def check(library, full):
     return not c.failures
 
 
+def check_tiny(library):
+    """A few small cases with everything in them, for compute-sanitizer."""
+    c, g = Checker(library), torch.Generator().manual_seed(3)
+    for dim, extra in ((128, {}), (64, {"softcap": 2.0}), (128, {"slopes": 2.0 ** -torch.arange(1, 5, device="cuda").float(), "sinks": torch.randn(4, device="cuda")})):
+        c.case(f"window d{dim}", (1, 300, 420, 4, 2, dim, dim), {"mask": "window_br", "window": (130, 20)} | extra)
+        s, extents = packed([200, 0, 77, 300], [150, 10, 140, 260])
+        c.case(f"packed d{dim}", (1, 577, 560, 4, 2, dim, dim), {"mask": "causal_br", "sequences": s} | extra, extents=extents)
+    print(f"tiny: {c.cases} cases, {len(c.failures)} failures", *c.failures[:3])
+    return not c.failures
+
+
 def attention_state(t, options, scale):
     """o and lse of long sequences, head by head in fp32: good enough to time with."""
     batch, len_q, heads, _ = t["q"].shape
@@ -314,38 +330,42 @@ def attention_state(t, options, scale):
     return o, lse, int(seen.sum())
 
 
-def times(library):
-    print("TFLOP/s of visible pairs (10 flops per pair and column), B2 H16 S8192 fp16; milliseconds of prepare, main, finish and repair")
-    dims = (128, 64)
-    names = {"window 1024 causal": {"mask": "window_br", "window": (1023, 0)}, "ALiBi causal": {"mask": "causal_br", "slopes": 1}, "softcap 30 causal": {"mask": "causal_br", "softcap": 30.0},
-             "sinks causal": {"mask": "causal_br", "sinks": 1}, "chunk 1024 causal": {"mask": "causal_br", "chunk": 1024}, "window 1024 both": {"mask": "window_br", "window": (512, 512)},
-             "ALiBi full": {"mask": "none", "slopes": 1}}
-    for dim in dims:
+def times(libraries, seconds):
+    print("TFLOP/s of visible pairs (10 flops per pair and column), B2 H16 S8192 fp16, in turns; behind: milliseconds of prepare, finish and repair")
+    print(f"{'':28}" + " ".join(f"{n:>10}" for n in libraries))
+    names = {"causal": {"mask": "causal_br"}, "full": {"mask": "none"}, "window 1024 causal": {"mask": "window_br", "window": (1023, 0)}, "ALiBi causal": {"mask": "causal_br", "slopes": 1},
+             "softcap 30 causal": {"mask": "causal_br", "softcap": 30.0}, "sinks causal": {"mask": "causal_br", "sinks": 1}, "chunk 1024 causal": {"mask": "causal_br", "chunk": 1024},
+             "window 1024 both": {"mask": "window_br", "window": (512, 512)}, "ALiBi full": {"mask": "none", "slopes": 1}}
+    started = time.time()
+    for dim, (name, options) in itertools.product((128, 64), names.items()):
+        if time.time() - started > seconds:
+            print("out of time: cells left out")
+            return
         heads = 2048 // dim
-        for name, options in names.items():
-            options = {"scale": dim ** -0.5} | options
-            t = {n: torch.randn(2, 8192, heads, dim, device="cuda", dtype=torch.float16) for n in ("q", "k", "v", "grad_o")}
-            if "slopes" in options:
-                options["slopes"] = 2.0 ** (-8.0 * torch.arange(1, heads + 1, device="cuda") / heads)
-            o, lse, pairs = attention_state(t, options, options["scale"])
-            if "sinks" in options:
-                options |= {"sinks": torch.randn(heads, device="cuda"), "grad_sinks": torch.empty(heads, device="cuda")}
-            t |= {"o": o} | {n: torch.empty_like(t["q"]) for n in ("grad_q", "grad_k", "grad_v")}
-            parts = []
-            for passes in (7, 1, 2, 4):
-                if passes != 7 and dim == 64:
+        options = {"scale": dim ** -0.5} | options
+        t = {n: torch.randn(2, 8192, heads, dim, device="cuda", dtype=torch.float16) for n in ("q", "k", "v", "grad_o")}
+        if "slopes" in options:
+            options["slopes"] = 2.0 ** (-8.0 * torch.arange(1, heads + 1, device="cuda") / heads)
+        o, lse, pairs = attention_state(t, options, options["scale"])
+        if "sinks" in options:
+            options |= {"sinks": torch.randn(heads, device="cuda"), "grad_sinks": torch.empty(heads, device="cuda")}
+        t |= {"o": o} | {n: torch.empty_like(t["q"]) for n in ("grad_q", "grad_k", "grad_v")}
+        columns, around = {}, []
+        for _ in range(3):
+            for n, library in libraries.items():
+                if n == "plain" and (dim != 128 or len(options) > 2):
                     continue
-                call = library.call(t, lse, options, passes=7)
-                library.run(call)
-                call.passes = passes
-                if passes == 2:
-                    # The counter of work must be cleared before every call: prepare and main together, less prepare.
-                    call.passes = 3
-                library.time(call, 2)
-                parts.append(library.time(call, 12))
-            flops = 10.0 * 2 * heads * pairs * dim
-            text = f"; {parts[1]:.3f} {parts[2] - parts[1]:.3f} {parts[3]:.3f}" if len(parts) == 4 else ""
-            print(f"d={dim} {name:20} {flops / (parts[0] * 1e9):6.0f}   {parts[0]:.3f} ms{text}", flush=True)
+                call = library.call(t, lse, options, passes=15 if n == "plain" else 7)
+                library.time(call, 1)
+                columns.setdefault(n, []).append(library.time(call, 6))
+        for passes in (1, 4):
+            call = library.call(t, lse, options)
+            library.run(call)
+            call.passes = passes
+            around.append(library.time(call, 5))
+        flops = 10.0 * 2 * heads * pairs * dim
+        cells = " ".join(f"{flops / (statistics.median(columns[n]) * 1e9):10.0f}" if n in columns else 10 * " " for n in libraries)
+        print(f"d={dim:3} {name:22} {cells}   {around[0]:.3f} {around[1]:.3f}  {gpu_state.now()}", flush=True)
 
 
 def heavy_tail(total, mean, longest, generator):
@@ -392,14 +412,16 @@ def sequence_times(library):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("library")
-    parser.add_argument("--checks", choices=["none", "quick", "full"], default="quick")
+    parser.add_argument("library", nargs="+", help="NAME=FILE; the last is checked, all are timed; that called plain runs the plain kernel")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--checks", choices=["none", "tiny", "quick", "full"], default="quick")
     parser.add_argument("--times", action="store_true")
     options = parser.parse_args()
-    library = Library(options.library)
-    sound = options.checks == "none" or check(library, options.checks == "full")
+    libraries = {text.partition("=")[0]: Library(text.partition("=")[2]) for text in options.library}
+    library = list(libraries.values())[-1]
+    sound = options.checks == "none" or (check_tiny(library) if options.checks == "tiny" else check(library, options.checks == "full"))
     if options.times:
-        times(library)
+        times(libraries, options.seconds)
         sequence_times(library)
     return 0 if sound else 1
 

@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <vector>
 
+#include "kernels/sm90/backward/config.h"
+#include "kernels/sm90/backward/launch.h"
 #include "kernels/sm90/backward_modified/launch.h"
 #include "plan/error.h"
 #include "runtime/cuda_check.h"
@@ -72,6 +74,19 @@ fa::BackwardArgs args_of(const LabCall& call) {
   return args;
 }
 
+/// Bit of passes: the plain kernel of head_dim 128, to compare with.
+constexpr int kPlain = 8;
+
+void launch_plain(const fa::BackwardArgs& args, int passes) {
+  constexpr int kTile = 1;
+  using Tile = fa::sm90::PlannedBackwardTile<kTile>;
+  const bool is_half = args.problem.dtype == fa::DType::kFloat16;
+  fa::sm90::run_backward(Tile::kTile, args,
+                         is_half ? fa::sm90::launch_backward<fa::sm90::BackwardConfig<__half, Tile>>
+                                 : fa::sm90::launch_backward<fa::sm90::BackwardConfig<__nv_bfloat16, Tile>>,
+                         passes);
+}
+
 fa::Plan plan_of(const fa::BackwardArgs& args) {
   fa::Plan plan;
   fa::Reason reason;
@@ -83,6 +98,10 @@ fa::Plan plan_of(const fa::BackwardArgs& args) {
 
 void launch(const LabCall& call) {
   const fa::BackwardArgs args = args_of(call);
+  if (call.passes & kPlain) {
+    launch_plain(args, call.passes & 7);
+    return;
+  }
   fa::sm90::launch_modified_backward(plan_of(args), args, call.passes);
 }
 

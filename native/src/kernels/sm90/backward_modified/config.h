@@ -13,17 +13,6 @@
 
 namespace fa::sm90 {
 
-/// One step of a work item: a tile of queries.
-struct QueryStep {
-  static constexpr int kMasked = 1;  ///< a pair of the tile is hidden
-  static constexpr int kLast = 2;    ///< the item's last
-  static constexpr int kClean = 4;   ///< rows behind the end of the sequence were loaded and must not count, whatever they hold
-  int first_query_and_flags;         ///< first query, within the sequence, is a multiple of 64
-  int accumulator_tile;
-  float slope_log2;  ///< ALiBi slope of the head, in base 2
-  int unused;
-};
-
 /// kSet: place of the variants in kSm90ScoreSets.
 template <typename Element_, int kTileIndex, int kSet>
 struct ModifiedBackwardConfig {
@@ -62,12 +51,11 @@ struct ModifiedBackwardConfig {
     alignas(1024) Element ds[kStages][kWarpgroups][kTileQ][64];  ///< dS: rows are queries, panel w holds the keys of warpgroup w
     alignas(128) float shift[kStages][kTileQ];
     alignas(128) float delta[kStages][kTileQ];
-    alignas(16) QueryStep step[kStages];
     KeyWork work[kBuffers];
     uint64_t k_full[kBuffers];  ///< k and work
     uint64_t v_full[kBuffers];
     uint64_t kv_empty[kBuffers];  ///< grad_k and grad_v have left the buffer
-    uint64_t q_full[kStages];     ///< q, shift and step
+    uint64_t q_full[kStages];     ///< q and shift
     uint64_t q_empty[kStages];
     uint64_t grad_o_full[kStages];  ///< grad_o and delta
     uint64_t grad_o_empty[kStages];

@@ -50,7 +50,7 @@ class ModifiedConsumer {
 #pragma unroll 1
     for (RingCursor buffer;; buffer.advance()) {
       ptx::mbarrier_wait(&smem_.k_full[buffer.stage], buffer.phase);
-      const KeyWork work = smem_.work[buffer.stage];
+      const KeyWork work = uniform_work(smem_.work[buffer.stage]);
       if (work.kind == KeyWork::kNone) {
         break;
       }
@@ -63,11 +63,19 @@ class ModifiedConsumer {
       ptx::mbarrier_wait(&smem_.v_full[buffer.stage], buffer.phase);
       if (work.kind == KeyWork::kWithSteps) {
         take_keys(work, buffer.stage);
-        bool last;
-        do {
-          last = process(grad_k, grad_v, buffer.stage);
-          release_keys();
-        } while (!last);
+#pragma unroll 1
+        for (int group_head = 0; group_head < p_.group_size; ++group_head) {
+          take_head(work, group_head);
+#pragma unroll 1
+          for (int step = work.first_step; step < work.end_step; ++step) {
+            if (step < first_step_ || step >= end_step_) {
+              process_unseen(step, buffer.stage);
+            } else {
+              process(grad_k, grad_v, work, step, buffer.stage);
+            }
+            release_keys();
+          }
+        }
       }
       release_keys();
       report_nonfinite(grad_k, grad_v, work, buffer.stage);
@@ -81,17 +89,28 @@ class ModifiedConsumer {
  private:
   static constexpr int kNone = -1;
 
+  /// What is the same for all steps of a query head.
+  __device__ __forceinline__ void take_head(const KeyWork& work, int group_head) {
+    const int64_t first_row = (work.workspace_head + group_head) * p_.padded_rows + work.row_begin + work.first_step * Config::kTileQ;
+    g_lane_ = p_.grad_q_accumulator + first_row * Config::kHeadDim + warpgroup_ * kGradQBlock + 4 * (threadIdx.x % 128);
+    if constexpr (Config::Policy::kAlibi) {
+      slope_log2_ = alibi_slope_log2(p_.scores, work.sequence, work.kv_head * p_.group_size + group_head);
+    }
+  }
+
   /// What a thread needs to know of its two keys.
   __device__ __forceinline__ void take_keys(const KeyWork& work, int buffer) {
     const PairRange range = work.range(p_);
     const int thread = threadIdx.x % 128, lane = thread % 32;
     const int first_key = work.first_key + 64 * warpgroup_ + thread / 32 * 16 + lane / 4;
-    len_q_ = work.len_q;
     first_key_position_ = first_key - range.offset;
     if (work.has_foreign_keys(p_, Config::kTileKv)) {
       // Hidden pairs weigh 0, but grad_q would take 0 * NaN.
       clean_rows(smem_.k[buffer], work.len_kv - work.first_key);
     }
+    const int warpgroup_key = work.first_key + 64 * warpgroup_, last_key = min(warpgroup_key + 64, range.len_kv) - 1;
+    first_step_ = range.begin_row(warpgroup_key) / Config::kTileQ;
+    end_step_ = last_key < warpgroup_key ? 0 : (range.end_row(last_key) + Config::kTileQ - 1) / Config::kTileQ;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       // Relative to the thread's first column. Nobody sees a key at the padding.
@@ -115,28 +134,20 @@ class ModifiedConsumer {
     ptx::named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);
   }
 
-  /// One tile of queries; true if it is the work item's last. Every product is waited for before the end: a group in flight across the loop's back edge makes
-  /// ptxas serialise all of them (C7514).
-  __device__ __forceinline__ bool process(Gradient& grad_k, Gradient& grad_v, int buffer) {
+  /// One tile of queries. Every product is waited for before the end: a group in flight across the loop's back edge makes ptxas serialise all of them (C7514).
+  __device__ __forceinline__ void process(Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int step, int buffer) {
     using namespace ptx;
-    const int stage = cursor_.stage;
+    const int stage = cursor_.stage, first_query = step * Config::kTileQ;
     const uint32_t phase = cursor_.phase, stage_step = stage * kQStageStep, buffer_step = buffer * kKeyBufferStep;
+    const bool masked = work.is_masked(first_query, Config::kTileQ);
     Scores s, dp;
 
     // S^T = K Q^T, dP^T = V dO^T
     mbarrier_wait(&smem_.q_full[stage], phase);
-    // One lane reads, since one lane says that the order may be overwritten.
-    QueryStep order{};
-    if (threadIdx.x % 32 == 0) {
-      order = smem_.step[stage];
-    }
-    const int first_query_and_flags = __shfl_sync(0xFFFFFFFF, order.first_query_and_flags, 0), tile = __shfl_sync(0xFFFFFFFF, order.accumulator_tile, 0);
-    const int first_query = first_query_and_flags & ~63;
-    const bool masked = first_query_and_flags & QueryStep::kMasked;
-    if (first_query_and_flags & QueryStep::kClean) {
+    if (work.has_foreign_queries(p_, first_query + Config::kTileQ)) {
       mbarrier_wait(&smem_.grad_o_full[stage], phase);
-      clean_rows(smem_.q[stage], len_q_ - first_query);
-      clean_rows(smem_.grad_o[stage], len_q_ - first_query);
+      clean_rows(smem_.q[stage], work.len_q - first_query);
+      clean_rows(smem_.grad_o[stage], work.len_q - first_query);
     }
     wgmma_fence();
     multiply_scores(s, desc_k_, buffer_step, stage_step);
@@ -147,14 +158,10 @@ class ModifiedConsumer {
 
     StepScores scores;
     scores.scale_log2 = p_.scores.scale_log2;
-    if constexpr (Config::Policy::kAlibi) {
-      scores.slope_log2 = __shfl_sync(0xFFFFFFFF, order.slope_log2, 0);
-      scores.distance = static_cast<float>(first_query - first_key_position_);
-    }
-    if constexpr (Config::Policy::kSoftcap) {
-      scores.softcap_factor = p_.scores.twice_inverse_softcap_log2;
-      scores.softcap_log2 = p_.scores.softcap_log2;
-    }
+    scores.softcap_factor = p_.scores.twice_inverse_softcap_log2;
+    scores.softcap_log2 = p_.scores.softcap_log2;
+    scores.slope_log2 = slope_log2_;
+    scores.distance = static_cast<float>(first_query - first_key_position_);
     if (masked) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
@@ -166,19 +173,10 @@ class ModifiedConsumer {
     Operand p_operand, ds_operand;
     const float* s_shift = &smem_.shift[stage][threadIdx.x % 4 * 2];
     const float* s_delta = &smem_.delta[stage][threadIdx.x % 4 * 2];
-    wgmma_wait_group<1>();
-    pin_registers(s);
     if (masked) {
-      weigh_scores<Element, typename Config::Policy, true>(s, p_operand, s_shift, scores);
+      weigh_and_differentiate<true>(s, dp, p_operand, ds_operand, s_shift, s_delta, scores);
     } else {
-      weigh_scores<Element, typename Config::Policy, false>(s, p_operand, s_shift, scores);
-    }
-    wgmma_wait_group<0>();
-    pin_registers(dp);
-    if (masked) {
-      differentiate_scores<Element, true>(ds_operand, dp, s, s_delta, scores);
-    } else {
-      differentiate_scores<Element, false>(ds_operand, dp, s, s_delta, scores);
+      weigh_and_differentiate<false>(s, dp, p_operand, ds_operand, s_shift, s_delta, scores);
     }
     share_ds(ds_operand, stage);
 
@@ -200,7 +198,7 @@ class ModifiedConsumer {
     if (threadIdx.x % 32 == 0) {
       mbarrier_arrive(&smem_.grad_o_empty[stage]);
     }
-    add_grad_q(grad_q, tile);
+    add_grad_q(grad_q);
     wgmma_wait_group<0>();
     pin_registers(grad_v);
     pin_registers(grad_k);
@@ -208,7 +206,42 @@ class ModifiedConsumer {
       mbarrier_arrive(&smem_.q_empty[stage]);
     }
     cursor_.advance();
-    return first_query_and_flags & QueryStep::kLast;
+  }
+
+  /// P and dS from the two products in flight, as operands.
+  template <bool kMasked>
+  __device__ __forceinline__ static void weigh_and_differentiate(Scores& s, Scores& dp, Operand& p_operand, Operand& ds_operand, const float* s_shift,
+                                                                 const float* s_delta, const StepScores& scores) {
+    ptx::wgmma_wait_group<1>();
+    ptx::pin_registers(s);
+    weigh_scores<Element, typename Config::Policy, kMasked>(s, p_operand, s_shift, scores);
+    ptx::wgmma_wait_group<0>();
+    ptx::pin_registers(dp);
+    differentiate_scores<Element, kMasked>(ds_operand, dp, s, s_delta, scores);
+  }
+
+  /// A tile of queries that see none of the warpgroup's keys, only the other's: dS of its own keys is 0.
+  __device__ __forceinline__ void process_unseen(int step, int buffer) {
+    using namespace ptx;
+    const int stage = cursor_.stage;
+    mbarrier_wait(&smem_.q_full[stage], cursor_.phase);
+    mbarrier_wait(&smem_.grad_o_full[stage], cursor_.phase);
+    if (threadIdx.x % 32 == 0) {
+      mbarrier_arrive(&smem_.q_empty[stage]);
+      mbarrier_arrive(&smem_.grad_o_empty[stage]);
+    }
+    const Operand zeros = {};
+    share_ds(zeros, stage);
+    fence_proxy_async_shared();
+    named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);
+    float grad_q[Config::kGradQ];
+    wgmma_fence();
+    multiply_grad_q(grad_q, buffer * kKeyBufferStep, stage);
+    wgmma_commit_group();
+    wgmma_wait_group<0>();
+    pin_registers(grad_q);
+    add_grad_q(grad_q);
+    cursor_.advance();
   }
 
   /// scores = the warpgroup's 64 rows of k or v times a tile of q or grad_o, transposed.
@@ -247,12 +280,15 @@ class ModifiedConsumer {
     }
   }
 
-  __device__ __forceinline__ void add_grad_q(const float (&grad_q)[Config::kGradQ], int tile) {
-    float* g_block = p_.grad_q_accumulator + static_cast<int64_t>(tile) * (Config::kTileQ * Config::kHeadDim) + warpgroup_ * kGradQBlock;
+  __device__ __forceinline__ void add_grad_q(const float (&grad_q)[Config::kGradQ]) {
+    // Opaque, so that the additions differ by constants in their instructions instead of by addresses of their own.
+    float* g_lane = g_lane_;
+    asm("" : "+l"(g_lane));
 #pragma unroll
     for (int j = 0; j < Config::kGradQ / 4; ++j) {
-      ptx::reduce_add_v4(g_block + 4 * (128 * j + threadIdx.x % 128), grad_q[4 * j], grad_q[4 * j + 1], grad_q[4 * j + 2], grad_q[4 * j + 3]);
+      ptx::reduce_add_v4(g_lane + 4 * 128 * j, grad_q[4 * j], grad_q[4 * j + 1], grad_q[4 * j + 2], grad_q[4 * j + 3]);
     }
+    g_lane_ += Config::kTileQ * Config::kHeadDim;
   }
 
   /// Gives the buffers of the work item before back to the producer, once its gradients have left them.
@@ -359,8 +395,11 @@ class ModifiedConsumer {
   const tile::Descriptor desc_k_rows_;  // B of grad_q
   RingCursor cursor_;
   int leaving_ = kNone;  // buffer of the work item before, until its gradients have left
-  int len_q_;               // of the sequence
-  int first_key_position_;  // the thread's first key, as a query's number
+  float* g_lane_ = nullptr;  // the thread's first element of the next step's block of the accumulator
+  float slope_log2_ = 0.0f;  // kAlibi: of the query head
+  int first_step_;           // query tiles that see a key of the warpgroup
+  int end_step_;
+  int first_key_position_;   // the thread's first key, as a query's number
   int begin_row_[2];     // queries that see the thread's keys, less the thread's first column
   int end_row_[2];
   uint32_t s_ds_;  // the lane's row of stmatrix in stage 0

@@ -44,7 +44,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_modified_kernel(
   const int warpgroup = __shfl_sync(0xFFFFFFFF, static_cast<int>(threadIdx.x) / 128, 0);
   if (warpgroup == 0) {
     ptx::registers_release<Config::kTile.producer_registers()>();
-    if (threadIdx.x == 0) {
+    const int warp = __shfl_sync(0xFFFFFFFF, static_cast<int>(threadIdx.x) / 32, 0);
+    if (warp == 0) {
       ModifiedProducer<Config>(params, smem).run();
     }
   } else {

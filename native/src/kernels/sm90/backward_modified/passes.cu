@@ -13,6 +13,7 @@ namespace fa::sm90 {
 namespace {
 
 constexpr int kPassThreads = 256;
+constexpr int kSinkThreads = 1024;
 
 /// Where a row of the workspace lies in the tensors.
 struct QueryPlace {
@@ -150,20 +151,19 @@ __global__ void __launch_bounds__(kPassThreads) modified_finish_kernel(const __g
 }
 
 /// A sink is a key whose value is 0, so that its dS is p (0 - delta) with p = exp(sink - lse). A block per query head adds all rows, always in the same order.
-__global__ void __launch_bounds__(kPassThreads) modified_grad_sinks_kernel(const __grid_constant__ ModifiedPassParams p) {
-  __shared__ float s_sums[kPassThreads / 32];
+__global__ void __launch_bounds__(kSinkThreads) modified_grad_sinks_kernel(const __grid_constant__ ModifiedPassParams p) {
+  __shared__ float s_sums[kSinkThreads / 32];
   const int head = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
-  const float sink = p.main.scores.sinks[head] * kScoreLog2E;
+  const ScoreParams& scores = p.main.scores;
+  const float sink = scores.sinks[head] * kScoreLog2E;
   float sum = 0.0f;
-  for (int flat_head = head; flat_head < p.main.num_heads; flat_head += p.main.scores.heads_q) {
+  for (int flat_head = head; flat_head < p.main.num_heads; flat_head += scores.heads_q) {
     const int64_t first = flat_head * p.main.padded_rows;
-    for (int64_t i = thread; i < p.main.padded_rows; i += kPassThreads) {
-      const float shift = p.main.shift[first + i];
-      if (shift != INFINITY) {
-        const QueryPlace place = query_place(p, first + i);
-        const float lse = shift - shift_beyond_lse(p.main.scores, alibi_slope_log2(p.main.scores, place.sequence, head), place.row % p.tile_q);
-        sum -= ptx::exp2_approx(sink - lse) * p.main.delta[first + i];
-      }
+    // Sequences begin with a tile, so that a row's place in its tile is known without looking for the sequence.
+    for (int64_t i = thread; i < p.main.padded_rows; i += kSinkThreads) {
+      const float slope_log2 = scores.alibi_slopes != nullptr ? alibi_slope_log2(scores, query_place(p, first + i).sequence, head) : 0.0f;
+      const float lse_log2 = p.main.shift[first + i] - shift_beyond_lse(scores, slope_log2, static_cast<int>(i) % p.tile_q);
+      sum -= ptx::exp2_approx(sink - lse_log2) * p.main.delta[first + i];  // 0 where the row does not count: its shift is +inf
     }
   }
   for (int distance = 16; distance > 0; distance /= 2) {
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(kPassThreads) modified_grad_sinks_kernel(const
   }
   __syncthreads();
   if (thread == 0) {
-    for (int warp = 1; warp < kPassThreads / 32; ++warp) {
+    for (int warp = 1; warp < kSinkThreads / 32; ++warp) {
       sum += s_sums[warp];
     }
     p.grad_sinks[head] = sum;
@@ -184,10 +184,10 @@ __global__ void __launch_bounds__(kPassThreads) modified_grad_sinks_kernel(const
 using PassKernel = void (*)(ModifiedPassParams);
 
 /// At least one block.
-void launch_pass(PassKernel kernel, const ModifiedPassParams& params, int64_t threads, cudaStream_t stream, const char* what) {
+void launch_pass(PassKernel kernel, const ModifiedPassParams& params, int64_t threads, int block_threads, cudaStream_t stream, const char* what) {
   void* arguments[] = {const_cast<ModifiedPassParams*>(&params)};
-  const auto blocks = static_cast<unsigned>(threads > 0 ? (threads + kPassThreads - 1) / kPassThreads : 1);
-  cuda_check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(kPassThreads), arguments, 0, stream), what);
+  const auto blocks = static_cast<unsigned>(threads > 0 ? (threads + block_threads - 1) / block_threads : 1);
+  cuda_check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(static_cast<unsigned>(block_threads)), arguments, 0, stream), what);
 }
 
 template <typename Element>
@@ -204,16 +204,17 @@ PassKernel finish_kernel(int padded_dim) {
 
 void launch_modified_prepare(const ModifiedPassParams& params, DType dtype, int padded_dim, cudaStream_t stream) {
   const PassKernel kernel = dtype == DType::kFloat16 ? prepare_kernel<__half>(padded_dim) : prepare_kernel<__nv_bfloat16>(padded_dim);
-  launch_pass(kernel, params, params.num_rows * (padded_dim / 8), stream, "launch of the sm90 backward prepare kernel for modified scores");
+  launch_pass(kernel, params, params.num_rows * (padded_dim / 8), kPassThreads, stream, "launch of the sm90 backward prepare kernel for modified scores");
 }
 
 void launch_modified_finish(const ModifiedPassParams& params, DType dtype, int padded_dim, cudaStream_t stream) {
   const PassKernel kernel = dtype == DType::kFloat16 ? finish_kernel<__half>(padded_dim) : finish_kernel<__nv_bfloat16>(padded_dim);
-  launch_pass(kernel, params, params.num_rows / 16 * padded_dim, stream, "launch of the sm90 backward finish kernel for modified scores");
+  launch_pass(kernel, params, params.num_rows / 16 * padded_dim, kPassThreads, stream, "launch of the sm90 backward finish kernel for modified scores");
 }
 
 void launch_modified_grad_sinks(const ModifiedPassParams& params, cudaStream_t stream) {
-  launch_pass(modified_grad_sinks_kernel, params, int64_t{params.main.scores.heads_q} * kPassThreads, stream, "launch of the sm90 kernel for gradients of sinks");
+  launch_pass(modified_grad_sinks_kernel, params, int64_t{params.main.scores.heads_q} * kSinkThreads, kSinkThreads, stream,
+              "launch of the sm90 kernel for gradients of sinks");
 }
 
 }  // namespace fa::sm90

@@ -1,5 +1,5 @@
-// The producer: one thread that takes up work items, brings their k and v, and keeps the rings of q and grad_o tiles full, each with its row of shifts or
-// deltas. It alone knows which query tiles see a key tile: consumers are told step by step.
+// The producer: one warp that takes up work items, brings their k and v, and keeps the rings of q and grad_o tiles full, each with its row of shifts or
+// deltas.
 #pragma once
 
 #include "kernels/sm90/backward_modified/config.h"
@@ -24,22 +24,26 @@ class ModifiedProducer {
   using SharedStorage = typename Config::SharedStorage;
 
  public:
-  __device__ __forceinline__ ModifiedProducer(const ModifiedBackwardParams& params, SharedStorage& smem) : p_(params), smem_(smem) {}
+  __device__ __forceinline__ ModifiedProducer(const ModifiedBackwardParams& params, SharedStorage& smem)
+      : p_(params), smem_(smem), first_lane_(threadIdx.x % 32 == 0) {}
 
-  /// Runs in one thread.
+  /// Runs in a whole warp, of which one lane does what is to be done once: so the compiler knows that all operands of the copies are the same in all lanes.
   __device__ __forceinline__ void run() {
     const int num_tiles = num_key_tiles(p_), num_work = num_tiles * p_.order.num_heads;
     int index = static_cast<int>(blockIdx.x);
 #pragma unroll 1
     while (index < num_work) {
-      const int next = static_cast<int>(gridDim.x) + atomicAdd(p_.work_counter, 1);
-      produce(key_work(p_, index, num_tiles, Config::kTileQ, Config::kTileKv));
-      index = next;
+      produce(uniform_work(key_work(p_, index, num_tiles, Config::kTileQ, Config::kTileKv)));
+      // Not earlier: what is taken up while a long item is loaded waits behind it when others have nothing left to do.
+      index = first_lane_ ? static_cast<int>(gridDim.x) + atomicAdd(p_.work_counter, 1) : 0;
+      index = __shfl_sync(0xFFFFFFFF, index, 0);
       buffer_.advance();
     }
     ptx::mbarrier_wait(&smem_.kv_empty[buffer_.stage], buffer_.phase ^ 1);
-    smem_.work[buffer_.stage].kind = KeyWork::kNone;
-    ptx::mbarrier_arrive(&smem_.k_full[buffer_.stage]);
+    if (first_lane_) {
+      smem_.work[buffer_.stage].kind = KeyWork::kNone;
+      ptx::mbarrier_arrive(&smem_.k_full[buffer_.stage]);
+    }
   }
 
  private:
@@ -47,10 +51,14 @@ class ModifiedProducer {
   __device__ __forceinline__ void produce(const KeyWork& work) {
     const int buffer = buffer_.stage;
     ptx::mbarrier_wait(&smem_.kv_empty[buffer], buffer_.phase ^ 1);
-    smem_.work[buffer] = work;
+    if (first_lane_) {
+      smem_.work[buffer] = work;
+    }
     if (work.kind == KeyWork::kUnseen) {
-      ptx::mbarrier_arrive(&smem_.k_full[buffer]);
-      ptx::mbarrier_arrive(&smem_.v_full[buffer]);
+      if (first_lane_) {
+        ptx::mbarrier_arrive(&smem_.k_full[buffer]);
+        ptx::mbarrier_arrive(&smem_.v_full[buffer]);
+      }
       return;
     }
     load_keys(&p_.map_k, smem_.k[buffer], &smem_.k_full[buffer], work);
@@ -58,17 +66,10 @@ class ModifiedProducer {
 #pragma unroll 1
     for (int group_head = 0; group_head < p_.group_size; ++group_head) {
       const int head = work.kv_head * p_.group_size + group_head, statistics_row = work.workspace_head + group_head;
-      const int first_tile = static_cast<int>((statistics_row * p_.padded_rows + work.row_begin) / Config::kTileQ);
-      const int last = group_head == p_.group_size - 1 ? QueryStep::kLast : 0;
-      float slope_log2 = 0.0f;
-      if constexpr (Config::Policy::kAlibi) {
-        slope_log2 = alibi_slope_log2(p_.scores, work.sequence, head);
-      }
 #pragma unroll 1
       for (int step = work.first_step; step < work.end_step; ++step) {
         const int first_row = step * Config::kTileQ, stage = cursor_.stage;
         ptx::mbarrier_wait(&smem_.q_empty[stage], cursor_.phase ^ 1);
-        smem_.step[stage] = {first_row | flags_of(work, first_row) | (step == work.end_step - 1 ? last : 0), first_tile + step, slope_log2, 0};
         load_queries(&p_.map_q, smem_.q[stage], smem_.shift[stage], statistics_row, &smem_.q_full[stage], first_row, head, work);
         if (!v_loaded) {
           load_keys(&p_.map_v, smem_.v[buffer], &smem_.v_full[buffer], work);
@@ -81,19 +82,11 @@ class ModifiedProducer {
     }
   }
 
-  __device__ __forceinline__ int flags_of(const KeyWork& work, int first_row) const {
-    const PairRange range = work.range(p_);
-    const int last_key = work.first_key + Config::kTileKv - 1;
-    bool masked = !range.sees_whole(first_row, first_row + Config::kTileQ - 1, work.first_key, last_key);
-    if constexpr (Config::Policy::kAlibi) {
-      masked |= range.right != 0 && last_key > first_row + range.offset;  // distances of both signs, or of the unusual one
-    }
-    const bool clean = p_.table.data != nullptr && first_row + Config::kTileQ > work.len_q;
-    return (masked ? QueryStep::kMasked : 0) | (clean ? QueryStep::kClean : 0);
-  }
-
   /// Loads a tile of k or v.
-  __device__ __forceinline__ static void load_keys(const CUtensorMap* map, typename SharedStorage::KeyTile& s_tile, uint64_t* full, const KeyWork& work) {
+  __device__ __forceinline__ void load_keys(const CUtensorMap* map, typename SharedStorage::KeyTile& s_tile, uint64_t* full, const KeyWork& work) const {
+    if (!first_lane_) {
+      return;
+    }
     ptx::mbarrier_arrive_expect_tx(full, sizeof(s_tile));
 #pragma unroll
     for (int panel = 0; panel < Config::kPanels; ++panel) {
@@ -104,6 +97,9 @@ class ModifiedProducer {
   /// Loads a tile of q or grad_o, and tile_q floats beside it.
   __device__ __forceinline__ void load_queries(const CUtensorMap* map, typename SharedStorage::QTile& s_tile, float (&s_statistics)[Config::kTileQ],
                                                int statistics_row, uint64_t* full, int first_row, int head, const KeyWork& work) const {
+    if (!first_lane_) {
+      return;
+    }
     ptx::mbarrier_arrive_expect_tx(full, sizeof(s_tile) + sizeof(s_statistics));
 #pragma unroll
     for (int panel = 0; panel < Config::kPanels; ++panel) {
@@ -114,6 +110,7 @@ class ModifiedProducer {
 
   const ModifiedBackwardParams& p_;
   SharedStorage& smem_;
+  const bool first_lane_;
   RingCursor buffer_;  // of k and v
   RingCursor cursor_;  // of q and grad_o
 };

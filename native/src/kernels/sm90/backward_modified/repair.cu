@@ -46,7 +46,7 @@ class ModifiedRepair {
 #pragma unroll 1
     for (int step = work_.first_step; step < work_.end_step; ++step) {
       const int first_row = step * p_.tile_q, end_row = min(first_row + p_.tile_q, range_.len_q);
-      if (range_.sees_whole(first_row, first_row + p_.tile_q - 1, work_.first_key, work_.first_key + p_.tile_kv - 1)) {
+      if (!work_.is_masked(first_row, p_.tile_q)) {
         continue;
       }
 #pragma unroll 1
