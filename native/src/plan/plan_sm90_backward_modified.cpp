@@ -1,8 +1,8 @@
 // Plans of the Hopper backward kernels with modified scores.
-#include "plan/sm90_backward_modified.h"
-
 #include <algorithm>
 #include <cstdio>
+
+#include "plan/sm90_backward_modified.h"
 
 namespace fa {
 
@@ -58,7 +58,8 @@ bool plan_sm90_backward_modified(const Problem& problem, const DeviceCaps& caps,
   const Sm90ModifiedBackwardTile& tile = kSm90ModifiedBackwardTiles[tile_index];
   const double heads = static_cast<double>(problem.batch) * static_cast<double>(problem.heads_q);
   const double sequences = static_cast<double>(problem.num_sequences()) * static_cast<double>(problem.heads_q);
-  const double work = (heads * static_cast<double>(problem.len_kv / tile.tile_kv() + 1) + sequences), rows = heads * static_cast<double>(problem.len_q) + 128 * sequences;
+  const double work = (heads * static_cast<double>(problem.len_kv / tile.tile_kv() + 1) + sequences),
+               rows = heads * static_cast<double>(problem.len_q) + 128 * sequences;
   if (work > kMaxWork || rows > kMaxRows) {
     why_not->set("batch * heads * len_kv / %d must be at most %.0f, batch * heads_q * len_q at most %.0f", tile.tile_kv(), kMaxWork, kMaxRows);
     return false;
@@ -78,9 +79,10 @@ bool plan_sm90_backward_modified(const Problem& problem, const DeviceCaps& caps,
   plan->workspace_bytes = workspace.total_bytes;
   std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "sm90_backward_d%d_%dx%d%s%s", tile.head_dim, tile.tile_q, tile.tile_kv(), kSm90ScoreNames[set],
                 problem.variants.sequences.given ? "_sequences" : "");
-  plan->reason.set("Hopper: wgmma and TMA, persistent blocks of 2 consumer warpgroups of 64 keys, head_dim padded to %d; key tiles go through the query tiles "
-                   "that see them; grad_q by fp32 additions in any order",
-                   tile.head_dim);
+  plan->reason.set(
+      "Hopper: wgmma and TMA, persistent blocks of 2 consumer warpgroups of 64 keys, head_dim padded to %d; key tiles go through the query tiles "
+      "that see them; grad_q by fp32 additions in any order",
+      tile.head_dim);
   return true;
 }
 

@@ -1,5 +1,5 @@
-// The Hopper backward kernels with modified scores (windows, chunks, ALiBi, softcap, sinks) and for sequences of different lengths: what the planner chooses from
-// and what the kernel is instantiated for. Resource arithmetic and measurements: src/kernels/sm90/backward_modified/README.md.
+// The Hopper backward kernels with modified scores (windows, chunks, ALiBi, softcap, sinks) and for sequences of different lengths: what the planner chooses
+// from and what the kernel is instantiated for. Resource arithmetic and measurements: src/kernels/sm90/backward_modified/README.md.
 #pragma once
 
 #include <algorithm>
@@ -24,23 +24,21 @@ struct Sm90ModifiedBackwardTile {
   static constexpr int kBuffers = 2;     ///< tiles of k and of v: those of the next work item are loaded beside the current one
   static constexpr int tile_kv() { return 64 * kWarpgroups; }
   static constexpr int threads() { return 128 * (1 + kWarpgroups); }
-  constexpr int consumer_registers() const { return head_dim == 64 ? 240 : 232; }
-  constexpr int producer_registers() const { return head_dim == 64 ? 24 : 40; }
+  static constexpr int consumer_registers() { return 240; }
+  static constexpr int producer_registers() { return 24; }
   constexpr int64_t q_tile_bytes() const { return int64_t{2} * tile_q * head_dim; }
   constexpr int64_t kv_tile_bytes() const { return int64_t{2} * tile_kv() * head_dim; }
   constexpr int64_t score_tile_bytes() const { return int64_t{2} * tile_q * tile_kv(); }
   /// Per stage a row of log-sum-exp and one of delta, then orders and barriers; sizes are multiples of the 1024 bytes that tiles are aligned to.
   static constexpr int64_t kTailBytes = 3072;
-  constexpr int64_t shared_memory_bytes() const {
-    return kBuffers * 2 * kv_tile_bytes() + kStages * (2 * q_tile_bytes() + score_tile_bytes()) + kTailBytes;
-  }
+  constexpr int64_t shared_memory_bytes() const { return kBuffers * 2 * kv_tile_bytes() + kStages * (2 * q_tile_bytes() + score_tile_bytes()) + kTailBytes; }
 };
 
 inline constexpr Sm90ModifiedBackwardTile kSm90ModifiedBackwardTiles[] = {{64, 128}, {128, 64}};
 inline constexpr int kNumSm90ModifiedBackwardTiles = sizeof(kSm90ModifiedBackwardTiles) / sizeof(kSm90ModifiedBackwardTiles[0]);
 
-/// Layout of the workspace: per query head padded_rows floats of what the scores are shifted by, as many of delta; an fp32 accumulator of grad_q per query head,
-/// in the order of the kernel's fragments; the counter of work; the table of key tiles of sequences; a flag per 16 keys of every key tile and head.
+/// Layout of the workspace: per query head padded_rows floats of what the scores are shifted by, as many of delta; an fp32 accumulator of grad_q per query
+/// head, in the order of the kernel's fragments; the counter of work; the table of key tiles of sequences; a flag per 16 keys of every key tile and head.
 struct Sm90ModifiedBackwardWorkspace {
   int64_t padded_rows;  ///< per head: of a batch entry, or of all sequences
   int64_t num_heads;    ///< that have so many: batch * heads_q, or with sequences heads_q

@@ -81,10 +81,10 @@ void launch_plain(const fa::BackwardArgs& args, int passes) {
   constexpr int kTile = 1;
   using Tile = fa::sm90::PlannedBackwardTile<kTile>;
   const bool is_half = args.problem.dtype == fa::DType::kFloat16;
-  fa::sm90::run_backward(Tile::kTile, args,
-                         is_half ? fa::sm90::launch_backward<fa::sm90::BackwardConfig<__half, Tile>>
-                                 : fa::sm90::launch_backward<fa::sm90::BackwardConfig<__nv_bfloat16, Tile>>,
-                         passes);
+  fa::sm90::run_backward(
+      Tile::kTile, args,
+      is_half ? fa::sm90::launch_backward<fa::sm90::BackwardConfig<__half, Tile>> : fa::sm90::launch_backward<fa::sm90::BackwardConfig<__nv_bfloat16, Tile>>,
+      passes);
 }
 
 fa::Plan plan_of(const fa::BackwardArgs& args) {

@@ -364,7 +364,8 @@ class ModifiedConsumer {
     for (int i = threadIdx.x % 128; i < rows * chunks; i += 128) {
       const int row = 64 * warpgroup_ + i / chunks, chunk = i % chunks;
       const auto* s_panel = reinterpret_cast<const unsigned char*>(s_tile[chunk / 8]);
-      *reinterpret_cast<uint4*>(g_first + row * strides.seq + 8 * chunk) = *reinterpret_cast<const uint4*>(s_panel + tile::swizzled_offset_bytes(row, chunk % 8));
+      *reinterpret_cast<uint4*>(g_first + row * strides.seq + 8 * chunk) =
+          *reinterpret_cast<const uint4*>(s_panel + tile::swizzled_offset_bytes(row, chunk % 8));
     }
   }
 
@@ -394,13 +395,13 @@ class ModifiedConsumer {
   const tile::Descriptor desc_ds_;      // A of grad_q
   const tile::Descriptor desc_k_rows_;  // B of grad_q
   RingCursor cursor_;
-  int leaving_ = kNone;  // buffer of the work item before, until its gradients have left
+  int leaving_ = kNone;      // buffer of the work item before, until its gradients have left
   float* g_lane_ = nullptr;  // the thread's first element of the next step's block of the accumulator
   float slope_log2_ = 0.0f;  // kAlibi: of the query head
   int first_step_;           // query tiles that see a key of the warpgroup
   int end_step_;
-  int first_key_position_;   // the thread's first key, as a query's number
-  int begin_row_[2];     // queries that see the thread's keys, less the thread's first column
+  int first_key_position_;  // the thread's first key, as a query's number
+  int begin_row_[2];        // queries that see the thread's keys, less the thread's first column
   int end_row_[2];
   uint32_t s_ds_;  // the lane's row of stmatrix in stage 0
 };

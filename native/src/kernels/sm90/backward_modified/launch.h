@@ -30,7 +30,8 @@ void run_modified_backward(const Sm90ModifiedBackwardTile& tile, const BackwardA
 /// Queues a call that plan_sm90_backward_modified planned (launch.cu).
 void launch_modified_backward(const Plan& plan, const BackwardArgs& args, int passes = kAllModifiedPasses);
 
-/// Queues one instantiation (launch_kernel.cuh). blocks: at most one per multiprocessor, at most the number of work items; each takes up key tiles until there are none.
+/// Queues one instantiation (launch_kernel.cuh). blocks: at most one per multiprocessor, at most the number of work items; each takes up key tiles until there
+/// are none.
 template <typename Config>
 void launch_modified_backward(const ModifiedBackwardParams& params, int blocks, cudaStream_t stream);
 

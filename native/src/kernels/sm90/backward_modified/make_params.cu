@@ -23,7 +23,8 @@ SequenceJob sequence_job(const Sm90ModifiedBackwardTile& tile, const BackwardArg
     return SequenceGap{static_cast<uint16_t*>(tensor.data), tensor.strides, static_cast<int32_t>(heads), static_cast<int32_t>(head_dim), of_q};
   };
   SequenceJob job = sequence_job_of(problem, args.variants);
-  job.tables[0] = sequence_table_at(workspace_part<void>(args, sm90_modified_backward_workspace(tile, problem).table_offset_bytes), problem, false, tile.tile_kv());
+  job.tables[0] =
+      sequence_table_at(workspace_part<void>(args, sm90_modified_backward_workspace(tile, problem).table_offset_bytes), problem, false, tile.tile_kv());
   job.gaps[0] = gap(args.grad_q, problem.heads_q, problem.head_dim, true);
   job.gaps[1] = gap(args.grad_k, problem.heads_kv, problem.head_dim, false);
   job.gaps[2] = gap(args.grad_v, problem.heads_kv, problem.head_dim_v, false);

@@ -42,7 +42,7 @@ struct ModifiedBackwardParams {
   Strides grad_k_strides, grad_v_strides;
   int head_dim;
   int head_dim_v;
-  bool bottom_right;    ///< alignment of the mask, for sequences
+  bool bottom_right;  ///< alignment of the mask, for sequences
   int heads_kv;
   int group_size;  ///< query heads per key head
   float scale;

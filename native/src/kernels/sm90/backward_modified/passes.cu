@@ -1,4 +1,5 @@
-// The memory-bound passes around the main kernel: prepare (shift, delta, cleared accumulator and counter), finish (accumulator to grad_q), gradient of the sinks.
+// The memory-bound passes around the main kernel: prepare (shift, delta, cleared accumulator and counter), finish (accumulator to grad_q), gradient of the
+// sinks.
 #include <cmath>
 
 #include "attention/sequence_schedule.cuh"
@@ -91,8 +92,8 @@ __global__ void __launch_bounds__(kPassThreads) modified_prepare_kernel(const __
   const bool counts = lse != -INFINITY;
   float sum = 0.0f;
   if (counts && 8 * lane < p.head_dim_v) {
-    const auto o = *reinterpret_cast<const uint4*>(p.o + place.batch * p.o_strides.batch + place.head * p.o_strides.head +
-                                                   place.position * p.o_strides.seq + 8 * lane);
+    const auto o =
+        *reinterpret_cast<const uint4*>(p.o + place.batch * p.o_strides.batch + place.head * p.o_strides.head + place.position * p.o_strides.seq + 8 * lane);
     const auto grad_o = *reinterpret_cast<const uint4*>(p.grad_o + place.batch * p.grad_o_strides.batch + place.head * p.grad_o_strides.head +
                                                         place.position * p.grad_o_strides.seq + 8 * lane);
     sum = dot8<Element>(o, grad_o, 0.0f);

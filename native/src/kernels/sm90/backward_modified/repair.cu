@@ -200,7 +200,8 @@ void launch_modified_repair(const ModifiedRepairParams& params, DType dtype, cud
   const void* kernel = dtype == DType::kFloat16 ? reinterpret_cast<const void*>(modified_repair_kernel<__half>)
                                                 : reinterpret_cast<const void*>(modified_repair_kernel<__nv_bfloat16>);
   const auto blocks = static_cast<unsigned>((slices + kRepairThreads - 1) / kRepairThreads);
-  cuda_check(cudaLaunchKernel(kernel, dim3(blocks), dim3(kRepairThreads), arguments, 0, stream), "launch of the sm90 backward repair kernel for modified scores");
+  cuda_check(cudaLaunchKernel(kernel, dim3(blocks), dim3(kRepairThreads), arguments, 0, stream),
+             "launch of the sm90 backward repair kernel for modified scores");
 }
 
 }  // namespace fa::sm90

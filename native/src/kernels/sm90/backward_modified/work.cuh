@@ -7,17 +7,17 @@ namespace fa::sm90 {
 
 struct KeyWork {
   enum Kind : int { kNone, kWithSteps, kUnseen };
-  int kind;       ///< kNone: there is no more; kUnseen: nobody sees the keys
-  int index;      ///< of the item, for the flags of the repair pass
-  int batch;      ///< entry of the tensors
-  int sequence;   ///< batch of the semantics
+  int kind;      ///< kNone: there is no more; kUnseen: nobody sees the keys
+  int index;     ///< of the item, for the flags of the repair pass
+  int batch;     ///< entry of the tensors
+  int sequence;  ///< batch of the semantics
   int kv_head;
   int first_key;  ///< within the sequence
   int len_q;      ///< of the sequence
   int len_kv;
-  int q_begin;    ///< first query of the sequence in the tensors
-  int kv_begin;   ///< first key
-  int row_begin;  ///< first row of the sequence in a head of the workspace
+  int q_begin;         ///< first query of the sequence in the tensors
+  int kv_begin;        ///< first key
+  int row_begin;       ///< first row of the sequence in a head of the workspace
   int workspace_head;  ///< of the key head's first query head
   int first_step;      ///< query tiles that see a key of the tile
   int end_step;
@@ -43,9 +43,7 @@ struct KeyWork {
     return params.table.data != nullptr && end_query > len_q;
   }
   /// Whether a pair of the query tile is hidden.
-  __device__ __forceinline__ bool is_masked(int first_query, int tile_q) const {
-    return first_query < whole_begin || first_query + tile_q > whole_end;
-  }
+  __device__ __forceinline__ bool is_masked(int first_query, int tile_q) const { return first_query < whole_begin || first_query + tile_q > whole_end; }
 };
 
 /// The first lane's item, in all lanes of the warp: the shuffles tell the compiler that it is the same in all.
