@@ -189,14 +189,17 @@ class Checker:
     def __init__(self, library):
         self.library, self.cases, self.failures, self.worst = library, 0, [], {}
 
-    def case(self, name, shape, options, dtype=torch.float16, **how):
+    def case(self, name, shape, options, dtype=torch.float16, repeats=1, **how):
         torch.manual_seed(self.cases)
         options = {"scale": shape[5] ** -0.5, "mask": "none"} | options
         if "sinks" in options:
             options["grad_sinks"] = poisoned((shape[3],), torch.float32)
         t, lse, glse, want = build(shape, options, dtype, **how)
         call = self.library.call(t, lse, options, glse)
-        self.library.run(call)
+        for _ in range(repeats):
+            for n in ("grad_q", "grad_k", "grad_v"):
+                t[n].fill_(float("nan"))
+            self.library.run(call)
         torch.cuda.synchronize()
         self.cases += 1
         eps = 2.0 ** -11 if dtype == torch.float16 else 2.0 ** -8
@@ -261,6 +264,14 @@ def check(library, full):
                 text = {k: (v if not torch.is_tensor(v) else list(v.shape)) for k, v in o.items()}
                 c.case(f"{str(dtype)[6:]} {shape} {text}", shape, o, dtype, grad_lse=c.cases % 2 == 0)
     print(f"ranges, ALiBi, softcap, sinks: {c.cases} cases, {len(c.failures)} failures; worst relative errors in eps {c.worst}", flush=True)
+    # Enough heads that grad_q is finished inside the main kernel.
+    before = c.cases
+    for dtype, (shape, options) in itertools.product((torch.float16, torch.bfloat16), (
+            ((1, 1500, 1300, 64, 64, 128, 128), {"mask": "window_br", "window": (400, 0)}), ((1, 1300, 1500, 64, 64, 128, 64), {"mask": "causal_tl", "softcap": 3.0}),
+            ((2, 700, 1500, 64, 32, 64, 64), {"mask": "causal_br", "slopes": slopes(64)}), ((2, 1500, 200, 128, 64, 40, 64), {"mask": "none", "chunk": 500}))):
+        for repeats in (1, 6):
+            c.case(f"many heads {str(dtype)[6:]} {shape} {options['mask']}", shape, options, dtype, repeats=repeats)
+    print(f"many heads: {c.cases - before} cases, {len(c.failures)} failures in all", flush=True)
     before = c.cases
     g = torch.Generator().manual_seed(5)
     for dtype, dim, left, mask in itertools.product((torch.float16, torch.bfloat16), (128, 64), (False, True), ({"mask": "causal_br"}, {"mask": "none"}, {"mask": "window_tl", "window": (70, 20)})):
@@ -355,7 +366,7 @@ def times(libraries, seconds):
             for n, library in libraries.items():
                 if n == "plain" and (dim != 128 or len(options) > 2):
                     continue
-                call = library.call(t, lse, options, passes=15 if n == "plain" else 7)
+                call = library.call(t, lse, options, passes={"plain": 15, "outside": 23}.get(n, 7))
                 library.time(call, 1)
                 columns.setdefault(n, []).append(library.time(call, 6))
         for passes in (1, 4):
@@ -412,7 +423,7 @@ def sequence_times(library):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("library", nargs="+", help="NAME=FILE; the last is checked, all are timed; that called plain runs the plain kernel")
+    parser.add_argument("library", nargs="+", help="NAME=FILE; the last is checked, all are timed; that called plain runs the plain kernel, that called outside finishes grad_q in a pass of its own")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--checks", choices=["none", "tiny", "quick", "full"], default="quick")
     parser.add_argument("--times", action="store_true")

@@ -338,6 +338,9 @@ class ModifiedConsumer {
     stage_gradient(smem_.v[buffer], grad_v, 1.0f);
     fence_proxy_async_shared();
     named_barrier_sync(Config::kBarrierWarpgroup + warpgroup_, 128);
+    if (p_.finish_inside && threadIdx.x % 128 == 0) {
+      mbarrier_arrive(&smem_.added[buffer]);
+    }
     const int first_key = work.first_key + 64 * warpgroup_;
     if (work.has_foreign_keys(p_, Config::kTileKv)) {
       const int rows = min(work.len_kv - first_key, 64);

@@ -3,6 +3,7 @@
 
 #include "kernels/sm90/backward_modified/config.h"
 #include "kernels/sm90/backward_modified/consumer.cuh"
+#include "kernels/sm90/backward_modified/finisher.cuh"
 #include "kernels/sm90/backward_modified/params.h"
 #include "kernels/sm90/backward_modified/producer.cuh"
 #include "ptx/mbarrier.cuh"
@@ -28,7 +29,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_modified_kernel(
     for (int buffer = 0; buffer < Config::kBuffers; ++buffer) {
       ptx::mbarrier_init(&smem.k_full[buffer], 1);
       ptx::mbarrier_init(&smem.v_full[buffer], 1);
-      ptx::mbarrier_init(&smem.kv_empty[buffer], Config::kWarpgroups);
+      ptx::mbarrier_init(&smem.kv_empty[buffer], Config::kWarpgroups + (params.finish_inside ? 1 : 0));
+      ptx::mbarrier_init(&smem.added[buffer], Config::kWarpgroups);
     }
     for (int stage = 0; stage < Config::kStages; ++stage) {
       ptx::mbarrier_init(&smem.q_full[stage], 1);
@@ -47,6 +49,12 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_modified_kernel(
     const int warp = __shfl_sync(0xFFFFFFFF, static_cast<int>(threadIdx.x) / 32, 0);
     if (warp == 0) {
       ModifiedProducer<Config>(params, smem).run();
+    } else if (params.finish_inside) {
+      if (warp > 1) {
+        finish_blocks<Config>(params);
+      } else if (threadIdx.x % 32 == 0) {
+        count_items<Config>(params, smem);
+      }
     }
   } else {
     ptx::registers_acquire<Config::kTile.consumer_registers()>();

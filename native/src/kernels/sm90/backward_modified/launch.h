@@ -21,6 +21,7 @@ ModifiedRepairParams make_modified_repair_params(const Sm90ModifiedBackwardTile&
 inline constexpr int kModifiedPassPrepare = 1;
 inline constexpr int kModifiedPassMain = 2;
 inline constexpr int kModifiedPassFinish = 4;
+inline constexpr int kModifiedFinishOutside = 16;  ///< grad_q is finished by a pass of its own whatever the problem
 inline constexpr int kAllModifiedPasses = kModifiedPassPrepare | kModifiedPassMain | kModifiedPassFinish;
 
 /// Queues the kernels of a call, the main one by launch_main on so many blocks.

@@ -10,6 +10,8 @@ namespace {
 
 /// What the query tiles of one head stream through L2 together: heads are worked on side by side only as long as they share it.
 constexpr int64_t kCacheBytes = int64_t{50} << 20;
+/// Blocks that run at a time, one per multiprocessor. Only the order of work depends on it.
+constexpr int64_t kResidentBlocks = 132;
 
 template <typename T>
 T* workspace_part(const BackwardArgs& args, uint64_t offset_bytes) {
@@ -41,6 +43,8 @@ ModifiedBackwardParams make_modified_backward_params(const Sm90ModifiedBackwardT
   params.delta = workspace_part<float>(args, workspace.delta_offset_bytes);
   params.grad_q_accumulator = workspace_part<float>(args, workspace.grad_q_offset_bytes);
   params.work_counter = workspace_part<int>(args, workspace.counter_offset_bytes);
+  params.finish_counter = params.work_counter + 1;
+  params.tiles_added = params.work_counter + kSm90ModifiedCounters;
   params.repair_flags = workspace_part<int>(args, workspace.flags_offset_bytes);
   params.padded_rows = workspace.padded_rows;
   params.num_heads = static_cast<int>(workspace.num_heads);
@@ -63,8 +67,16 @@ ModifiedBackwardParams make_modified_backward_params(const Sm90ModifiedBackwardT
   params.order.num_tiles = static_cast<int>(workspace.key_tiles);
   params.order.num_heads = static_cast<int>(problem.heads_kv * (problem.variants.sequences.given ? 1 : problem.batch));
   const int64_t head_bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * tile.head_dim) * problem.group_size();
-  params.order.section_heads = TileOrder::choose_section(params.order.num_heads, head_bytes, kCacheBytes);
+  // As many heads side by side as fill the multiprocessors, if the cache holds what they stream through.
+  const int64_t filling = (kResidentBlocks + workspace.key_tiles - 1) / std::max<int64_t>(workspace.key_tiles, 1);
+  params.order.section_heads =
+      static_cast<int>(std::min<int64_t>(TileOrder::choose_section(params.order.num_heads, head_bytes, kCacheBytes), std::max<int64_t>(filling, 1)));
+  // Heads must be done one after the other, or all would be finished at the end by too few warps.
+  params.finish_inside = !problem.variants.sequences.given && problem.len_q > 0 && params.order.num_heads >= 4 * params.order.section_heads;
+  params.grad_q = static_cast<uint16_t*>(args.grad_q.data);
+  params.grad_q_strides = args.grad_q.strides;
   if (workspace.num_work == 0) {
+    params.finish_inside = false;
     return params;
   }
 
@@ -105,6 +117,7 @@ ModifiedPassParams make_modified_pass_params(const Sm90ModifiedBackwardTile& til
     params.sequences = sequence_inputs_of(problem, args.variants);
   }
   params.len_q = static_cast<int>(problem.len_q);
+  params.num_counters = kSm90ModifiedCounters + main.order.num_heads;
   params.head_dim = static_cast<int>(problem.head_dim);
   params.head_dim_v = static_cast<int>(problem.head_dim_v);
   params.tile_q = tile.tile_q;
@@ -140,7 +153,8 @@ void run_modified_backward(const Sm90ModifiedBackwardTile& tile, const BackwardA
   const Problem& problem = args.problem;
   const auto stream = static_cast<cudaStream_t>(args.stream);
   const Sm90ModifiedBackwardWorkspace workspace = sm90_modified_backward_workspace(tile, problem);
-  const ModifiedBackwardParams main = make_modified_backward_params(tile, args);
+  ModifiedBackwardParams main = make_modified_backward_params(tile, args);
+  main.finish_inside = main.finish_inside && !(passes & kModifiedFinishOutside);
   const ModifiedPassParams around = make_modified_pass_params(tile, args, main);
   if (passes & kModifiedPassPrepare) {
     if (problem.variants.sequences.given) {
@@ -155,7 +169,7 @@ void run_modified_backward(const Sm90ModifiedBackwardTile& tile, const BackwardA
   if (workspace.num_work > 0 && (passes & kModifiedPassMain)) {
     launch_main(main, blocks, stream);
   }
-  if (around.num_rows > 0 && (passes & kModifiedPassFinish)) {
+  if (around.num_rows > 0 && !main.finish_inside && (passes & kModifiedPassFinish)) {
     launch_modified_finish(around, problem.dtype, tile.head_dim, stream);
   }
   if (workspace.num_work > 0 && (passes & kModifiedPassFinish)) {

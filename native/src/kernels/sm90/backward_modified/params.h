@@ -30,12 +30,19 @@ struct ModifiedBackwardParams {
   float* delta;               ///< rowsum(grad_o * o) - grad_lse; 0 where shift is +inf
   float* grad_q_accumulator;  ///< fp32, without the factor scale; order: kGradQBlock of ../backward/params.h
   int* work_counter;          ///< key tiles handed out beyond the first of every block
+  int* finish_counter;        ///< blocks of the accumulator handed out
+  int* tiles_added;           ///< per key head, counted through all batches: key tiles whose additions are complete
   int* repair_flags;          ///< kRepairSlices per key tile, for the repair pass
   int64_t padded_rows;
   int num_heads;
 
   ScoreParams scores;   ///< range: of a sequence of full length
   SequenceTable table;  ///< of key tiles; data null: every batch entry is a sequence of full length
+  /// True: spare warps of the main kernel turn a head's accumulator into grad_q as soon as its key tiles are done. False: a pass of its own does.
+  bool finish_inside;
+  uint16_t* grad_q;  ///< (batch, len_q, heads_q, head_dim), strides in elements
+  Strides grad_q_strides;
+
   // For tiles that end in the middle, with sequences.
   uint16_t* grad_k;  ///< (batch, len_kv, heads_kv, head_dim), strides in elements
   uint16_t* grad_v;  ///< (batch, len_kv, heads_kv, head_dim_v)
@@ -61,6 +68,7 @@ struct ModifiedPassParams {
   int64_t num_rows;          ///< of the workspace: main.num_heads * main.padded_rows
   SequenceInputs sequences;  ///< count 0: none
   int len_q;                 ///< of the tensors
+  int num_counters;          ///< from main.work_counter on; prepare clears them
   int head_dim;
   int head_dim_v;
   int tile_q;  ///< of the main kernel

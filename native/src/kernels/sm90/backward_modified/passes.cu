@@ -79,8 +79,9 @@ __global__ void __launch_bounds__(kPassThreads) modified_prepare_kernel(const __
   constexpr int kLanes = kPaddedDim / 8;
   const int lane = threadIdx.x % kLanes;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kPassThreads / kLanes) + threadIdx.x / kLanes;
-  if (blockIdx.x == 0 && threadIdx.x == 0) {
-    *p.main.work_counter = 0;
+  // The counters lie one behind the other.
+  for (int i = static_cast<int>(blockIdx.x * kPassThreads + threadIdx.x); i < p.num_counters; i += static_cast<int>(gridDim.x) * kPassThreads) {
+    p.main.work_counter[i] = 0;
   }
   const bool in_workspace = row < p.num_rows;
   const QueryPlace place = query_place(p, in_workspace ? row : 0);
