@@ -13,13 +13,13 @@ constexpr int64_t kMaxLength = int64_t{1} << 29;
 constexpr double kMaxWork = 1.0e8;
 constexpr double kMaxRows = 2147483647.0 * 8;
 
-/// What the sets have together.
-constexpr uint32_t kComputed = kSm90AlibiVariants | kSm90SoftcapVariants | kVariantSequences;
+/// Variants that plans are made for: what the sets have together.
+constexpr uint32_t kPlannedVariants = kSm90AlibiVariants | kSm90SoftcapVariants | kVariantSequences;
 
 bool supported(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
   const auto integer = [](int64_t value) { return static_cast<long long>(value); };
   const Sm90ModifiedBackwardTile& largest = kSm90ModifiedBackwardTiles[kNumSm90ModifiedBackwardTiles - 1];
-  if (refuse_variants(problem, kComputed, why_not)) {
+  if (refuse_variants(problem, kPlannedVariants, why_not)) {
     return false;
   }
   if (caps.compute_capability != 90) {

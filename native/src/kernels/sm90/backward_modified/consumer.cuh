@@ -66,28 +66,39 @@ class ModifiedConsumer {
 #pragma unroll 1
         for (int group_head = 0; group_head < p_.group_size; ++group_head) {
           take_head(work, group_head);
-#pragma unroll 1
-          for (int step = work.first_step; step < work.end_step; ++step) {
-            if (step < first_step_ || step >= end_step_) {
-              process_unseen(step, buffer.stage);
-            } else {
-              process(grad_k, grad_v, work, step, buffer.stage);
-            }
-            release_keys();
-          }
+          go_through(grad_k, grad_v, work, buffer.stage);
         }
       }
-      release_keys();
       report_nonfinite(grad_k, grad_v, work, buffer.stage);
-      store_gradients(grad_k, grad_v, work, buffer.stage);
-    }
-    if (threadIdx.x % 128 == 0) {
-      ptx::bulk_wait();  // shared memory must outlive the copies
+      hand_over(grad_k, grad_v, work, buffer.stage);
     }
   }
 
  private:
-  static constexpr int kNone = -1;
+  /// All query tiles of a head: masked ones, whole ones, masked ones. Either loop stands once in the code and has nothing in it that only the other needs.
+  __device__ __forceinline__ void go_through(Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int buffer) {
+    int step = work.first_step, stop = work.whole_first;
+    key_step_ = buffer * kKeyBufferStep;
+#pragma unroll 1
+    while (true) {
+#pragma unroll 1
+      for (; step < stop; ++step) {
+        if (step < first_step_ || step >= end_step_) {
+          process_unseen(work, step);
+        } else {
+          process<true>(grad_k, grad_v, work, step);
+        }
+      }
+      if (step >= work.end_step) {
+        break;
+      }
+#pragma unroll 1
+      for (; step < work.whole_last; ++step) {
+        process<false>(grad_k, grad_v, work, step);
+      }
+      stop = work.end_step;
+    }
+  }
 
   /// What is the same for all steps of a query head.
   __device__ __forceinline__ void take_head(const KeyWork& work, int group_head) {
@@ -135,19 +146,17 @@ class ModifiedConsumer {
   }
 
   /// One tile of queries. Every product is waited for before the end: a group in flight across the loop's back edge makes ptxas serialise all of them (C7514).
-  __device__ __forceinline__ void process(Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int step, int buffer) {
+  template <bool kMasked>
+  __device__ __forceinline__ void process(Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int step) {
     using namespace ptx;
     const int stage = cursor_.stage, first_query = step * Config::kTileQ;
-    const uint32_t phase = cursor_.phase, stage_step = stage * kQStageStep, buffer_step = buffer * kKeyBufferStep;
-    const bool masked = work.is_masked(first_query, Config::kTileQ);
+    const uint32_t phase = cursor_.phase, stage_step = stage * kQStageStep, buffer_step = key_step_;
     Scores s, dp;
 
     // S^T = K Q^T, dP^T = V dO^T
     mbarrier_wait(&smem_.q_full[stage], phase);
-    if (work.has_foreign_queries(p_, first_query + Config::kTileQ)) {
-      mbarrier_wait(&smem_.grad_o_full[stage], phase);
-      clean_rows(smem_.q[stage], work.len_q - first_query);
-      clean_rows(smem_.grad_o[stage], work.len_q - first_query);
+    if constexpr (kMasked) {
+      clean_queries(work, first_query);
     }
     wgmma_fence();
     multiply_scores(s, desc_k_, buffer_step, stage_step);
@@ -162,7 +171,7 @@ class ModifiedConsumer {
     scores.softcap_log2 = p_.scores.softcap_log2;
     scores.slope_log2 = slope_log2_;
     scores.distance = static_cast<float>(first_query - first_key_position_);
-    if (masked) {
+    if constexpr (kMasked) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         scores.visible[r] = column_bits<Config::kScores / 2>(begin_row_[r] - first_query, end_row_[r] - first_query);
@@ -173,11 +182,12 @@ class ModifiedConsumer {
     Operand p_operand, ds_operand;
     const float* s_shift = &smem_.shift[stage][threadIdx.x % 4 * 2];
     const float* s_delta = &smem_.delta[stage][threadIdx.x % 4 * 2];
-    if (masked) {
-      weigh_and_differentiate<true>(s, dp, p_operand, ds_operand, s_shift, s_delta, scores);
-    } else {
-      weigh_and_differentiate<false>(s, dp, p_operand, ds_operand, s_shift, s_delta, scores);
-    }
+    wgmma_wait_group<1>();
+    pin_registers(s);
+    weigh_scores<Element, typename Config::Policy, kMasked>(s, p_operand, s_shift, scores);
+    wgmma_wait_group<0>();
+    pin_registers(dp);
+    differentiate_scores<Element, kMasked>(ds_operand, dp, s, s_delta, scores);
     share_ds(ds_operand, stage);
 
     // grad_v, then grad_q and grad_k, for both of which dS of both warpgroups must be there
@@ -205,26 +215,31 @@ class ModifiedConsumer {
     if (threadIdx.x % 32 == 0) {
       mbarrier_arrive(&smem_.q_empty[stage]);
     }
-    cursor_.advance();
+    advance();
   }
 
-  /// P and dS from the two products in flight, as operands.
-  template <bool kMasked>
-  __device__ __forceinline__ static void weigh_and_differentiate(Scores& s, Scores& dp, Operand& p_operand, Operand& ds_operand, const float* s_shift,
-                                                                 const float* s_delta, const StepScores& scores) {
-    ptx::wgmma_wait_group<1>();
-    ptx::pin_registers(s);
-    weigh_scores<Element, typename Config::Policy, kMasked>(s, p_operand, s_shift, scores);
-    ptx::wgmma_wait_group<0>();
-    ptx::pin_registers(dp);
-    differentiate_scores<Element, kMasked>(ds_operand, dp, s, s_delta, scores);
+  /// Ends a step. key_step_ does not change, but the compiler must not know: it would compute all descriptors of k and v before the loop and keep them in local
+  /// memory.
+  __device__ __forceinline__ void advance() {
+    cursor_.advance();
+    key_step_ += static_cast<uint32_t>(p_.zero);
+  }
+
+  /// Before the first product of a step whose q is there: rows behind the end of the sequence count for nothing, whatever was loaded. All consumers come here.
+  __device__ __forceinline__ void clean_queries(const KeyWork& work, int first_query) {
+    if (work.has_foreign_queries(p_, first_query + Config::kTileQ)) {
+      ptx::mbarrier_wait(&smem_.grad_o_full[cursor_.stage], cursor_.phase);
+      clean_rows(smem_.q[cursor_.stage], work.len_q - first_query);
+      clean_rows(smem_.grad_o[cursor_.stage], work.len_q - first_query);
+    }
   }
 
   /// A tile of queries that see none of the warpgroup's keys, only the other's: dS of its own keys is 0.
-  __device__ __forceinline__ void process_unseen(int step, int buffer) {
+  __device__ __forceinline__ void process_unseen(const KeyWork& work, int step) {
     using namespace ptx;
     const int stage = cursor_.stage;
     mbarrier_wait(&smem_.q_full[stage], cursor_.phase);
+    clean_queries(work, step * Config::kTileQ);
     mbarrier_wait(&smem_.grad_o_full[stage], cursor_.phase);
     if (threadIdx.x % 32 == 0) {
       mbarrier_arrive(&smem_.q_empty[stage]);
@@ -236,12 +251,12 @@ class ModifiedConsumer {
     named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);
     float grad_q[Config::kGradQ];
     wgmma_fence();
-    multiply_grad_q(grad_q, buffer * kKeyBufferStep, stage);
+    multiply_grad_q(grad_q, key_step_, stage);
     wgmma_commit_group();
     wgmma_wait_group<0>();
     pin_registers(grad_q);
     add_grad_q(grad_q);
-    cursor_.advance();
+    advance();
   }
 
   /// scores = the warpgroup's 64 rows of k or v times a tile of q or grad_o, transposed.
@@ -291,17 +306,6 @@ class ModifiedConsumer {
     g_lane_ += Config::kTileQ * Config::kHeadDim;
   }
 
-  /// Gives the buffers of the work item before back to the producer, once its gradients have left them.
-  __device__ __forceinline__ void release_keys() {
-    if (leaving_ != kNone) {
-      if (threadIdx.x % 128 == 0) {
-        ptx::bulk_wait_read();
-        ptx::mbarrier_arrive(&smem_.kv_empty[leaving_]);
-      }
-      leaving_ = kNone;
-    }
-  }
-
   /// Tells the repair pass of NaN and infinity that may have come from masked pairs: the tensor core multiplies them with zero, and 0 * NaN is NaN.
   __device__ __forceinline__ void report_nonfinite(const Gradient& grad_k, const Gradient& grad_v, const KeyWork& work, int buffer) {
     float probe = 0.0f;
@@ -330,32 +334,23 @@ class ModifiedConsumer {
     }
   }
 
-  /// grad_k and grad_v, through the memory of k and v, by TMA, which clips what lies outside the tensors.
-  __device__ __forceinline__ void store_gradients(const Gradient& grad_k, const Gradient& grad_v, const KeyWork& work, int buffer) {
+  /// grad_k and grad_v into the memory of k and v, from where a spare thread stores them (store_items).
+  __device__ __forceinline__ void hand_over(const Gradient& grad_k, const Gradient& grad_v, const KeyWork& work, int buffer) {
     using namespace ptx;
     named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);  // the other warpgroup has read k for the last time
     stage_gradient(smem_.k[buffer], grad_k, p_.scale);
     stage_gradient(smem_.v[buffer], grad_v, 1.0f);
     fence_proxy_async_shared();
-    named_barrier_sync(Config::kBarrierWarpgroup + warpgroup_, 128);
-    if (p_.finish_inside && threadIdx.x % 128 == 0) {
-      mbarrier_arrive(&smem_.added[buffer]);
-    }
-    const int first_key = work.first_key + 64 * warpgroup_;
     if (work.has_foreign_keys(p_, Config::kTileKv)) {
-      const int rows = min(work.len_kv - first_key, 64);
+      named_barrier_sync(Config::kBarrierWarpgroup + warpgroup_, 128);
+      const int rows = min(work.len_kv - work.first_key - 64 * warpgroup_, 64);
       copy_rows(p_.grad_k, p_.grad_k_strides, p_.head_dim, smem_.k[buffer], rows, work);
       copy_rows(p_.grad_v, p_.grad_v_strides, p_.head_dim_v, smem_.v[buffer], rows, work);
-      named_barrier_sync(Config::kBarrierWarpgroup + warpgroup_, 128);
-    } else if (threadIdx.x % 128 == 0 && first_key < work.len_kv) {
-#pragma unroll
-      for (int panel = 0; panel < Config::kPanels; ++panel) {
-        tma_store_4d(&p_.map_grad_k, smem_.k[buffer][panel][64 * warpgroup_], 64 * panel, work.kv_begin + first_key, work.kv_head, work.batch);
-        tma_store_4d(&p_.map_grad_v, smem_.v[buffer][panel][64 * warpgroup_], 64 * panel, work.kv_begin + first_key, work.kv_head, work.batch);
-      }
-      tma_store_commit();
     }
-    leaving_ = buffer;
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) {
+      mbarrier_arrive(&smem_.done[buffer]);
+    }
   }
 
   /// The warpgroup's first rows of a staged tile by ordinary stores: what follows in the tensor belongs to others.
@@ -398,7 +393,7 @@ class ModifiedConsumer {
   const tile::Descriptor desc_ds_;      // A of grad_q
   const tile::Descriptor desc_k_rows_;  // B of grad_q
   RingCursor cursor_;
-  int leaving_ = kNone;      // buffer of the work item before, until its gradients have left
+  uint32_t key_step_ = 0;    // from the first buffer of k and v to that of the item, in descriptor units
   float* g_lane_ = nullptr;  // the thread's first element of the next step's block of the accumulator
   float slope_log2_ = 0.0f;  // kAlibi: of the query head
   int first_step_;           // query tiles that see a key of the warpgroup

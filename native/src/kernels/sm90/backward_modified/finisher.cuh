@@ -1,30 +1,49 @@
-// The spare warps of the producer's warpgroup: they count the items whose additions to grad_q are complete, and turn the accumulator of a head into grad_q when
-// all its key tiles are, while it is still in the second-level cache. Not with sequences, where heads are done only at the end.
+// The spare warps of the producer's warpgroup: one thread stores grad_k and grad_v; two warps turn the accumulator of a head into grad_q when all its key tiles
+// are done, while it is still in the second-level cache (not with sequences, where heads are done only at the end).
 #pragma once
 
 #include "kernels/sm90/backward_modified/config.h"
 #include "kernels/sm90/backward_modified/producer.cuh"
+#include "ptx/bulk_copy.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/mma_sync.cuh"
 #include "ptx/reduce.cuh"
+#include "ptx/tma.cuh"
 
 namespace fa::sm90 {
 
-/// Runs in one thread: goes through the block's items as the consumers do.
+/// Runs in one thread: goes through the block's items behind the consumers, stores grad_k and grad_v by TMA, which clips what lies outside the tensors, and
+/// gives the buffers back.
 template <typename Config>
-__device__ __forceinline__ void count_items(const ModifiedBackwardParams& params, typename Config::SharedStorage& smem) {
+__device__ __forceinline__ void store_items(const ModifiedBackwardParams& params, typename Config::SharedStorage& smem) {
 #pragma unroll 1
   for (RingCursor buffer;; buffer.advance()) {
-    ptx::mbarrier_wait(&smem.k_full[buffer.stage], buffer.phase);
-    const int kind = smem.work[buffer.stage].kind, head = smem.work[buffer.stage].workspace_head / params.group_size;
-    if (kind == KeyWork::kNone) {
-      return;
+    const int stage = buffer.stage;
+    ptx::mbarrier_wait(&smem.k_full[stage], buffer.phase);
+    const KeyWork& work = smem.work[stage];
+    if (work.kind == KeyWork::kNone) {
+      break;
     }
-    ptx::mbarrier_wait(&smem.added[buffer.stage], buffer.phase);
-    // What the consumers added before they arrived comes before this for everybody who acquires it.
-    ptx::increment_release(params.tiles_added + head);
-    ptx::mbarrier_arrive(&smem.kv_empty[buffer.stage]);
+    ptx::mbarrier_wait(&smem.done[stage], buffer.phase);
+    if (!work.has_foreign_keys(params, Config::kTileKv)) {
+#pragma unroll 1
+      for (int row = 0; row < min(work.len_kv - work.first_key, Config::kTileKv); row += 64) {
+#pragma unroll
+        for (int panel = 0; panel < Config::kPanels; ++panel) {
+          ptx::tma_store_4d(&params.map_grad_k, smem.k[stage][panel][row], 64 * panel, work.kv_begin + work.first_key + row, work.kv_head, work.batch);
+          ptx::tma_store_4d(&params.map_grad_v, smem.v[stage][panel][row], 64 * panel, work.kv_begin + work.first_key + row, work.kv_head, work.batch);
+        }
+      }
+      ptx::tma_store_commit();
+    }
+    if (params.finish_inside) {
+      // What the consumers added before they arrived comes before this for everybody who acquires it.
+      ptx::increment_release(params.tiles_added + work.workspace_head / params.group_size);
+    }
+    ptx::bulk_wait_read();
+    ptx::mbarrier_arrive(&smem.kv_empty[stage]);
   }
+  ptx::bulk_wait();  // shared memory must outlive the copies
 }
 
 /// grad_q = scale * accumulator, rounded, for a 64 x 64 block (kGradQBlock). By one warp: a thread takes eight columns of two rows, row and row + 8, at a time,
@@ -61,8 +80,8 @@ __device__ __forceinline__ void finish_block(const ModifiedBackwardParams& param
   }
 }
 
-/// Runs in a whole warp, until all blocks of all heads are handed out. Nobody waits for a block of the grid that has not begun: what an item needs depends on no
-/// other, and items are taken up in the order of their heads.
+/// Runs in a whole warp, until all blocks of all heads are handed out. Nobody waits for a block of the grid that has not begun: what an item needs depends on
+/// no other, and items are taken up in the order of their heads.
 template <typename Config>
 __device__ __forceinline__ void finish_blocks(const ModifiedBackwardParams& params) {
   const int blocks_per_head = static_cast<int>(params.padded_rows / 64) * Config::kPanels, num_blocks = blocks_per_head * params.num_heads;

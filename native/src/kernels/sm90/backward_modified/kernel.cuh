@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_modified_kernel(
   extern __shared__ __align__(1024) unsigned char s_bytes[];
   auto& smem = *reinterpret_cast<typename Config::SharedStorage*>(s_bytes);
 
-  // Barriers. "Full" ones count the producer's arrival and its copies' bytes, "empty" ones the consumer warps or, of k and v, warpgroups.
+  // Barriers. "Full" ones count the producer's arrival and its copies' bytes, the others the consumer warps; kv_empty one thread.
   if (threadIdx.x == 0) {
     ptx::tma_prefetch_map(&params.map_q);
     ptx::tma_prefetch_map(&params.map_k);
@@ -29,8 +29,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_modified_kernel(
     for (int buffer = 0; buffer < Config::kBuffers; ++buffer) {
       ptx::mbarrier_init(&smem.k_full[buffer], 1);
       ptx::mbarrier_init(&smem.v_full[buffer], 1);
-      ptx::mbarrier_init(&smem.kv_empty[buffer], Config::kWarpgroups + (params.finish_inside ? 1 : 0));
-      ptx::mbarrier_init(&smem.added[buffer], Config::kWarpgroups);
+      ptx::mbarrier_init(&smem.done[buffer], Config::kConsumerWarps);
+      ptx::mbarrier_init(&smem.kv_empty[buffer], 1);
     }
     for (int stage = 0; stage < Config::kStages; ++stage) {
       ptx::mbarrier_init(&smem.q_full[stage], 1);
@@ -49,12 +49,12 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_modified_kernel(
     const int warp = __shfl_sync(0xFFFFFFFF, static_cast<int>(threadIdx.x) / 32, 0);
     if (warp == 0) {
       ModifiedProducer<Config>(params, smem).run();
-    } else if (params.finish_inside) {
-      if (warp > 1) {
-        finish_blocks<Config>(params);
-      } else if (threadIdx.x % 32 == 0) {
-        count_items<Config>(params, smem);
+    } else if (warp == 1) {
+      if (threadIdx.x % 32 == 0) {
+        store_items<Config>(params, smem);
       }
+    } else if (params.finish_inside) {
+      finish_blocks<Config>(params);
     }
   } else {
     ptx::registers_acquire<Config::kTile.consumer_registers()>();

@@ -50,6 +50,7 @@ struct ModifiedBackwardParams {
   int head_dim;
   int head_dim_v;
   bool bottom_right;  ///< alignment of the mask, for sequences
+  int zero;           ///< 0 (see the consumer's advance)
   int heads_kv;
   int group_size;  ///< query heads per key head
   float scale;

@@ -46,7 +46,7 @@ class ModifiedRepair {
 #pragma unroll 1
     for (int step = work_.first_step; step < work_.end_step; ++step) {
       const int first_row = step * p_.tile_q, end_row = min(first_row + p_.tile_q, range_.len_q);
-      if (!work_.is_masked(first_row, p_.tile_q)) {
+      if (step >= work_.whole_first && step < work_.whole_last) {
         continue;
       }
 #pragma unroll 1

@@ -21,8 +21,8 @@ struct KeyWork {
   int workspace_head;  ///< of the key head's first query head
   int first_step;      ///< query tiles that see a key of the tile
   int end_step;
-  int whole_begin;  ///< query tiles within these rows need no mask
-  int whole_end;
+  int whole_first;  ///< query tiles from here …
+  int whole_last;   ///< … to the one before this need no mask; first_step <= whole_first <= whole_last <= end_step
 
   /// The range of pairs within the sequence.
   __device__ __forceinline__ PairRange range(const ModifiedBackwardParams& params) const {
@@ -42,8 +42,6 @@ struct KeyWork {
   __device__ __forceinline__ bool has_foreign_queries(const ModifiedBackwardParams& params, int end_query) const {
     return params.table.data != nullptr && end_query > len_q;
   }
-  /// Whether a pair of the query tile is hidden.
-  __device__ __forceinline__ bool is_masked(int first_query, int tile_q) const { return first_query < whole_begin || first_query + tile_q > whole_end; }
 };
 
 /// The first lane's item, in all lanes of the warp: the shuffles tell the compiler that it is the same in all.
@@ -97,11 +95,12 @@ __device__ __forceinline__ KeyWork key_work(const ModifiedBackwardParams& params
   work.first_step = range.begin_row(work.first_key) / tile_q;
   work.end_step = (min(range.end_row(min(work.first_key + tile_kv, work.len_kv) - 1), work.len_q) + tile_q - 1) / tile_q;
   const int last_key = work.first_key + tile_kv - 1;
-  work.whole_begin = last_key < work.len_kv ? range.begin_row(last_key) : PairRange::kUnlimited;
-  work.whole_end = range.end_row(work.first_key);
+  int whole_begin = last_key < work.len_kv ? range.begin_row(last_key) : work.len_q;
   if (params.scores.alibi_slopes != nullptr && range.right != 0) {
-    work.whole_begin = max(work.whole_begin, last_key - range.offset);  // where a key may lie behind the position, distances have both signs: the masked form
+    whole_begin = max(whole_begin, last_key - range.offset);  // where a key may lie behind the position, distances have both signs: the masked form
   }
+  work.whole_first = max(min((min(whole_begin, work.len_q) + tile_q - 1) / tile_q, work.end_step), work.first_step);
+  work.whole_last = max(min(range.end_row(work.first_key) / tile_q, work.end_step), work.whole_first);
   work.kind = work.first_step < work.end_step ? KeyWork::kWithSteps : KeyWork::kUnseen;
   return work;
 }
