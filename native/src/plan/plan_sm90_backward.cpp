@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "plan/plan.h"
+#include "plan/sm90_backward_modified.h"
 #include "plan/sm90_backward_tiles.h"
 
 namespace fa {
@@ -79,7 +80,10 @@ bool supported(const Problem& problem, const DeviceCaps& caps, Reason* why_not) 
 }  // namespace
 
 bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not) {
-  if (!supported(problem, caps, why_not) || refuse_variants(problem, 0, why_not)) {
+  if (variants_of(problem) != 0) {
+    return plan_sm90_backward_modified(problem, caps, plan, why_not);
+  }
+  if (!supported(problem, caps, why_not)) {
     return false;
   }
   const int variant = choose_tile(problem);

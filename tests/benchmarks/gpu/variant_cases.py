@@ -141,8 +141,9 @@ def biased(name, batch, length, device, bias_batch):
                 added=lambda b, h, rows, columns: bias[at(b), h][rows[:, 0]].double())
 
 
-def reference(problem, q, k, v, grad_o, b, h, chunk=1024):
-    """o, lse, grad_q, grad_k, grad_v and grad_bias of a head in float64 (the bias's is the contribution of this batch entry); rows in chunks."""
+def reference(problem, q, k, v, grad_o, b, h):
+    """o, lse, grad_q, grad_k, grad_v and grad_bias of a head in float64 (the bias's is the contribution of this batch entry); rows in chunks of 64 MiB."""
+    chunk = max(1, 2**23 // problem.length)
     q, k, v, grad_o = (t[b, :, h].double() for t in (q, k, v, grad_o))
     scale = 1 / math.sqrt(q.shape[1])
     columns = torch.arange(problem.length, device=q.device)[None, :]

@@ -2,7 +2,7 @@
 """Mask and score variants beside compiled FlexAttention, and what else PyTorch has, on the same tensors in one run; correctness first.
 
 usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 variants.py [--only alibi,softcap,…] [--passes forward,backward] [--kernels auto,sm80]
-           [--no-peers] [--json FILE] [--budget SECONDS_PER_CASE_AND_PASS] [--limit SECONDS]
+           [--no-peers] [--no-times] [--json FILE] [--budget SECONDS_PER_CASE_AND_PASS] [--limit SECONDS]
 
 Batch 2, 16 heads, length 8192, head_dim 128, fp16, unless a case says otherwise. A row's ratio is the fastest base's time per visible pair over its own; a case
 meets its bar if one of ours does:
@@ -258,7 +258,7 @@ class Child:
         print(json.dumps({"ready": time.monotonic() - begin}), flush=True)
         if not sys.stdin.readline():
             return
-        print(json.dumps({"rows": self.measure() if self.a.device != "cpu" else [row for row, _, _ in self.rows]}), flush=True)
+        print(json.dumps({"rows": self.measure() if self.a.times and self.a.device != "cpu" else [row for row, _, _ in self.rows]}), flush=True)
 
 
 def start(case, log):
@@ -359,6 +359,7 @@ def main():
     parser.add_argument("--passes", default="forward,backward")
     parser.add_argument("--kernels", default="auto")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="ours alone: nothing to compile")
+    parser.add_argument("--no-times", dest="times", action="store_false", help="checks alone; what they compile stays in PyTorch's cache for the next run")
     parser.add_argument("--json")
     parser.add_argument("--budget", type=float, default=0.25, help="seconds of measuring per case and pass")
     parser.add_argument("--limit", type=float, default=100, help="seconds for everything; what is not done then is given up")

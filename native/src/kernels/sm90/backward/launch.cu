@@ -1,6 +1,7 @@
 #include "dispatch/dispatch.h"
 #include "kernels/sm90/backward/config.h"
 #include "kernels/sm90/backward/launch.h"
+#include "kernels/sm90/backward_modified/launch.h"
 #include "kernels/sm90/backward_pair/config.h"
 #include "kernels/sm90/backward_pair/launch.h"
 #include "kernels/sm90/backward_wide/config.h"
@@ -40,6 +41,10 @@ static_assert(sizeof(kBackwardLaunchers) / sizeof(kBackwardLaunchers[0]) == kNum
 }  // namespace sm90
 
 void sm90_backward(const Plan& plan, const BackwardArgs& args) {
+  if (plan.variant >= kFirstSm90ModifiedBackwardVariant) {
+    sm90::launch_modified_backward(plan, args);
+    return;
+  }
   sm90::run_backward(kSm90BackwardTiles[plan.variant], args, sm90::kBackwardLaunchers[plan.variant][args.problem.dtype == DType::kFloat16 ? 0 : 1]);
 }
 
