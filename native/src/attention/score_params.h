@@ -11,6 +11,9 @@ namespace fa {
 
 inline constexpr float kScoreLog2E = 1.4426950408889634f;
 
+/// Whether tiles of the bias travel through shared memory (bias_tile.cuh): tested on the emulator, not on a GPU.
+inline constexpr bool kUseBiasTiles = false;
+
 struct ScoreParams {
   PairRange range;
   int heads_q = 1;
@@ -24,6 +27,7 @@ struct ScoreParams {
   bool bias_is_float = false;  ///< otherwise of the kernel's element type
   /// Whether neighbouring keys 2 j and 2 j + 1 lie in one word of twice the element's width (a bias of 16 bits, visible), and none is left over.
   bool bias_in_pairs = false, visible_in_pairs = false;
+  bool bias_staged = false;             ///< tiles of the bias travel through shared memory (bias_tile.cuh); set at launch
   int pair_rows = 0, pair_columns = 0;  ///< extents of bias and visible where they are not broadcast
   FastDivisor by_block_q, by_block_kv;
   uint32_t drop_below = 0;  ///< a pair is dropped iff its random bits are below; 0: no dropout
@@ -64,6 +68,13 @@ inline PairRange pair_range_of(const Problem& problem) {
 inline bool lies_in_pairs(const PairTensor& tensor, int element_bytes, int64_t columns) {
   const bool even = (tensor.batch_stride | tensor.head_stride | tensor.row_stride | columns) % 2 == 0;
   return even && reinterpret_cast<uintptr_t>(tensor.data) % static_cast<uintptr_t>(2 * element_bytes) == 0;
+}
+
+/// Whether tiles of the bias can be copied in pieces of 16 bytes. One row for all queries is better loaded again and again.
+inline bool can_stage_bias(const ScoreParams& params) {
+  const PairTensor& bias = params.bias;
+  if (bias.data == nullptr || params.bias_is_float || bias.row_stride == 0) return false;
+  return (bias.batch_stride | bias.head_stride | bias.row_stride | params.pair_columns) % 8 == 0 && reinterpret_cast<uintptr_t>(bias.data) % 16 == 0;
 }
 
 inline ScoreParams score_params_of(const Problem& problem, const VariantArgs& args) {

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <type_traits>
 
+#include "attention/bias_tile.cuh"
 #include "attention/dropout.cuh"
 #include "attention/score_params.h"
 #include "ptx/exp2.cuh"
@@ -25,7 +26,7 @@ enum class ScoreLayout { kRowsByKeys, kKeysByRows };
 enum class ScoreGradient { kWithProbability, kAlone, kOfBias };
 
 struct PlainScores {
-  static constexpr bool kModified = false;
+  static constexpr bool kModified = false, kBiasTiles = false;
   template <class Element, ScoreLayout kLayout>
   struct Head {};
 };
@@ -72,15 +73,15 @@ class ModifiedHead {
     return false;
   }
 
-  /// q k^T -> scores in base 2, -inf where hidden whatever they were. whole: the range hides none of them.
-  template <int kM, int kN, class PairOf>
-  __device__ __forceinline__ void modify(Accumulators<kM, kN>& s, bool whole, PairOf&& pair_of) const {
+  /// q k^T -> scores in base 2, -inf where hidden whatever they were. whole: the range hides none of them. staged: the bias in shared memory, if it is there.
+  template <class Staged, int kM, int kN, class PairOf>
+  __device__ __forceinline__ void modify(Accumulators<kM, kN>& s, bool whole, const Staged& staged, PairOf&& pair_of) const {
     if (p_.softcap_log2 > 0.0f) {
       for_each(s, [&](float& x, int, int, int) { x = fmaf(complement(x), -2.0f * p_.softcap_log2, p_.softcap_log2); });
     } else {
       for_each(s, [&](float& x, int, int, int) { x *= p_.scale_log2; });
     }
-    add_and_hide(s, whole, pair_of);
+    add_and_hide(s, whole, staged, pair_of);
   }
 
   /// Which of the pairs dropout keeps; to be called if drops(). Warp-wide.
@@ -96,9 +97,9 @@ class ModifiedHead {
 
   /// s = q k^T -> P as grad_v takes it (if wanted), dp = grad_o v^T -> dS, not yet scaled; both 0 where hidden. lse_of and delta_of(m, n, i): of the element's
   /// row. Warp-wide.
-  template <ScoreGradient kWanted, int kM, int kN, class PairOf, class LseOf, class DeltaOf>
-  __device__ __forceinline__ void differentiate(Accumulators<kM, kN>& s, Accumulators<kM, kN>& dp, bool whole, int lane, PairOf&& pair_of, LseOf&& lse_of,
-                                                DeltaOf&& delta_of) const {
+  template <ScoreGradient kWanted, class Staged, int kM, int kN, class PairOf, class LseOf, class DeltaOf>
+  __device__ __forceinline__ void differentiate(Accumulators<kM, kN>& s, Accumulators<kM, kN>& dp, bool whole, const Staged& staged, int lane, PairOf&& pair_of,
+                                                LseOf&& lse_of, DeltaOf&& delta_of) const {
     KeptPairs<kM, kN> kept;
     if (drops()) {
       draw(kept, lane, pair_of);
@@ -115,7 +116,7 @@ class ModifiedHead {
     } else {
       for_each(s, [&](float& x, int, int, int) { x *= p_.scale_log2; });
     }
-    add_and_hide(s, whole, pair_of);
+    add_and_hide(s, whole, staged, pair_of);
     for_each(s, [&](float& x, int m, int n, int i) {
       const bool hidden = x == -INFINITY;
       x = hidden ? 0.0f : ptx::exp2_approx(x - lse_of(m, n, i));
@@ -144,10 +145,10 @@ class ModifiedHead {
     return ptx::reciprocal_approx(1.0f + ptx::exp2_approx(x * p_.twice_inverse_softcap_log2));
   }
 
-  template <int kM, int kN, class PairOf>
-  __device__ __forceinline__ void add_and_hide(Accumulators<kM, kN>& s, bool whole, PairOf&& pair_of) const {
+  template <class Staged, int kM, int kN, class PairOf>
+  __device__ __forceinline__ void add_and_hide(Accumulators<kM, kN>& s, bool whole, const Staged& staged, PairOf&& pair_of) const {
     if (p_.alibi_slopes != nullptr) add_alibi(s, pair_of);
-    if (p_.bias.data != nullptr) add_bias(s, pair_of);
+    if (p_.bias.data != nullptr) add_bias(s, staged, pair_of);
     if (!whole) hide_outside(s, pair_of);
     if (p_.visible.data != nullptr) {
       const uint8_t* g_head = static_cast<const uint8_t*>(p_.visible.data) + visible_;
@@ -174,8 +175,8 @@ class ModifiedHead {
     });
   }
 
-  template <int kM, int kN, class PairOf>
-  __device__ __forceinline__ void add_bias(Accumulators<kM, kN>& s, PairOf&& pair_of) const {
+  template <class Staged, int kM, int kN, class PairOf>
+  __device__ __forceinline__ void add_bias(Accumulators<kM, kN>& s, const Staged& staged, PairOf&& pair_of) const {
     const auto add = [](float& x, float bias) { x = bias == -INFINITY ? bias : fmaf(bias, kScoreLog2E, x); };
     if (p_.bias_is_float) {
       with_loaded<float>(s, static_cast<const float*>(p_.bias.data) + bias_, p_.bias.row_stride, pair_of, [&](float& x, float bias, int) { add(x, bias); });
@@ -183,6 +184,21 @@ class ModifiedHead {
     }
     const uint16_t* g_head = static_cast<const uint16_t*>(p_.bias.data) + bias_;
     const auto add16 = [&](float& x, uint32_t bits, int e) { add(x, to_float(static_cast<uint16_t>(bits >> (16 * e)))); };
+    if constexpr (Staged::kExists) {
+      if (p_.bias_staged) {
+#pragma unroll
+        for (int m = 0; m < kM; ++m) {
+#pragma unroll
+          for (int pair = 0; pair < kN / 2; ++pair) {
+            uint32_t words[4];
+            staged.load(words, m, pair);
+#pragma unroll
+            for (int j = 0; j < 8; ++j) add16(s[m][2 * pair + j / 4][j % 4], words[j / 2], j % 2);
+          }
+        }
+        return;
+      }
+    }
     if (kRowsByKeys && p_.bias_in_pairs) {
       with_loaded<uint32_t>(s, g_head, p_.bias.row_stride, pair_of, add16);
     } else {
@@ -286,11 +302,14 @@ class ModifiedHead {
   const int64_t bias_, visible_, blocks_;  ///< elements before those of this head
 };
 
-struct ModifiedScores {
-  static constexpr bool kModified = true;
+/// kTiles: with code for a bias that travels through shared memory, and that writes its gradient in the main backward kernel.
+template <bool kTiles>
+struct ModifiedScoresWith {
+  static constexpr bool kModified = true, kBiasTiles = kTiles;
   template <class Element, ScoreLayout kLayout>
   using Head = ModifiedHead<Element, kLayout>;
 };
+using ModifiedScores = ModifiedScoresWith<kUseBiasTiles>;
 
 /// The sum of a row's exponentials with its sink: what to multiply o by, and the log-sum-exp.
 struct SinkSum {

@@ -34,6 +34,11 @@ constexpr int forward_shared_bytes(const ForwardVariant& v) {
          + 128;                                                    // addresses
 }
 
+/// A tile of a 16-bit bias; where there is room for it, it has a place behind the other shared memory.
+constexpr int bias_tile_bytes(int tile_q, int tile_kv) {
+  return 2 * tile_q * tile_kv;
+}
+
 inline constexpr ForwardVariant kForward[] =
     {
         {"sm80_forward_d64", 64, 128, 128, 4, 1, false, 2}, {"sm80_forward_d128", 128, 128, 64, 4, 1, false, 2},

@@ -30,12 +30,14 @@ struct CaseOptions {
   int window_left = -1, window_right = -1;  ///< of a window mask
   int chunk = 0;
   float softcap = 0.0f;
-  int alibi = 0;    ///< 1: slopes per head, 2: per batch and head
-  int bias = 0;     ///< 1: float32 of every pair, 2: 16 bits, the same for all heads and queries, 3: 16 bits, the same for all batches and heads, 4: float32,
-                    ///< the same for all batches and queries; some of it -infinity
-  int visible = 0;  ///< 1: of every pair, 2: of keys
-  int block_mask = 0;     ///< extent of a block
-  int block_density = 0;  ///< one block of so many is shown; 0: three of four
+  int alibi = 0;  ///< 1: slopes per head, 2: per batch and head
+  int bias = 0;   ///< 1: float32 of every pair, 2: 16 bits, the same for all heads and queries, 3: 16 bits, the same for all batches and heads, 4: float32,
+                  ///< the same for all batches and queries, 5: 16 bits of every pair; some of it -infinity
+  bool stage_bias = false;        ///< through shared memory
+  bool direct_grad_bias = false;  ///< the main kernel writes the gradient of the bias
+  int visible = 0;                ///< 1: of every pair, 2: of keys
+  int block_mask = 0;             ///< extent of a block
+  int block_density = 0;          ///< one block of so many is shown; 0: three of four
   bool sinks = false;
   float dropout = 0.0f;
   Placement placement = Placement::kFull;

@@ -5,12 +5,12 @@
 
 namespace fa_test {
 
-/// Runs the whole grid of a kernel, block after block.
+/// Runs the whole grid of a kernel, block after block. more_bytes: shared memory behind the kernel's own.
 template <class Config, template <class> class Block, class Params>
-void launch_blocks(const Params& params) {
+void launch_blocks(const Params& params, size_t more_bytes = 0) {
   using Shared = typename Config::Shared;
   for (int block = 0; block < params.order.num_tiles * params.order.num_heads; ++block) {
-    emulator::run_block(block, Config::kThreads, sizeof(Shared), [&] {
+    emulator::run_block(block, Config::kThreads, sizeof(Shared) + more_bytes, [&] {
       Block<Config> work(params, *reinterpret_cast<Shared*>(emulator::shared_memory()));
       work.run();
     });

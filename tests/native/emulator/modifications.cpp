@@ -61,7 +61,8 @@ fa::PairTensor pair_tensor(void* data, int batches, int heads, int rows, int col
 }
 
 fa::PairTensor bias_tensor(void* data, const CaseOptions& o) {
-  const bool per_batch = o.bias == 1 || o.bias == 2, per_head = o.bias == 1 || o.bias == 4, per_row = o.bias == 1 || o.bias == 3;
+  const bool all = o.bias == 1 || o.bias == 5;
+  const bool per_batch = all || o.bias == 2, per_head = all || o.bias == 4, per_row = all || o.bias == 3;
   return pair_tensor(data, per_batch ? o.batch : 1, per_head ? o.heads_q : 1, per_row ? o.len_q : 1, o.len_kv);
 }
 
@@ -121,7 +122,9 @@ void AttentionCase::make_modifications() {
 }
 
 fa::ScoreParams AttentionCase::score_params() const {
-  return fa::score_params_of(problem_, variant_args_);
+  fa::ScoreParams params = fa::score_params_of(problem_, variant_args_);
+  params.bias_staged = options_.stage_bias && fa::can_stage_bias(params);
+  return params;
 }
 
 Modifications AttentionCase::reference_modifications() const {

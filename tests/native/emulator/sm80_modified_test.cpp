@@ -20,7 +20,8 @@ namespace fa_test {
 namespace {
 
 using fa::Mask;
-using fa::ModifiedScores;
+/// With everything that the library may turn on.
+using ModifiedScores = fa::ModifiedScoresWith<true>;
 
 constexpr Mask kWindowTopLeft = Mask::kWindowTopLeft, kWindowBottomRight = Mask::kWindowBottomRight;
 
@@ -37,7 +38,9 @@ template <int kRow>
 void check_grad_bias(const AttentionCase& attention, const fa::sm80::ModifiedBackwardParams& params) {
   using namespace fa::sm80;
   std::vector<uint32_t> memory;
-  launch_blocks<GradBiasConfig<__half, GradBiasRow<kRow>>, GradBiasBlock>(attention.grad_bias_params(params, kGradBias[kRow], &memory));
+  using Config = GradBiasConfig<__half, GradBiasRow<kRow>, ModifiedScores>;
+  const size_t bias_bytes = params.scores.bias_staged ? sizeof(typename Config::BiasTile) : 0;
+  launch_blocks<Config, GradBiasBlock>(attention.grad_bias_params(params, kGradBias[kRow], &memory), bias_bytes);
   attention.compare_grad_bias(memory);
 }
 
@@ -49,12 +52,19 @@ void check(const CaseOptions& options) {
   try {
     AttentionCase attention(options);
     const fa::ScoreParams scores = attention.score_params();
-    launch_blocks<ForwardConfig<__half, ForwardRow<kForwardRow>, ModifiedScores>, ForwardBlock>(
-        ModifiedForwardParams{attention.forward_params(kForward[kForwardRow]), scores, {}, false});
+    EXPECT_EQ(options.stage_bias, scores.bias_staged);
+    using Forward = ForwardConfig<__half, ForwardRow<kForwardRow>, ModifiedScores>;
+    launch_blocks<Forward, ForwardBlock>(ModifiedForwardParams{attention.forward_params(kForward[kForwardRow]), scores, {}, false},
+                                         scores.bias_staged ? sizeof(typename Forward::BiasTile) : 0);
     attention.compare_forward();
     const BackwardParams params = attention.backward_params(kBackward[kBackwardRow]);
-    launch_blocks<BackwardConfig<__half, BackwardRow<kBackwardRow>, ModifiedScores>, BackwardBlock>(ModifiedBackwardParams{params, scores, nullptr, 0, 0, {}});
+    using Backward = BackwardConfig<__half, BackwardRow<kBackwardRow>, ModifiedScores>;
+    ModifiedBackwardParams with_scores{params, scores, nullptr, 0, 0, {}};
+    std::vector<uint32_t> grad_bias;
+    if (options.direct_grad_bias) with_scores.direct_grad_bias = attention.grad_bias_params(with_scores, kGradBias[kGradBiasRow], &grad_bias).grad_bias;
+    launch_blocks<Backward, BackwardBlock>(with_scores, scores.bias_staged ? Backward::kStages * sizeof(typename Backward::BiasTile) : 0);
     attention.compare_grad_kv();
+    if (options.direct_grad_bias) attention.compare_grad_bias(grad_bias);
     if (options.deterministic) {
       launch_blocks<GradQConfig<__half, GradQRow<kGradQRow>, ModifiedScores>, GradQBlock>(
           ModifiedBackwardParams{attention.grad_q_params(params, kGradQ[kGradQRow]), scores, nullptr, 0, 0, {}});
@@ -168,10 +178,34 @@ TEST(Sm80Modified, Bias) {
   }
 }
 
+/// Through shared memory, and its gradient from the main kernel.
+TEST(Sm80Modified, StagedBias) {
+  for (const int kind : {3, 5}) {
+    CaseOptions options = grouped(130, 152);
+    options.bias = kind;
+    options.stage_bias = true;
+    options.direct_grad_bias = kind == 5;
+    check_d64(options);
+    options.head_dim = 128;
+    check_d128(options);
+    options.batch = 1;
+    options.head_dim = 256;
+    check_d256(options);
+    check_d256_small(options);
+    options.direct_grad_bias = false;
+    options.head_dim = 104;
+    options.softcap = 1.5f;
+    options.mask = Mask::kCausalBottomRight;
+    options.visible = 2;
+    options.deterministic = true;
+    check_d128(options);
+  }
+}
+
 /// Whole tiles are hidden, also all of a head's.
 TEST(Sm80Modified, SparseBlocks) {
   for (const bool deterministic : {false, true}) {
-    CaseOptions options{.batch = 2, .len_q = 700, .len_kv = 5000, .heads_q = 2, .heads_kv = 1, .head_dim = 8, .head_dim_v = 8, .deterministic = deterministic};
+    CaseOptions options{.len_q = 200, .len_kv = 2500, .heads_q = 2, .heads_kv = 1, .head_dim = 8, .head_dim_v = 8, .deterministic = deterministic};
     options.block_mask = 256;
     options.block_density = 6;
     check_d64(options);

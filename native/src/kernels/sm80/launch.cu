@@ -1,6 +1,6 @@
 #include <cstdio>
+#include <map>
 #include <mutex>
-#include <set>
 #include <utility>
 
 #include "kernels/sm80/launch.h"
@@ -17,13 +17,20 @@ constexpr int64_t kDefaultSharedBytes = 48 * 1024;
 void allow_shared_memory(const void* kernel, const char* name, int device, int64_t bytes) {
   if (bytes <= kDefaultSharedBytes) return;
   static std::mutex mutex;
-  static std::set<std::pair<const void*, int>> done;
+  static std::map<std::pair<const void*, int>, int64_t> allowed;
   const std::lock_guard<std::mutex> lock(mutex);
-  if (done.count({kernel, device}) != 0) return;
+  int64_t& most = allowed[{kernel, device}];
+  if (most >= bytes) return;
   char what[160];
   std::snprintf(what, sizeof(what), "cudaFuncSetAttribute of %s for %lld bytes of shared memory", name, static_cast<long long>(bytes));
   cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), what);
-  done.insert({kernel, device});
+  most = bytes;
+}
+
+int64_t attribute_of(fa_device device, cudaDeviceAttr attribute, const char* what) {
+  int value = 0;
+  cuda_check(cudaDeviceGetAttribute(&value, attribute, device.index), what);
+  return value;
 }
 
 }  // namespace
@@ -40,9 +47,20 @@ void launch_kernel(const void* kernel, const char* name, fa_device device, int64
 }
 
 int64_t l2_bytes_of(fa_device device) {
-  int bytes = 0;
-  cuda_check(cudaDeviceGetAttribute(&bytes, cudaDevAttrL2CacheSize, device.index), "cudaDeviceGetAttribute of the L2 size");
-  return bytes;
+  return attribute_of(device, cudaDevAttrL2CacheSize, "cudaDeviceGetAttribute of the L2 size");
+}
+
+int64_t stage_bias(ScoreParams* params, fa_device device, int64_t shared_bytes, int64_t bias_bytes, int blocks_per_sm) {
+  if (!kUseBiasTiles || !can_stage_bias(*params)) return 0;
+  constexpr int64_t kReservedBytes = 1024;  // per block, by the system
+  const int64_t per_block = attribute_of(device, cudaDevAttrMaxSharedMemoryPerBlockOptin, "cudaDeviceGetAttribute of the shared memory per block");
+  const int64_t per_sm = attribute_of(device, cudaDevAttrMaxSharedMemoryPerMultiprocessor, "cudaDeviceGetAttribute of the shared memory per multiprocessor");
+  const int64_t with_bias = shared_bytes + bias_bytes;
+  // Fewer blocks at a time would cost more than the wait for the bias.
+  const bool would_fit_without = (shared_bytes + kReservedBytes) * blocks_per_sm <= per_sm;
+  if (with_bias > per_block || (would_fit_without && (with_bias + kReservedBytes) * blocks_per_sm > per_sm)) return 0;
+  params->bias_staged = true;
+  return bias_bytes;
 }
 
 }  // namespace fa::sm80

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "attention/score_params.h"
 #include "plan/problem.h"
 
 namespace fa::sm80 {
@@ -19,6 +20,10 @@ template <class Params>
 void launch(void (*kernel)(Params), const char* name, fa_device device, int64_t blocks, int threads, int64_t shared_bytes, fa_stream stream, Params params) {
   launch_kernel(reinterpret_cast<const void*>(kernel), name, device, blocks, threads, shared_bytes, stream, &params);
 }
+
+/// bias_bytes if the device has room for a tile of the bias in each of blocks_per_sm blocks that use shared_bytes without it, and the bias can be copied so
+/// (params->bias_staged is then set); else 0.
+int64_t stage_bias(ScoreParams* params, fa_device device, int64_t shared_bytes, int64_t bias_bytes, int blocks_per_sm);
 
 /// Size of the device's second-level cache.
 int64_t l2_bytes_of(fa_device device);

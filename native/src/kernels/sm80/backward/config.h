@@ -53,6 +53,7 @@ struct BackwardConfig {
   using QTile = SharedTile<kTileQ, kDim>;
   using KVTile = SharedTile<kTileKV, kDim>;
   using ScoreTile = SharedTile<kTileKV, kTileQ>;
+  using BiasTile = SharedTile<kTileQ, kTileKV>;  ///< one per stage
 
   /// Where the first query head of the group begins. Kept here because registers are short and computing it takes many instructions per step.
   struct Base {
@@ -81,6 +82,7 @@ struct BackwardConfig {
   static_assert(kTileQ % (16 * kWarpsDqRows) == 0 && kDim % (16 * kWarpsDqCols) == 0 && kWarps % kWarpsDqRows == 0, "warps own whole blocks");
   static_assert(kRowPadding % kTileQ == 0, "tiles of the workspace");
   static_assert(kStages == 2 || (kStages == 1 && !kInRegisters), "the schedules of kernel.cuh");
+  static_assert(sizeof(Shared) % 128 == 0 && sizeof(BiasTile) == bias_tile_bytes(kVariant.tile_q, kVariant.tile_kv), "tiles of the bias may follow");
   static_assert(sizeof(Shared) == backward_shared_bytes(kVariant), "the planner's arithmetic");
   static_assert(sizeof(Shared) <= kLargeSharedBytes, "largest shared memory of any device");
 };
@@ -127,9 +129,10 @@ struct GradBiasRow {
   static constexpr GradBiasVariant kVariant = kGradBias[kIndex];
 };
 
-template <class Element_, class Row>
+template <class Element_, class Row, class Policy_ = ModifiedScores>
 struct GradBiasConfig {
   using Element = Element_;
+  using Policy = Policy_;
   using Params = GradBiasParams;
   static constexpr GradBiasVariant kVariant = Row::kVariant;
   static constexpr int kDim = kVariant.padded_dim;
@@ -146,6 +149,7 @@ struct GradBiasConfig {
 
   using QTile = SharedTile<kTileQ, kDim>;
   using KVTile = SharedTile<kTileKV, kDim>;
+  using BiasTile = SharedTile<kTileQ, kTileKV>;
 
   /// The operands of one of the two products.
   struct Operands {

@@ -133,6 +133,10 @@ class GradBiasBlock {
   }
   __device__ __forceinline__ void copy_grad_o_and_v(Step step) {
     copy(s_.operands[Config::kStages - 1], step, p_.grad_o, p_.grad_o_strides, p_.v, p_.v_strides, p_.shape.head_dim_v);
+    if (Config::Policy::kBiasTiles && p_.scores.bias_staged) {
+      copy_bias<kThreads>(bias_tile(), p_.scores, range_of(sequence(step.batch)), step.batch, step.head, step.row_tile * Config::kTileQ, first_key_,
+                          static_cast<int>(threadIdx.x));
+    }
     ptx::cp_async_commit();
   }
   __device__ __forceinline__ void copy(Operands& s_operands, Step step, const uint16_t* g_rows, const Strides& row_strides, const uint16_t* g_keys,
@@ -143,6 +147,18 @@ class GradBiasBlock {
                              static_cast<int>(threadIdx.x));
     copy_to_shared<kThreads>(s_operands.keys, rows_of(g_keys, key_strides, at.batch, at.kv_begin, kv_head, at.len_kv, cols), first_key_,
                              static_cast<int>(threadIdx.x));
+  }
+
+  /// The bias of a step, behind the rest of shared memory; it travels with grad_o and v.
+  __device__ __forceinline__ typename Config::BiasTile& bias_tile() const {
+    return *reinterpret_cast<typename Config::BiasTile*>(&s_ + 1);
+  }
+  __device__ __forceinline__ auto staged_bias(int lane) const {
+    if constexpr (Config::Policy::kBiasTiles) {
+      return BiasByRows<typename Config::BiasTile>(bias_tile(), warp_row_, warp_key_, lane);
+    } else {
+      return NoBiasTile{};
+    }
   }
 
   __device__ __forceinline__ void product(Scores& scores, int stage) {
@@ -171,7 +187,7 @@ class GradBiasBlock {
     const bool whole = range.sees_whole(first_row, first_row + 16 * kM - 1, first_key, first_key + 8 * kN - 1);
     Head(p_.scores, range, step.batch, step.head)
         .template differentiate<ScoreGradient::kOfBias>(
-            s, dp, whole, lane,
+            s, dp, whole, staged_bias(lane), lane,
             [&](int m, int n, int i) {
               return Pair{first_row + 16 * m + 8 * (i >> 1) + (lane >> 2), first_key + 8 * n + 2 * (lane & 3) + (i & 1)};
             },

@@ -161,7 +161,7 @@ class GradQBlock {
     if constexpr (kModified) {
       const int first_row = first_row_ + warp_row_;
       modified_head().template differentiate<ScoreGradient::kAlone>(
-          s, ds, range().sees_whole(first_row, first_row + 15, first_key, first_key + Config::kTileKV - 1), lane,
+          s, ds, range().sees_whole(first_row, first_row + 15, first_key, first_key + Config::kTileKV - 1), NoBiasTile{}, lane,
           [&](int, int n, int i) {
             return Pair{first_row + (lane >> 2) + 8 * (i >> 1), first_key + 8 * n + 2 * (lane & 3) + (i & 1)};
           },

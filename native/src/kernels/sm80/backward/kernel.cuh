@@ -259,6 +259,23 @@ class BackwardBlock {
       ptx::cp_async_16(ptx::shared_address(&s_.lse_log2[buffer][4 * thread]), p_.lse_log2 + row, 16);
       ptx::cp_async_16(ptx::shared_address(&s_.delta[buffer][4 * thread]), p_.delta + row, 16);
     }
+    if constexpr (Policy::kBiasTiles) {
+      if (p_.scores.bias_staged) {
+        copy_bias<kThreads>(bias_tile(buffer), p_.scores, range(), s_.base.at.sequence, s_.base.head + step.head, first_row, first_key_, thread);
+      }
+    }
+  }
+  /// The bias of a step, behind the rest of shared memory.
+  __device__ __forceinline__ typename Config::BiasTile& bias_tile(int buffer) const {
+    return reinterpret_cast<typename Config::BiasTile*>(&s_ + 1)[buffer];
+  }
+  __device__ __forceinline__ auto staged_bias(int block, int buffer, int lane) const {
+    if constexpr (Policy::kBiasTiles) {
+      using Staged = BiasByKeys<typename Config::BiasTile, Config::kWarpsQ, Config::kWarpsKV>;
+      return Staged(bias_tile(buffer), block * Config::kWarpsQ + warp_q_, warp_kv_, lane);
+    } else {
+      return NoBiasTile{};
+    }
   }
 
   /// P^T and dS^T of the warp's keys and queries, kQStep blocks of queries at a time, and the products that need nothing from other warps.
@@ -340,7 +357,7 @@ class BackwardBlock {
     const int first_key = first_key_ + 16 * warp_kv_, first_row = step.tile * Config::kTileQ;
     const bool whole = range().sees_whole(first_row, first_row + Config::kTileQ - 1, first_key, first_key + 16 * (kM - 1) * Config::kWarpsKV + 15);
     modified_head(step).template differentiate<ScoreGradient::kWithProbability>(
-        s, dp, whole, lane,
+        s, dp, whole, staged_bias(block, buffer, lane), lane,
         [&](int m, int n, int i) {
           return Pair{first_row + query_of(block, n, lane) + (i & 1), first_key + 16 * m * Config::kWarpsKV + 8 * (i >> 1) + (lane >> 2)};
         },
@@ -382,7 +399,7 @@ class BackwardBlock {
     if (FA_UNLIKELY(zero_k)) zero_nonfinite_keys();
     GradQTile grad_q;
     clear(grad_q);  // also without grad_q: else ptxas, seeing a path that does not set them, keeps these registers through the whole loop
-    if (with_grad_q) multiply_grad_q(grad_q, 1);
+    if (with_grad_q) multiply_grad_q(grad_q, step, 1);
     if (is_seen(step)) {
       float* g_mine = grad_q_destination(step);
       accumulate_from_shared(buffer, [&](int k) {
@@ -408,15 +425,41 @@ class BackwardBlock {
   }
 
   /// grad_q += dS k of a step.
-  __device__ __forceinline__ void multiply_grad_q(GradQTile& grad_q, int scores) {
+  __device__ __forceinline__ void multiply_grad_q(GradQTile& grad_q, Step step, int scores) {
     const int thread = ptx::thread_index_anew();
     const int warp = static_cast<unsigned>(thread) / 32, lane = thread & 31;
     const int warp_row = warp / Config::kWarpsDqCols, warp_col = warp % Config::kWarpsDqCols;
     const OperandATransposed<typename Config::ScoreTile> ds_columns(s_.scores[scores], 0, 16 * warp_row, lane);
     const OperandBTransposed<typename Config::KVTile> k_columns(s_.k, 0, 16 * warp_col, lane);
     multiply<Element, Config::kTileKV / 16, Config::kAhead>(
-        [&](int) -> auto& { return grad_q; }, [&](uint32_t(&a)[4], int m, int k) { ds_columns.load(a, k, m * Config::kWarpsDqRows); },
+        [&](int) -> auto& { return grad_q; },
+        [&](uint32_t(&a)[4], int m, int k) {
+          ds_columns.load(a, k, m * Config::kWarpsDqRows);
+          // The warps that need the same dS share it out.
+          if constexpr (Policy::kBiasTiles) {
+            if (p_.direct_grad_bias.data != nullptr && k % Config::kWarpsDqCols == warp_col) {
+              write_grad_bias(a, step, 16 * (warp_row + m * Config::kWarpsDqRows) + (lane >> 2), 16 * k + 2 * (lane & 3));
+            }
+          }
+        },
         [&](uint32_t(&b)[4], int pair, int k) { k_columns.load(b, k, pair * Config::kWarpsDqCols); });
+  }
+
+  /// dS is the gradient of the bias, where that has every pair of its own: writes a fragment of it, whose first element is (row, key) of the step.
+  __device__ __forceinline__ void write_grad_bias(const uint32_t (&fragment)[4], Step step, int row, int key) const {
+    if constexpr (Policy::kBiasTiles) {
+      const PairTensor& g = p_.direct_grad_bias;
+      row += step.tile * Config::kTileQ;
+      key += first_key_;
+      uint16_t* g_first =
+          static_cast<uint16_t*>(g.data) + s_.base.at.batch * g.batch_stride + (s_.base.head + step.head) * g.head_stride + row * g.row_stride + key;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (row + 8 * (i & 1) < len_q() && key + 8 * (i >> 1) < s_.base.at.len_kv) {
+          *reinterpret_cast<uint32_t*>(g_first + 8 * (i & 1) * g.row_stride + 8 * (i >> 1)) = fragment[i];
+        }
+      }
+    }
   }
 
   /// Rare path, block-wide, around grad_q of a masked step: takes NaN and infinity out of k, since a masked key's NaN times dS = 0 would be NaN. Rows that see
@@ -459,7 +502,7 @@ class BackwardBlock {
     if (FA_UNLIKELY(zero_k)) zero_nonfinite_keys();
     GradQTile grad_q;
     clear(grad_q);
-    multiply_grad_q(grad_q, scores);
+    multiply_grad_q(grad_q, step, scores);
     add_part(grad_q, grad_q_destination(step), 0, 1);
     if (FA_UNLIKELY(zero_k)) restore_keys();
   }

@@ -98,9 +98,20 @@ TileOrder make_order(int64_t tiles, int64_t heads, int64_t bytes_per_head, fa_de
   return order;
 }
 
-/// Queues a main or grad_q kernel: the plain one, or the modified one where the problem sets a variant.
+/// Whether the main kernel's dS is the gradient of the bias, element by element: each pair has its own, none is skipped, and both are rounded to 16 bits.
+bool writes_grad_bias(const BackwardArgs& args) {
+  const Problem& problem = args.problem;
+  const Variants& v = problem.variants;
+  const PairTensor& g = args.grad_bias;
+  const bool every_pair = g.batches == problem.batch && g.heads == problem.heads_q && g.rows == problem.len_q && v.bias_dtype != DType::kFloat32;
+  const bool all_seen = problem.mask == Mask::kNone && v.chunk == 0 && !v.block_mask && !v.sequences.given;
+  return kUseBiasTiles && g.data != nullptr && every_pair && all_seen && v.softcap == 0.0f && !problem.deterministic && lies_in_pairs(g, 2, problem.len_kv);
+}
+
+/// Queues a main or grad_q kernel: the plain one, or the modified one where the problem sets a variant. bias_bytes: a tile of the bias of each stage, for
+/// kernels that have a place for it.
 void launch_either(BackwardKernel plain, ModifiedBackwardKernel modified, const char* name, const BackwardArgs& args, int64_t blocks, int warps,
-                   int64_t shared_bytes, const BackwardParams& params, const SequenceTable& table) {
+                   int64_t shared_bytes, const BackwardParams& params, const SequenceTable& table, int64_t bias_bytes = 0, int blocks_per_sm = 1) {
   if (modified == nullptr) {
     launch(plain, name, args.device, blocks, 32 * warps, shared_bytes, args.stream, params);
     return;
@@ -109,6 +120,10 @@ void launch_either(BackwardKernel plain, ModifiedBackwardKernel modified, const 
   if (args.problem.variants.sequences.given) {
     with_scores.batch = 1;
     with_scores.sink_rows = params.padded_rows;
+  }
+  if (bias_bytes > 0) {
+    shared_bytes += stage_bias(&with_scores.scores, args.device, shared_bytes, bias_bytes, blocks_per_sm);
+    if (writes_grad_bias(args)) with_scores.direct_grad_bias = args.grad_bias;
   }
   launch(modified, name, args.device, blocks, 32 * warps, shared_bytes, args.stream, with_scores);
 }
@@ -197,7 +212,9 @@ void launch_grad_bias(const BackwardArgs& args, const BackwardParams& params, co
   const int64_t blocks = int64_t{with_bias.key_tiles} * with_bias.row_tiles * args.grad_bias.heads * args.grad_bias.batches;
   if (blocks == 0) return;
   const int column = problem.dtype == DType::kBFloat16 ? 1 : 0;
-  launch(kGradBiasKernels[row][column](), variant.name, args.device, blocks, kGradBiasThreads, grad_bias_shared_bytes(variant), args.stream, with_bias);
+  const int64_t shared_bytes = grad_bias_shared_bytes(variant);
+  const int64_t bias_bytes = stage_bias(&with_bias.scores, args.device, shared_bytes, bias_tile_bytes(variant.tile_q, variant.tile_kv), variant.blocks_per_sm);
+  launch(kGradBiasKernels[row][column](), variant.name, args.device, blocks, kGradBiasThreads, shared_bytes + bias_bytes, args.stream, with_bias);
 }
 
 }  // namespace
@@ -217,14 +234,15 @@ void sm80_backward(const Plan& plan, const BackwardArgs& args) {
   if (args.grad_sinks != nullptr) {
     launch_either(nullptr, grad_sinks_kernel_of(), "sm80_backward_grad_sinks", args, problem.heads_q, kPassThreads / 32, 0, params, {});
   }
-  if (args.grad_bias.data != nullptr) launch_grad_bias(args, params, tables);
+  if (args.grad_bias.data != nullptr && !writes_grad_bias(args)) launch_grad_bias(args, params, tables);
   // A head's blocks are to find what they stream through in the cache: the queries of one sequence at a time.
   const auto heads = [&](int64_t of_batch) { return sequences ? of_batch : problem.batch * of_batch; };
   if (plan.blocks > 0) {
     const int64_t bytes = problem.max_len_q() * (2 * (problem.head_dim + problem.head_dim_v) + 4 * variant.padded_dim) * problem.group_size();
     params.order = make_order(sequences ? tables.keys.capacity : ceil_div(problem.len_kv, variant.tile_kv), heads(problem.heads_kv), bytes, args.device);
     launch_either(kKernels[plan.variant][column](), modified ? kModifiedKernels[place_of(plan.variant, kModifiedBackward)][column]() : nullptr,
-                  plan.kernel_name, args, plan.blocks, variant.warps_kv * variant.warps_q, backward_shared_bytes(variant), params, tables.keys);
+                  plan.kernel_name, args, plan.blocks, variant.warps_kv * variant.warps_q, backward_shared_bytes(variant), params, tables.keys,
+                  variant.stages * bias_tile_bytes(variant.tile_q, variant.tile_kv), variant.blocks_per_sm);
   }
   if (params.num_rows == 0) return;
   if (!problem.deterministic) {

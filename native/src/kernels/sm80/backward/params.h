@@ -47,6 +47,8 @@ struct ModifiedBackwardParams : BackwardParams {
   /// Tiles of the kernel's own kind: of keys (main kernel), of queries (grad_q kernel). order is then over its places and heads, and padded_rows are those of
   /// all sequences together.
   SequenceTable sequences;
+  /// Main kernel: the gradient of a 16-bit bias that has every pair of its own, under no mask and without softcap; data null if it is not for this kernel.
+  PairTensor direct_grad_bias{};
 };
 
 /// Of prepare and finish with sequences of different lengths: a row of the workspace per row of the tiles of a table of queries.

@@ -41,6 +41,7 @@ struct ForwardConfig {
 
   using QTile = SharedTile<kTileQ, kDim>;
   using KVTile = SharedTile<kTileKV, kDim>;
+  using BiasTile = SharedTile<kTileQ, kTileKV>;
 
   /// First keys and values of the block's head. Kept here because registers are short.
   struct Base {
@@ -62,6 +63,7 @@ struct ForwardConfig {
 
   static_assert(kTileQ % (16 * kWarps) == 0, "warps own whole row blocks");
   static_assert(kStages == 1 || kStages == 2, "the schedules of kernel.cuh");
+  static_assert(sizeof(Shared) % 128 == 0 && sizeof(BiasTile) == bias_tile_bytes(kVariant.tile_q, kVariant.tile_kv), "a tile of the bias may follow");
   static_assert(sizeof(Shared) == forward_shared_bytes(kVariant), "the planner's arithmetic");
   static_assert(sizeof(Shared) <= kLargeSharedBytes, "largest shared memory of any device");
 };

@@ -110,6 +110,9 @@ class ForwardBlock {
     if constexpr (kModified) num_kv_tiles_ = tile_before(num_kv_tiles_) + 1;
     if (num_kv_tiles_ > first_tile) copy_k(num_kv_tiles_ - 1);
     if (kTwoStages && num_kv_tiles_ > first_tile) copy_v(num_kv_tiles_ - 1);
+    if constexpr (Policy::kBiasTiles) {
+      if (num_kv_tiles_ > first_tile) copy_bias(num_kv_tiles_ - 1);
+    }
     ptx::cp_async_commit();
     if (Config::kQInRegisters) {
       ptx::cp_async_wait<0>();
@@ -152,6 +155,9 @@ class ForwardBlock {
         ptx::cp_async_wait<0>();
         __syncthreads();
         if (has_next()) copy_k(next());
+        if constexpr (Policy::kBiasTiles) {
+          if (has_next()) copy_bias(next());
+        }
         ptx::cp_async_commit();
       }
       if (!kTwoStages && FA_UNLIKELY(careful)) set_aside_nonfinite(tile);
@@ -234,6 +240,23 @@ class ForwardBlock {
     copy_to_shared<kThreads>(s_.v[stage(tile)], g_v, tile * Config::kTileKV, ptx::thread_index_anew());
   }
 
+  /// The bias of a tile, behind the rest of shared memory; it travels with k.
+  __device__ __forceinline__ typename Config::BiasTile& bias_tile() const {
+    return *reinterpret_cast<typename Config::BiasTile*>(&s_ + 1);
+  }
+  __device__ __forceinline__ void copy_bias(int tile) {
+    static_assert(!kModified || Config::kStages == 1, "one tile of the bias at a time");
+    if (!p_.scores.bias_staged) return;
+    fa::copy_bias<kThreads>(bias_tile(), p_.scores, range(), s_.base.at.sequence, s_.base.head, first_row_, tile * Config::kTileKV, ptx::thread_index_anew());
+  }
+  __device__ __forceinline__ auto staged_bias() const {
+    if constexpr (Policy::kBiasTiles) {
+      return BiasByRows<typename Config::BiasTile>(bias_tile(), warp_row_, 0, ptx::thread_index_anew() & 31);
+    } else {
+      return NoBiasTile{};
+    }
+  }
+
   /// s = q k^T, not yet scaled.
   __device__ __forceinline__ void score(Accumulators<kM, Config::kScoreN>& s, int tile) {
     clear(s);
@@ -277,7 +300,7 @@ class ForwardBlock {
     const bool whole = range().sees_whole(first_row, first_row + 16 * kM - 1, first_key, first_key + Config::kTileKV - 1);
     const auto head = modified_head();
     const auto pair_of_element = [&](int m, int n, int i) { return pair_of(first_key, m, n, i); };
-    head.modify(s, whole, pair_of_element);
+    head.modify(s, whole, staged_bias(), pair_of_element);
     if (head.drops()) head.draw(kept, ptx::thread_index_anew() & 31, pair_of_element);
   }
   __device__ __forceinline__ Pair pair_of(int first_key, int m, int n, int i) const {

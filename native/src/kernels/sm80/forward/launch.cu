@@ -80,7 +80,9 @@ void sm80_forward(const Plan& plan, const ForwardArgs& args) {
     ModifiedForwardParams params{make_params(variant, args), score_params_of(args.problem, args.variants), {}, false};
     if (args.problem.variants.sequences.given) follow_sequences(variant, args, &params);
     if (plan.blocks == 0) return;  // every query row is outside of all sequences
-    launch(modified, plan.kernel_name, args.device, plan.blocks, 32 * variant.warps, forward_shared_bytes(variant), args.stream, params);
+    const int64_t shared_bytes = forward_shared_bytes(variant);
+    const int64_t bias_bytes = stage_bias(&params.scores, args.device, shared_bytes, bias_tile_bytes(variant.tile_q, variant.tile_kv), variant.blocks_per_sm);
+    launch(modified, plan.kernel_name, args.device, plan.blocks, 32 * variant.warps, shared_bytes + bias_bytes, args.stream, params);
     return;
   }
   const ForwardKernel kernel = kKernels[plan.variant][column]();
