@@ -22,7 +22,7 @@ constexpr bool kChoosePaired = true;
 /// Whether a deterministic tile is the faster one for a call that asks for no order: for its lengths, unless half of a head's last tile were empty.
 bool serves_any_order(const Sm90BackwardTile& tile, const Problem& problem) {
   return !problem.deterministic && tile.deterministic && problem.len_q >= tile.any_order_min && problem.len_q <= tile.any_order_max && problem.len_kv > 0 &&
-         (problem.len_kv - 1) % tile.tile_kv() >= tile.tile_kv() / 2;
+         problem.len_kv <= tile.any_order_max && (problem.len_kv - 1) % tile.tile_kv() >= tile.tile_kv() / 2;
 }
 
 /// Index of the tile for a problem; -1 if there is none.

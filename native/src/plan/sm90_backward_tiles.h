@@ -24,7 +24,8 @@ struct Sm90BackwardTile {
   int64_t min_len_q;  ///< chosen for at least so many queries
   /// True: clusters of two blocks share a tile of keys and exchange dS (src/kernels/sm90/backward_pair); query tiles in pairs. Deterministic only.
   bool paired = false;
-  /// A deterministic tile also serves calls that ask for no order, where it is faster: those of any_order_min … any_order_max queries.
+  /// A deterministic tile also serves calls that ask for no order, where it is faster: those of any_order_min … any_order_max queries
+  /// and at most as many keys.
   int64_t any_order_min = 1;
   int64_t any_order_max = 0;
 
@@ -111,7 +112,11 @@ inline Sm90BackwardWorkspace sm90_backward_workspace(const Sm90BackwardTile& til
   const int64_t key_heads = problem.batch * problem.heads_kv, heads = problem.batch * problem.heads_q;
   w.padded_rows = (problem.len_q + tile.row_padding() - 1) / tile.row_padding() * tile.row_padding();
   if (tile.finishes_grad_q()) {
-    w.section_heads = std::clamp<int64_t>(kSm90ResidentBlocks / std::max<int64_t>(key_tiles * tile.blocks_per_tile(), 1), 1, std::max<int64_t>(key_heads, 1));
+    // As many heads as fill the multiprocessors, and so many that no more key tiles of a head run side by side than it has steps to be staggered by.
+    const int64_t resident = kSm90ResidentBlocks / tile.blocks_per_tile();
+    const int64_t steps = std::max<int64_t>(problem.group_size() * ((problem.len_q + tile.step_rows() - 1) / tile.step_rows()), 1);
+    const int64_t wanted = std::max(resident / std::max<int64_t>(key_tiles, 1), resident / steps);
+    w.section_heads = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(key_heads, 1));
     w.num_counters = heads * (w.padded_rows / tile.tile_q);
   } else if (tile.deterministic) {
     w.num_counters = heads * (w.padded_rows / tile.tile_q) * tile.blocks_per_tile();
