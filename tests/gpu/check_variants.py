@@ -258,7 +258,7 @@ def random_cases(checker, count, seed):
         if rng.random() < 0.2 and "sinks" not in o:
             o["sinks"] = torch.randn(heads_q, device="cuda")
             name.append("+sinks")
-        checker.case(" ".join(name) or "plain", b, len_q, len_kv, heads_q, heads_kv, d, dtype, o, dv=rng.choice([None, None, d // 2]))
+        checker.case(" ".join(name) or "plain", b, len_q, len_kv, heads_q, heads_kv, d, dtype, o, dv=rng.choice([None, None, d // 16 * 8]))
     for i in range(count // 4):
         d, dtype, kind = rng.choice([64, 128, 256]), rng.choice([torch.float16, torch.bfloat16]), rng.choice(SEQUENCES)
         heads_q, heads_kv = rng.choice([(2, 1), (4, 2), (3, 3)])

@@ -16,7 +16,7 @@ constexpr int64_t kMaxLength = int64_t{1} << 30;
 constexpr int64_t kMaxTiles = int64_t{1} << 30;
 
 /// Variants that plans are made for: those of kernels that have run on a GPU.
-constexpr uint32_t kPlannedVariants = kSm90PairVariants;
+constexpr uint32_t kPlannedVariants = kSm90AlibiVariants | kSm90SoftcapVariants;
 
 bool supported(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
   const auto integer = [](int64_t value) { return static_cast<long long>(value); };
@@ -47,6 +47,10 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
     return plan_sm90_backward(problem, caps, plan, why_not);
   }
   if (!supported(problem, caps, why_not) || refuse_variants(problem, kPlannedVariants, why_not)) {
+    return false;
+  }
+  if (sm90_score_set_of(variants_of(problem)) == kSm90PairSet) {
+    why_not->set("it computes softcap and ALiBi slopes each by itself, not both");
     return false;
   }
   const bool modified = variants_of(problem) != 0;

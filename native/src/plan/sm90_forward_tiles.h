@@ -70,15 +70,12 @@ inline constexpr Sm90ForwardTile kSm90ForwardTiles[] = {
 };
 inline constexpr int kNumSm90ForwardTiles = sizeof(kSm90ForwardTiles) / sizeof(kSm90ForwardTiles[0]);
 
-/// The tiles that are compiled with modified scores (plan/sm90_scores.h): head_dim 192 is padded to 256. The last is for functions of pairs at head_dim 64, which
-/// take more registers than three warpgroups have.
+/// The tiles that are compiled with modified scores (plan/sm90_scores.h): head_dim 192 is padded to 256.
 inline constexpr Sm90ForwardTile kSm90ModifiedForwardTiles[] = {
     {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 20, 32},
     {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 32, 32, 8},
     {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 8, 16, 4},
-    {64, 2, 128, 2, true, Sm90Softmax::kLazyRescale, true},
 };
-inline constexpr int kSm90PairTile64 = 3;
 
 /// Index of the tile for a problem whose head dims fit the last one.
 inline int sm90_forward_tile_of(const Problem& problem) {
@@ -94,9 +91,6 @@ inline int sm90_forward_tile_of(const Problem& problem) {
 /// The same for a problem that sets variants: an index into kSm90ModifiedForwardTiles.
 inline int sm90_modified_forward_tile_of(const Problem& problem) {
   const int64_t head_dim = problem.head_dim > problem.head_dim_v ? problem.head_dim : problem.head_dim_v;
-  if (head_dim <= 64 && sm90_score_set_of(variants_of(problem)) == kSm90PairSet) {
-    return kSm90PairTile64;
-  }
   return head_dim <= 64 ? 0 : head_dim <= 128 ? 1 : 2;
 }
 

@@ -14,7 +14,7 @@ inline constexpr uint32_t kSm90RangeVariants = kVariantWindow | kVariantChunk | 
 inline constexpr uint32_t kSm90AlibiVariants = kSm90RangeVariants | kVariantAlibi;
 /// Two more special-function instructions per score.
 inline constexpr uint32_t kSm90SoftcapVariants = kSm90RangeVariants | kVariantSoftcap;
-/// Everything that is a function of a pair, behind branches that are the same in the whole block.
+/// Everything, by the portable kernels: single pairs' bias, masks and dropout cost more there than what Hopper could save, and softcap with ALiBi is rare.
 inline constexpr uint32_t kSm90PairVariants =
     kSm90AlibiVariants | kSm90SoftcapVariants | kVariantBias | kVariantVisible | kVariantBlockMask | kVariantDropout;
 

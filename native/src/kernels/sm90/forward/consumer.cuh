@@ -150,8 +150,8 @@ class Consumer {
   __device__ __forceinline__ void remaining_tiles(float (&s)[Config::kScores], uint32_t (&p)[Config::kScores / 2], float (&o)[Config::kOutputs], RowState& rows,
                                                   const Tile& tile, const KeyTiles& keys) {
     int n = keys.end - 2;
-    if constexpr (Scores::kSoftcap || Scores::kPairs) {
-      // The lower edge is rare beside what these cost: it needs no code of its own.
+    if constexpr (Scores::kSoftcap) {
+      // The lower edge is rare beside what softcap costs: it needs no code of its own.
 #pragma unroll 1
       for (; n >= keys.begin; --n) {
         if (n >= keys.full_end || n < keys.full_begin) {
@@ -306,12 +306,11 @@ class Consumer {
   __device__ __forceinline__ void exact_modified_step(float (&s)[kScores], RowState& rows, Rescale& rescale, const Tile& tile, int n, bool masked) {
     const ScoreModifier<Config> modifier(params_, tile, slope_);
     const int row = thread_row(tile), first_key = n * Config::kTileKv;
-    modifier.modify(s, tile, row, first_key);
+    modifier.modify(s, row, first_key);
     if (masked) {
       modifier.mask(s, first_row(tile), row, first_key);
     }
     exact_step(s, rows, rescale, modifier.unit_log2(params_));
-    modifier.drop(s, tile, row, first_key);
   }
 
   /// Modified scores: the softmax of a step. Where every tile's maximum is looked at anyway, all tiles but those of kExact take the lazy step.
@@ -324,15 +323,14 @@ class Consumer {
     } else {
       const ScoreModifier<Config> modifier(params_, tile, slope_);
       const int row = thread_row(tile), first_key = n * Config::kTileKv;
-      if constexpr (Config::kSoftmax == Sm90Softmax::kOptimisticMaximum && !Scores::kPairs) {
-        modifier.template optimistic<kLowerEdge>(s, rows, rescale, tile, first_row(tile), row, first_key, recompute);
+      if constexpr (Config::kSoftmax == Sm90Softmax::kOptimisticMaximum) {
+        modifier.template optimistic<kLowerEdge>(s, rows, rescale, first_row(tile), row, first_key, recompute);
       } else {
-        modifier.modify(s, tile, row, first_key);
+        modifier.modify(s, row, first_key);
         if constexpr (kLowerEdge) {
           modifier.mask(s, first_row(tile), row, first_key);
         }
         lazy_step(s, rows, rescale, modifier.unit_log2(params_), &smem_.sink);
-        modifier.drop(s, tile, row, first_key);
       }
     }
   }

@@ -29,12 +29,11 @@ static_assert(sizeof(kLaunchers) / sizeof(kLaunchers[0]) == kNumSm90ForwardTiles
 template <int kVariant, int kSet>
 constexpr ModifiedLauncher kModified[2] = {launch_forward<ModifiedForward<__half, kVariant, kSet>>, launch_forward<ModifiedForward<__nv_bfloat16, kVariant, kSet>>};
 
-/// [row of kSm90ModifiedForwardTiles][row of kSm90ScoreSets - 1] -> [0: fp16, 1: bf16]; null where none is planned.
-constexpr const ModifiedLauncher* kModifiedLaunchers[][kNumSm90ScoreSets - 1] = {
-    {kModified<0, 1>, kModified<0, 2>, kModified<0, 3>, nullptr},
-    {kModified<1, 1>, kModified<1, 2>, kModified<1, 3>, kModified<1, kSm90PairSet>},
-    {kModified<2, 1>, kModified<2, 2>, kModified<2, 3>, kModified<2, kSm90PairSet>},
-    {nullptr, nullptr, nullptr, kModified<kSm90PairTile64, kSm90PairSet>},
+/// [row of kSm90ModifiedForwardTiles][row of kSm90ScoreSets - 1] -> [0: fp16, 1: bf16].
+constexpr const ModifiedLauncher* kModifiedLaunchers[][kSm90PairSet - 1] = {
+    {kModified<0, 1>, kModified<0, 2>, kModified<0, 3>},
+    {kModified<1, 1>, kModified<1, 2>, kModified<1, 3>},
+    {kModified<2, 1>, kModified<2, 2>, kModified<2, 3>},
 };
 static_assert(sizeof(kModifiedLaunchers) / sizeof(kModifiedLaunchers[0]) == sizeof(kSm90ModifiedForwardTiles) / sizeof(kSm90ModifiedForwardTiles[0]), "a row each");
 

@@ -163,9 +163,9 @@ __device__ __forceinline__ void remove_masked_values(const ModifiedForwardParams
   const KeyTiles keys = key_tiles<Config::kTileKv>(range, first_row, 64);
   const int begin = keys.begin * Config::kTileKv, end = keys.end * Config::kTileKv;
   const int warp_row = __shfl_sync(0xFFFFFFFF, row, 0), last_key = min(end, params.len_kv - place.first_key);
-  // Non-finite values among the keys before and behind those that all rows of the warp see, or among all where single pairs may be hidden.
+  // Non-finite values among the keys before and behind those that all rows of the warp see.
   const int common_begin = range.begin_key(warp_row + 15), common_end = range.end_key(warp_row);
-  const bool common = !Config::Scores::kPairs && common_begin < common_end;
+  const bool common = common_begin < common_end;
   const int hidden_before = common ? common_begin - begin : last_key - begin, hidden_end = common ? max(common_end, common_begin) : last_key;
   const bool found = lane_finds_nonfinite<Element>(params, place, begin, hidden_before, hidden_end, last_key);
   // Where v is NaN altogether, nothing can be repaired, and every warp would try.
@@ -185,32 +185,13 @@ __device__ __forceinline__ void remove_masked_values(const ModifiedForwardParams
   const float to_log2 = Config::Scores::kChangesScores ? 1.0f : params.scale_log2;
   float offset[2];
   guarded_offsets(rows, to_log2, offset);
-  if constexpr (Config::Scores::kPairs) {
-    const int sequence = tile.sequence();
-    const ModifiedHead<Element, ScoreLayout::kRowsByKeys> head(params.scores, range, sequence, place.head);
-    const auto weigh = [&](int r, float score, int key) {
-      Accumulators<1, 2> pair = {{{score, score, score, score}, {score, score, score, score}}};
-      head.modify(pair, true, [&](int, int, int i) { return Pair{query[r], (key & ~1) + (i & 1)}; });
-      const float weight = ptx::exp2_approx((key & 1 ? pair[0][0][1] : pair[0][0][0]) + offset[r]);
-      if (!head.drops()) {
-        return weight;
-      }
-      const uint32_t flat_head = static_cast<uint32_t>(sequence * params.heads_q + place.head);
-      const PhiloxWords drawn = philox(params.scores.dropout_seed, params.scores.dropout_offset, flat_head, query[r], key / 4);
-      const uint32_t low = key & 1 ? drawn.word[1] : drawn.word[0], high = key & 1 ? drawn.word[3] : drawn.word[2];
-      return (key & 2 ? high : low) >= params.scores.drop_below ? weight * params.scores.keep_scale : 0.0f;
-    };
-    const auto sees = [&](int r, int key) { return head.sees(query[r], key); };
-    recompute_output<Element>(params, place, query, begin, last_key, weigh, sees, o);
-  } else {
-    const int first_seen[2] = {range.begin_key(query[0]), range.begin_key(query[1])}, end_seen[2] = {range.end_key(query[0]), range.end_key(query[1])};
-    const float slope = ScoreModifier<Config>::slope_of(params, tile);
-    const auto weigh = [&](int r, float score, int key) {
-      return ptx::exp2_approx(ScoreModifier<Config>::pair_score(params, slope, query[r] + range.offset - key, score) + offset[r]);
-    };
-    const auto sees = [&](int r, int key) { return (key >= first_seen[r]) & (key < end_seen[r]); };
-    recompute_output<Element>(params, place, query, begin, last_key, weigh, sees, o);
-  }
+  const int first_seen[2] = {range.begin_key(query[0]), range.begin_key(query[1])}, end_seen[2] = {range.end_key(query[0]), range.end_key(query[1])};
+  const float slope = ScoreModifier<Config>::slope_of(params, tile);
+  const auto weigh = [&](int r, float score, int key) {
+    return ptx::exp2_approx(ScoreModifier<Config>::pair_score(params, slope, query[r] + range.offset - key, score) + offset[r]);
+  };
+  const auto sees = [&](int r, int key) { return (key >= first_seen[r]) & (key < end_seen[r]); };
+  recompute_output<Element>(params, place, query, begin, last_key, weigh, sees, o);
 }
 
 }  // namespace fa::sm90

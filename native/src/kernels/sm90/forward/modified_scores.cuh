@@ -3,7 +3,7 @@
 // Where scores themselves change, they are kept in base 2, so that the softmax multiplies them with 1; otherwise they stay as the product left them.
 #pragma once
 
-#include "attention/score_policy.cuh"
+#include "attention/hopper_scores.cuh"
 #include "kernels/sm90/forward/schedule.cuh"
 #include "kernels/sm90/forward/softmax.cuh"
 #include "ptx/thread_index.cuh"
@@ -39,10 +39,8 @@ __device__ __forceinline__ void optimistic_modified_step(float (&s)[kNum], RowSt
 /// query (the second is 8 further on).
 template <typename Config>
 class ScoreModifier {
-  using Element = typename Config::Element;
   using Scores = typename Config::Scores;
   using Params = typename Config::Params;
-  using Head = ModifiedHead<Element, ScoreLayout::kRowsByKeys>;
 
  public:
   /// slope: slope_of(), which reads memory, once per work tile.
@@ -59,7 +57,7 @@ class ScoreModifier {
     return Scores::kChangesScores ? 1.0f : params.scale_log2;
   }
 
-  /// The modified score of one pair in base 2, without Scores::kPairs. distance: of the query's position from the key.
+  /// The modified score of one pair in base 2. distance: of the query's position from the key.
   static __device__ __forceinline__ float pair_score(const Params& params, float slope, int distance, float score) {
     if constexpr (Scores::kSoftcap) {
       return softcap_score(params.scores, score);
@@ -68,13 +66,10 @@ class ScoreModifier {
     }
   }
 
-  /// S = Q K^T becomes the modified score of each pair. Not yet masked, except by what Scores::kPairs adds.
+  /// S = Q K^T becomes the modified score of each pair. Not yet masked.
   template <int kNum>
-  __device__ __forceinline__ void modify(float (&s)[kNum], const SequenceWorkTile& tile, int row, int first_key) const {
-    if constexpr (Scores::kPairs) {
-      const Head head(params_.scores, range_, tile.sequence(), tile.head());
-      head.modify(reinterpret_cast<Accumulators<1, kNum / 4>&>(s), true, [&](int, int n, int i) { return pair_of(row, first_key, n, i); });
-    } else if constexpr (Scores::kSoftcap) {
+  __device__ __forceinline__ void modify(float (&s)[kNum], int row, int first_key) const {
+    if constexpr (Scores::kSoftcap) {
 #pragma unroll
       for (int i = 0; i < kNum; ++i) {
         s[i] = softcap_score(params_.scores, s[i]);
@@ -103,33 +98,17 @@ class ScoreModifier {
     }
   }
 
-  /// Dropout of probabilities whose sums are already taken.
-  template <int kNum>
-  __device__ __forceinline__ void drop(float (&p)[kNum], const SequenceWorkTile& tile, int row, int first_key) const {
-    if constexpr (Scores::kPairs) {
-      const Head head(params_.scores, range_, tile.sequence(), tile.head());
-      if (head.drops()) {
-        KeptPairs<1, kNum / 4> kept;
-        head.draw(kept, ptx::fresh_thread_index() % 32, [&](int, int n, int i) { return pair_of(row, first_key, n, i); });
-#pragma unroll
-        for (int i = 0; i < kNum; ++i) {
-          p[i] *= kept.kept(0, i / 4, i % 4) ? head.keep_scale() : 0.0f;
-        }
-      }
-    }
-  }
-
   /// The step without a look at the maximum, for tiles whose keys are not behind the position of any row (ALiBi). masked: with the range's mask, which must then not hide by softcap's leave.
   template <bool kMasked, int kNum, typename Recompute>
-  __device__ __forceinline__ void optimistic(float (&s)[kNum], RowState& rows, Rescale& rescale, const SequenceWorkTile& tile, int first_row, int row, int first_key,
+  __device__ __forceinline__ void optimistic(float (&s)[kNum], RowState& rows, Rescale& rescale, int first_row, int row, int first_key,
                                              const Recompute& recompute) const {
-    static_assert(!Scores::kPairs && !(kMasked && Scores::kSoftcap), "a hidden score is -infinity only behind the softcap");
+    static_assert(!(kMasked && Scores::kSoftcap), "a hidden score is -infinity only behind the softcap");
     if constexpr (kMasked) {
       mask(s, first_row, row, first_key);
     }
     const auto redo = [&](float(&scores)[kNum]) {
       recompute(scores);
-      modify(scores, tile, row, first_key);
+      modify(scores, row, first_key);
       if constexpr (kMasked) {
         mask(scores, first_row, row, first_key);
       }
@@ -161,10 +140,6 @@ class ScoreModifier {
     distance[1] = static_cast<float>(first + 8);
   }
 
-  static __device__ __forceinline__ Pair pair_of(int row, int first_key, int n, int i) {
-    return {row + 8 * (i >> 1), first_key + ptx::fresh_thread_index() % 4 * 2 + 8 * n + (i & 1)};
-  }
-
   const Params& params_;
   const PairRange range_;
   const float slope_;
@@ -188,7 +163,7 @@ __device__ __forceinline__ void modified_results(const typename Config::Params& 
     const float factor = ptx::exp2_approx(reference - finite_top);
     const float with_sink = fmaf(sum, factor, ptx::exp2_approx(sink_log2 - finite_top));
     // Nothing seen: 0. Only scores of -infinity: NaN, since that is 0 / 0 in the unfused form.
-    const bool sees_keys = !Config::Scores::kPairs && range.begin_key(row + 8 * r) < range.end_key(row + 8 * r);
+    const bool sees_keys = range.begin_key(row + 8 * r) < range.end_key(row + 8 * r);
     inverse_sum[r] = with_sink == 0.0f ? (sees_keys ? NAN : 0.0f) : __fdividef(factor, with_sink);
     lse[r] = sum == 0.0f ? sink : fmaf(finite_top, kLn2, __logf(with_sink));
   }
