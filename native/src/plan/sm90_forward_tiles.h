@@ -72,9 +72,9 @@ inline constexpr int kNumSm90ForwardTiles = sizeof(kSm90ForwardTiles) / sizeof(k
 
 /// The tiles that are compiled with modified scores (plan/sm90_scores.h): head_dim 192 is padded to 256.
 inline constexpr Sm90ForwardTile kSm90ModifiedForwardTiles[] = {
-    {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 20, 32},
-    {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 32, 32, 8},
-    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 8, 16, 4},
+    {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 0, 20, 32},
+    {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32},
+    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16},
 };
 
 /// Index of the tile for a problem whose head dims fit the last one.
