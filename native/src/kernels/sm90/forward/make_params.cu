@@ -84,6 +84,7 @@ ModifiedForwardParams make_modified_forward_params(const Sm90ForwardTile& tile, 
     const int64_t kv_bytes = problem.max_len_kv() * (problem.head_dim + problem.head_dim_v) * dtype_bytes(problem.dtype);
     const int64_t heads = kSm90SectionBytes / std::max<int64_t>(kv_bytes, 1) * problem.group_size();
     params.section_heads = FastDivisor(std::clamp(heads, problem.group_size(), problem.heads_q));
+    params.unit_shift = 0;
   }
   return params;
 }
