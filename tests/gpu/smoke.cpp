@@ -31,7 +31,8 @@ struct Variant {
   int64_t window_left = 0, window_right = 0, chunk = 0;
   float softcap = 0, dropout = 0;
   bool alibi = false, bias = false, visible = false, block_mask = false, sinks = false;
-  int sequences = 0;  ///< 1: lengths of batch entries, 2: the same, left-padded, 3: packed
+  bool bias16 = false;  ///< a bias of 16 bits instead of 32
+  int sequences = 0;    ///< 1: lengths of batch entries, 2: the same, left-padded, 3: packed
 };
 
 struct Shape {
@@ -108,11 +109,16 @@ class Modifiers {
     write<float>(slopes_, heads_, [&](int64_t) { return static_cast<float>(random() % 64) / 128.0f; });
     write<float>(sinks_, heads_, [&](int64_t) { return static_cast<float>(random() % 64) / 32.0f - 1.0f; });
     const int64_t pairs = s.len_q * s.len_kv;
-    write<float>(bias_data_, heads_ * pairs, [&](int64_t) { return random() % 16 == 0 ? -INFINITY : static_cast<float>(random() % 256) / 64.0f - 2.0f; });
+    const auto draw_bias = [&](int64_t) { return random() % 16 == 0 ? -INFINITY : static_cast<float>(random() % 256) / 64.0f - 2.0f; };
+    if (variant_.bias16) {
+      write<uint16_t>(bias_data_, heads_ * pairs, [&](int64_t i) { return to_bfloat16(draw_bias(i)); });
+    } else {
+      write<float>(bias_data_, heads_ * pairs, draw_bias);
+    }
     write<uint8_t>(visible_data_, s.batch * pairs, [&](int64_t) { return static_cast<uint8_t>(random() % 4 != 0); });
     const int64_t rows = (s.len_q + kBlockQ - 1) / kBlockQ, cols = (s.len_kv + kBlockKv - 1) / kBlockKv;
     write<uint8_t>(block_data_, rows * cols, [&](int64_t) { return static_cast<uint8_t>(random() % 3 != 0); });
-    bias_ = pair_tensor(bias_data_, FA_DTYPE_FLOAT32, 1, heads_, s.len_q, s.len_kv);
+    bias_ = pair_tensor(bias_data_, variant_.bias16 ? FA_DTYPE_BFLOAT16 : FA_DTYPE_FLOAT32, 1, heads_, s.len_q, s.len_kv);
     visible_ = pair_tensor(visible_data_, FA_DTYPE_UINT8, s.batch, 1, s.len_q, s.len_kv);
     blocks_ = pair_tensor(block_data_, FA_DTYPE_UINT8, 1, 1, rows, cols);
     make_sequences(s);
@@ -149,9 +155,13 @@ class Modifiers {
       grad_sinks_.read(values.data());
     }
     if (variant_.bias) {
-      std::vector<float> of_bias(grad_bias_data_.bytes() / sizeof(float));
-      grad_bias_data_.read(of_bias.data());
-      values.insert(values.end(), of_bias.begin(), of_bias.begin() + bias_.sizes[0] * bias_.strides[0]);
+      std::vector<uint16_t> bits(grad_bias_data_.bytes() / sizeof(uint16_t));
+      grad_bias_data_.read(bits.data());
+      for (int64_t i = 0; i < bias_.sizes[0] * bias_.strides[0]; ++i) {
+        float value;
+        std::memcpy(&value, &bits[static_cast<size_t>(variant_.bias16 ? 0 : 2 * i)], sizeof(value));
+        values.push_back(variant_.bias16 ? from_bfloat16(bits[static_cast<size_t>(i)]) : value);
+      }
     }
     return values;
   }
@@ -349,6 +359,13 @@ Variant sequences(int kind) {
   return v;
 }
 
+Variant bias16() {
+  Variant v;
+  v.name = " bias of 16 bits";
+  v.bias = v.bias16 = true;
+  return v;
+}
+
 Variant masks() {
   Variant v;
   v.name = " boolean and block mask, dropout";
@@ -385,6 +402,9 @@ int main(int argc, char** argv) {
       {2, 150, 200, 2, 1, 128, 128, FA_MASK_CAUSAL_TOP_LEFT, masks()},
       {1, 100, 140, 2, 1, 192, 128, FA_MASK_NONE, masks()},
       {1, 130, 100, 2, 2, 256, 256, FA_MASK_CAUSAL_BOTTOM_RIGHT, scores()},
+      {1, 130, 72, 2, 2, 64, 64, FA_MASK_CAUSAL_BOTTOM_RIGHT, bias16()},
+      {1, 150, 200, 2, 1, 128, 128, FA_MASK_NONE, bias16()},
+      {2, 90, 136, 2, 2, 256, 256, FA_MASK_NONE, bias16()},
       {3, 150, 200, 2, 1, 64, 64, FA_MASK_NONE, sequences(1)},
       {3, 150, 140, 2, 2, 128, 128, FA_MASK_CAUSAL_BOTTOM_RIGHT, sequences(2)},
       {1, 350, 400, 2, 1, 64, 64, FA_MASK_CAUSAL_BOTTOM_RIGHT, sequences(3)},

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "plan/problem.h"
+#include "plan/sm90_scores.h"
 
 namespace fa {
 
@@ -69,6 +70,13 @@ inline constexpr Sm90ForwardTile kSm90ForwardTiles[] = {
 };
 inline constexpr int kNumSm90ForwardTiles = sizeof(kSm90ForwardTiles) / sizeof(kSm90ForwardTiles[0]);
 
+/// The tiles that are compiled with modified scores (plan/sm90_scores.h): head_dim 192 is padded to 256.
+inline constexpr Sm90ForwardTile kSm90ModifiedForwardTiles[] = {
+    {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 0, 20, 32},
+    {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32},
+    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16},
+};
+
 /// Index of the tile for a problem whose head dims fit the last one.
 inline int sm90_forward_tile_of(const Problem& problem) {
   const int64_t head_dim = problem.head_dim > problem.head_dim_v ? problem.head_dim : problem.head_dim_v;
@@ -78,6 +86,12 @@ inline int sm90_forward_tile_of(const Problem& problem) {
     ++index;
   }
   return index;
+}
+
+/// The same for a problem that sets variants: an index into kSm90ModifiedForwardTiles.
+inline int sm90_modified_forward_tile_of(const Problem& problem) {
+  const int64_t head_dim = problem.head_dim > problem.head_dim_v ? problem.head_dim : problem.head_dim_v;
+  return head_dim <= 64 ? 0 : head_dim <= 128 ? 1 : 2;
 }
 
 /// With a causal mask, heads are worked on in sections whose keys and values take about this much of L2 together.

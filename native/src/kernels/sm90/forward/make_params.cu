@@ -7,9 +7,14 @@ namespace fa::sm90 {
 
 namespace {
 
-/// Keys that some query sees.
+/// Keys up to the last that some query sees.
 int64_t visible_len_kv(const Problem& problem) {
-  return problem.is_causal() ? std::clamp<int64_t>(problem.len_q + problem.causal_offset(), 0, problem.len_kv) : problem.len_kv;
+  const int64_t right = problem.is_causal() ? 0 : problem.variants.window_right;
+  if (problem.mask == Mask::kNone || right < 0 || problem.variants.sequences.given) {
+    return problem.len_kv;
+  }
+  const int64_t offset = problem.bottom_right() ? problem.len_kv - problem.len_q : 0;
+  return std::clamp<int64_t>(problem.len_q + offset + std::min(right, problem.len_kv), 0, problem.len_kv);
 }
 
 GlobalView view(const Tensor& tensor) {
@@ -67,6 +72,20 @@ ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs
   params.last_section = static_cast<int>(params.adjacent_tiles ? whole_sections - 1 : (all_heads - 1) / section_heads);
   params.last_section_heads = FastDivisor(all_heads - params.last_section * section_heads);
   params.causal = problem.is_causal();
+  return params;
+}
+
+ModifiedForwardParams make_modified_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args, int64_t blocks, Sm90ForwardOrder order) {
+  const Problem& problem = args.problem;
+  ModifiedForwardParams params{make_forward_params(tile, args, blocks, order), score_params_of(problem, args.variants)};
+  params.packed = problem.variants.sequences.packed;
+  if (problem.variants.sequences.given) {
+    params.sequences = sequence_table_at(args.workspace, problem, true, tile.tile_q()).table;
+    const int64_t kv_bytes = problem.max_len_kv() * (problem.head_dim + problem.head_dim_v) * dtype_bytes(problem.dtype);
+    const int64_t heads = kSm90SectionBytes / std::max<int64_t>(kv_bytes, 1) * problem.group_size();
+    params.section_heads = FastDivisor(std::clamp(heads, problem.group_size(), problem.heads_q));
+    params.unit_shift = 0;
+  }
   return params;
 }
 

@@ -6,6 +6,8 @@
 #include <cstdint>
 
 #include "attention/fast_divisor.h"
+#include "attention/score_params.h"
+#include "attention/sequence_schedule.h"
 
 namespace fa::sm90 {
 
@@ -54,6 +56,14 @@ struct ForwardParams {
   FastDivisor last_section_heads;
   int last_section;  ///< its number
   bool causal;
+};
+
+/// Of a kernel with modified scores. Which keys a query sees is in scores.range, of the sequence that the query is in; len_q and len_kv are the lengths of the
+/// tensors (of len_kv, what the tensor maps hold); causal_limit is not used.
+struct ModifiedForwardParams : ForwardParams {
+  ScoreParams scores;
+  SequenceTable sequences;  ///< query tiles of all sequences; without data every batch entry is a sequence
+  bool packed;              ///< batch entry 0 holds all sequences
 };
 
 }  // namespace fa::sm90

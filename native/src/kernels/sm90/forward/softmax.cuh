@@ -194,6 +194,25 @@ __device__ __forceinline__ void raise_reference(float (&p)[kNum], RowState& rows
   rescale.needed = true;
 }
 
+/// What the optimistic step does with P and its sums: nothing more, or the reference is raised, or exact(p) must take the exact step from S on.
+template <int kNum, typename Exact>
+__device__ __forceinline__ void settle_tile(float (&p)[kNum], RowState& rows, Rescale& rescale, float scale_log2, float (&tile_sum)[2], const Exact& exact) {
+  const float bound[2] = {kFollowsOutweighing ? rows.bound[0] : kMaxTileSum, kFollowsOutweighing ? rows.bound[1] : kMaxTileSum};
+  if (!__all_sync(0xFFFFFFFF, tile_sum[0] <= bound[0] && tile_sum[1] <= bound[1])) {
+    if (!kFollowsOutweighing || !__all_sync(0xFFFFFFFF, tile_sum[0] < kLargestTileSum && tile_sum[1] < kLargestTileSum)) {
+      exact(p);
+      return;
+    }
+    rows.sum[0] += tile_sum[0];
+    rows.sum[1] += tile_sum[1];
+    raise_reference(p, rows, rescale, scale_log2, tile_sum);
+  } else {
+    rows.sum[0] += tile_sum[0];
+    rows.sum[1] += tile_sum[1];
+  }
+  set_bounds<kNum>(rows, tile_sum);
+}
+
 /// The optimistic step; recompute() must bring S back. A reference of -infinity makes the offset +infinity, so that every P is +infinity or NaN and the checks
 /// fail, as they do for NaN scores: such rows take the exact way. The first check's branch keeps the exponentials in front of the wait, as in lazy_step.
 template <int kNum, typename Recompute>
@@ -201,21 +220,10 @@ __device__ __forceinline__ void optimistic_step(float (&s)[kNum], RowState& rows
   const float offset[2] = {-rows.reference[0] * scale_log2, -rows.reference[1] * scale_log2};
   float tile_sum[2];
   exponentials(s, scale_log2, offset, tile_sum);
-  const float bound[2] = {kFollowsOutweighing ? rows.bound[0] : kMaxTileSum, kFollowsOutweighing ? rows.bound[1] : kMaxTileSum};
-  if (!__all_sync(0xFFFFFFFF, tile_sum[0] <= bound[0] && tile_sum[1] <= bound[1])) {
-    if (!kFollowsOutweighing || !__all_sync(0xFFFFFFFF, tile_sum[0] < kLargestTileSum && tile_sum[1] < kLargestTileSum)) {
-      recompute(s);
-      exact_step(s, rows, rescale, scale_log2);
-      return;
-    }
-    rows.sum[0] += tile_sum[0];
-    rows.sum[1] += tile_sum[1];
-    raise_reference(s, rows, rescale, scale_log2, tile_sum);
-  } else {
-    rows.sum[0] += tile_sum[0];
-    rows.sum[1] += tile_sum[1];
-  }
-  set_bounds<kNum>(rows, tile_sum);
+  settle_tile(s, rows, rescale, scale_log2, tile_sum, [&](float(&scores)[kNum]) {
+    recompute(scores);
+    exact_step(scores, rows, rescale, scale_log2);
+  });
 }
 
 }  // namespace fa::sm90
