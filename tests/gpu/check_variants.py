@@ -353,9 +353,9 @@ def window_pairs(b, length, left, right):
 
 
 def heavy_tail(total=65536, longest=16384, mean=1024, seed=5):
-    rng, lengths = random.Random(seed), []
+    rng, lengths = random.Random(seed), [longest]
     while sum(lengths) < total:
-        lengths.append(min(longest, max(16, int(rng.paretovariate(1.2) * mean / 6))))
+        lengths.append(min(longest, max(16, int(rng.paretovariate(1.2) * mean / 5))))
     lengths[-1] -= sum(lengths) - total
     return [n for n in lengths if n > 0]
 
@@ -378,6 +378,11 @@ def times(kernel):
         run("sinks causal", causal | {"sinks": torch.randn(heads, device="cuda")}, pairs)
         if d == 128:
             run("alibi full", {"alibi_slopes": slopes(heads)}, B * S * S)
+            times_of_sequences(kernel)
+
+
+def times_of_sequences(kernel):
+    """Packed sequences of a heavy tail beside equally long ones with as many pairs per query."""
     lengths = heavy_tail()
     cu = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device="cuda")
     packed = {"cu_seqlens_q": cu, "cu_seqlens_kv": cu, "max_len_q": max(lengths), "max_len_kv": max(lengths)}
