@@ -13,7 +13,8 @@ meets its bar if one of ours does:
                              with its block mask; bar 1.5 x FlexAttention
   bias, bias_heads           an additive bias per batch and head, or per head, with its gradient; bar 1.3 x the fastest of FlexAttention, PyTorch's
                              memory-efficient and cuDNN attention where they give that gradient, and eager attention
-  varlen, varlen_causal      65 packed sequences of 65536 positions in all, heavy tail, the longest 16384; bar 0.9 x a dense batch of as many pairs and positions
+  varlen, varlen_causal      65 packed sequences of 65536 positions in all, heavy tail, the longest 16384; bar 0.9 x a dense batch of as many pairs and
+                             positions
   long_window                length 65536 with a causal window of 1024; bar 1 / 1.15 of full attention at 8192
 
 Every case is a process of its own: they start together, compile and check at the same time, and then measure one after another, so that a case that fails or
@@ -39,12 +40,11 @@ import torch
 import variant_cases as cases
 from peers import device_facts, state
 from variant_peers import PEERS
+from variant_report import BARS, add_ratios, print_table
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "gpu"))
 from fa_ctypes import Library  # noqa: E402
 
-BARS = {"causal": None, "alibi": 1.5, "softcap": 1.5, "window": 1.5, "document": 1.5, "bias": 1.3, "bias_heads": 1.3, "varlen": 0.9, "varlen_causal": 0.9,
-        "long_window": 1 / 1.15}
 GRADIENTS = ("grad_q", "grad_k", "grad_v", "grad_bias")
 # Largest relative error: ours, and that of the peers, which round to fp16 in more places.
 ALLOWED, ALLOWED_BIAS, ALLOWED_PEER = 5e-3, 1e-2, 5e-2
@@ -79,7 +79,8 @@ def entries_of(case, device, divide):
         shapes = [(equal, "base"), (16384 // divide, "context"), (size, "context")]
         return [(case, problem, "ours", "subject")] + [(f"dense {n}", dense("dense", total // n, n), "ours", role) for n, role in shapes]
     if case == "long_window":
-        return [(case, cases.window(1, 65536 // divide, device, size), "ours", "subject"), (f"full {length}", cases.full("full", batch, length), "ours", "base")]
+        windowed, whole = cases.window(1, 65536 // divide, device, size), cases.full("full", batch, length)
+        return [(case, windowed, "ours", "subject"), (f"full {length}", whole, "ours", "base")]
     raise SystemExit(f"--only: expected some of {','.join(BARS)}, got '{case}'")
 
 
@@ -314,43 +315,6 @@ def run(a):
         process.kill()
         process.wait()
     return rows
-
-
-def add_ratios(rows, passes):
-    for row in rows:
-        for what in passes:
-            bases = [r[what]["ms"] / r["pairs"] for r in rows if r["case"] == row["case"] and r["role"] == "base" and what in r]
-            if bases and what in row and row["role"] == "subject":
-                row[what]["ratio"] = min(bases) / (row[what]["ms"] / row["pairs"])
-
-
-def notes(row):
-    """The largest error and the kernels, and what went otherwise."""
-    worst = max(row.get("errors", {}).values(), default=None)
-    said = ([] if worst is None else [f"{worst:.1e}"]) + ([" / ".join(row["kernels"].values())] if row["kernels"] else [])
-    by_status = {}
-    for what, status in row["status"].items():
-        if status != "ok":
-            by_status.setdefault(status, []).append(what)
-    return "; ".join(said + [f"{', '.join(passes)} {status}" for status, passes in by_status.items()])
-
-
-def print_table(rows, passes):
-    print(f"\n{'case':<14} {'implementation':<22} " + " ".join(f"{w + ' ms':>12} {'TFLOP/s':>7} {'ratio':>6}" for w in passes) + "    bar  largest error; kernels")
-    for row in rows:
-        cells = []
-        for what in passes:
-            m = row.get(what)
-            ratio = f"{m['ratio']:.2f}" if m and "ratio" in m else ""
-            cells.append(f"{m['ms']:12.3f} {m['tflops']:7.0f} {ratio:>6}" if m else f"{'-':>12} {'-':>7} {'':>6}")
-        bar = BARS[row["case"]] if row["role"] == "subject" else None
-        print(f"{row['case']:<14} {row['label']:<22} {' '.join(cells)} {f'{bar:.2f}' if bar else '':>6}  {notes(row)}")
-    for case in (c for c in dict.fromkeys(row["case"] for row in rows) if BARS[c]):
-        said = []
-        for what in passes:
-            best = max((r[what]["ratio"] for r in rows if r["case"] == case and "ratio" in r.get(what, {})), default=None)
-            said.append(f"{what} not measured" if best is None else f"{what} {'met' if best >= BARS[case] else 'missed'} ({best:.2f} of {BARS[case]:.2f})")
-        print(f"bar {case:<14} {', '.join(said)}")
 
 
 def main():
