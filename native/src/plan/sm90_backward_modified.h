@@ -74,6 +74,24 @@ inline Sm90ModifiedBackwardWorkspace sm90_modified_backward_workspace(const Sm90
   return w;
 }
 
+/// Key heads that are worked on side by side: as many as fill the multiprocessors, if the cache holds what their query tiles stream through.
+inline int64_t sm90_modified_section_heads(const Sm90ModifiedBackwardTile& tile, const Problem& problem) {
+  constexpr int64_t kCacheBytes = int64_t{50} << 20, kResidentBlocks = 132;
+  const Sm90ModifiedBackwardWorkspace w = sm90_modified_backward_workspace(tile, problem);
+  const int64_t key_heads = w.num_work / std::max<int64_t>(w.key_tiles, 1);
+  const int64_t head_bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * tile.head_dim) * problem.group_size();
+  const int64_t filling = (kResidentBlocks + w.key_tiles - 1) / std::max<int64_t>(w.key_tiles, 1);
+  const int64_t fitting = head_bytes > 0 ? kCacheBytes / 2 / head_bytes : key_heads;
+  return std::max<int64_t>(std::min({fitting, filling, key_heads}), 1);
+}
+
+/// Whether the main kernel turns accumulators into grad_q itself. Heads must be done one after the other, or all would be finished at the end by too few warps.
+inline bool sm90_modified_finish_inside(const Sm90ModifiedBackwardTile& tile, const Problem& problem) {
+  const Sm90ModifiedBackwardWorkspace w = sm90_modified_backward_workspace(tile, problem);
+  const int64_t key_heads = w.num_work / std::max<int64_t>(w.key_tiles, 1);
+  return !problem.variants.sequences.given && problem.len_q > 0 && w.num_work > 0 && key_heads >= 4 * sm90_modified_section_heads(tile, problem);
+}
+
 /// Plan::variant of these kernels: behind those of sm90_backward_tiles.h.
 inline constexpr int kFirstSm90ModifiedBackwardVariant = 64;
 inline constexpr int sm90_modified_backward_variant(int tile, int set) {

@@ -101,7 +101,8 @@ def visible(len_q, len_kv, options):
 
 
 def reference(q, k, v, grad_o, grad_lse, options, sequence, exact=False):
-    """One sequence, (len, heads, dim) each, in float64 with o rounded to the inputs' dtype. exact: products leave masked pairs out, so that NaN does not pass."""
+    """One sequence, (len, heads, dim) each, in float64 with o rounded to the inputs' dtype. exact: products leave masked pairs out, so that NaN does not
+    pass."""
     dtype = q.dtype
     q, k, v, grad_o = (t.double().transpose(0, 1) for t in (q, k, v, grad_o))
     group = q.shape[0] // k.shape[0]
@@ -150,7 +151,8 @@ def poisoned(shape, dtype):
 
 
 def build(shape, options, dtype, extents=None, grad_lse=False, spoil=None, exact=False):
-    """Inputs, and what the gradients must be. extents: per sequence (batch entry, q begin, q length, kv begin, kv length). Outside of them all inputs are NaN."""
+    """Inputs, and what the gradients must be. extents: per sequence (batch entry, q begin, q length, kv begin, kv length). Outside of them all inputs are
+    NaN."""
     batch, len_q, len_kv, heads_q, heads_kv, dim, dim_v = shape
     make = lambda n, h, d: torch.randn(batch, n, h, d, device="cuda").to(dtype)
     t = {"q": make(len_q, heads_q, dim), "k": make(len_kv, heads_kv, dim), "v": make(len_kv, heads_kv, dim_v), "grad_o": make(len_q, heads_q, dim_v)}
@@ -229,14 +231,15 @@ def packed(lengths_q, lengths_kv, used_q=None, used_kv=None, left=False):
     """Options and extents of packed sequences."""
     dev = lambda x: torch.tensor(x, dtype=torch.int32, device="cuda")
     cq, ckv = list(itertools.accumulate(lengths_q, initial=0)), list(itertools.accumulate(lengths_kv, initial=0))
-    s = {"count": len(lengths_q), "cu_seqlens_q": dev(cq), "cu_seqlens_kv": dev(ckv), "max_len_q": max(lengths_q), "max_len_kv": max(lengths_kv), "left_padded": int(left)}
+    s = {"count": len(lengths_q), "cu_seqlens_q": dev(cq), "cu_seqlens_kv": dev(ckv)}
+    s |= {"max_len_q": max(lengths_q), "max_len_kv": max(lengths_kv), "left_padded": int(left)}
     uq, ukv = used_q or lengths_q, used_kv or lengths_kv
     if used_q:
         s["seqused_q"] = dev(used_q)
     if used_kv:
         s["seqused_kv"] = dev(used_kv)
-    extents = [(0, cq[i] + (lengths_q[i] - uq[i] if left else 0), uq[i], ckv[i] + (lengths_kv[i] - ukv[i] if left else 0), ukv[i]) for i in range(len(lengths_q))]
-    return s, extents
+    begin = lambda places, lengths, used, i: places[i] + (lengths[i] - used[i] if left else 0)
+    return s, [(0, begin(cq, lengths_q, uq, i), uq[i], begin(ckv, lengths_kv, ukv, i), ukv[i]) for i in range(len(lengths_q))]
 
 
 def padded(len_q, len_kv, used_q, used_kv, left=False):
@@ -248,14 +251,24 @@ def padded(len_q, len_kv, used_q, used_kv, left=False):
 def check(library, full, passes):
     c = Checker(library, passes)
     slopes = lambda h, b=0: 2.0 ** -(torch.rand((b, h) if b else (h,), device="cuda") * 6 + 1)
-    ranges = [{"mask": "window_br", "window": (64, 0)}, {"mask": "window_tl", "window": (100, 30)}, {"mask": "window_br", "window": (-1, 17)}, {"mask": "window_tl", "window": (129, -1)},
-              {"mask": "causal_br", "chunk": 96}, {"mask": "none", "chunk": 128}, {"mask": "window_br", "window": (50, 3), "chunk": 200}, {"mask": "causal_tl"}, {"mask": "none"}]
-    shapes = [(2, 300, 300, 2, 2, 128, 128), (1, 129, 513, 4, 2, 128, 128), (1, 513, 200, 4, 1, 128, 96), (2, 256, 384, 2, 1, 64, 64), (1, 65, 127, 3, 3, 40, 64),
-              (1, 1, 300, 2, 1, 128, 128), (1, 300, 1, 2, 1, 128, 128)]
+    ranges = [
+        {"mask": "window_br", "window": (64, 0)},
+        {"mask": "window_tl", "window": (100, 30)},
+        {"mask": "window_br", "window": (-1, 17)},
+        {"mask": "window_tl", "window": (129, -1)},
+        {"mask": "causal_br", "chunk": 96},
+        {"mask": "none", "chunk": 128},
+        {"mask": "window_br", "window": (50, 3), "chunk": 200},
+        {"mask": "causal_tl"},
+        {"mask": "none"},
+    ]
+    shapes = [(2, 300, 300, 2, 2, 128, 128), (1, 129, 513, 4, 2, 128, 128), (1, 513, 200, 4, 1, 128, 96), (2, 256, 384, 2, 1, 64, 64)]
+    if full:
+        shapes += [(1, 65, 127, 3, 3, 40, 64), (1, 1, 300, 2, 1, 128, 128), (1, 300, 1, 2, 1, 128, 128)]
+    all_extras = [{}, {"sinks": 1}, {"softcap": 3.0}, {"slopes": 1}, {"slopes": 2, "sinks": 1}]
     for dtype in (torch.float16, torch.bfloat16):
-        for shape, options in itertools.product(shapes if full else shapes[:4], ranges):
-            extras = [{}, {"sinks": 1}, {"softcap": 3.0}, {"slopes": 1}, {"slopes": 2, "sinks": 1}] if full else [[{}], [{"softcap": 3.0, "sinks": 1}], [{"slopes": 2}]][c.cases % 3]
-            for extra in extras:
+        for shape, options in itertools.product(shapes, ranges):
+            for extra in all_extras if full else [({}, {"softcap": 3.0, "sinks": 1}, {"slopes": 2})[c.cases % 3]]:
                 o = options | extra
                 if "sinks" in o:
                     o["sinks"] = torch.randn(shape[3], device="cuda")
@@ -266,7 +279,8 @@ def check(library, full, passes):
     print(f"ranges, ALiBi, softcap, sinks: {c.cases} cases, {len(c.failures)} failures; worst relative errors in eps {c.worst}", flush=True)
     before = c.cases
     g = torch.Generator().manual_seed(5)
-    for dtype, dim, left, mask in itertools.product((torch.float16, torch.bfloat16), (128, 64), (False, True), ({"mask": "causal_br"}, {"mask": "none"}, {"mask": "window_tl", "window": (70, 20)})):
+    masks = ({"mask": "causal_br"}, {"mask": "none"}, {"mask": "window_tl", "window": (70, 20)})
+    for dtype, dim, left, mask in itertools.product((torch.float16, torch.bfloat16), (128, 64), (False, True), masks):
         for extra in ({}, {"softcap": 2.0, "sinks": 1}, {"slopes": 2}):
             lq, lk = random_lengths(6, 300, g), random_lengths(6, 300, g)
             lq[2], lk[3], lq[4], lk[4] = 0, 0, 128, 256
@@ -278,12 +292,14 @@ def check(library, full, passes):
             for s, extents in variants[0 if full else 1:]:
                 if "slopes" in o:
                     o["slopes"] = slopes(4, 6)
-                c.case(f"packed {str(dtype)[6:]} d{dim} left {left} {mask} {list(extra)} {lq} {lk}", (1, sum(lq), sum(lk), 4, 2, dim, dim), o | {"sequences": s}, dtype, extents=extents)
+                name = f"packed {str(dtype)[6:]} d{dim} left {left} {mask} {list(extra)} {lq} {lk}"
+                c.case(name, (1, sum(lq), sum(lk), 4, 2, dim, dim), o | {"sequences": s}, dtype, extents=extents)
             uq, uk = random_lengths(3, 270, g), random_lengths(3, 200, g)
             s, extents = padded(270, 200, uq, uk, left)
             if "slopes" in o:
                 o["slopes"] = slopes(4, 3)
-            c.case(f"padded {str(dtype)[6:]} d{dim} left {left} {mask} {list(extra)} {uq} {uk}", (3, 270, 200, 4, 2, dim, dim), o | {"sequences": s}, dtype, extents=extents, grad_lse=True)
+            name = f"padded {str(dtype)[6:]} d{dim} left {left} {mask} {list(extra)} {uq} {uk}"
+            c.case(name, (3, 270, 200, 4, 2, dim, dim), o | {"sequences": s}, dtype, extents=extents, grad_lse=True)
     print(f"sequences: {c.cases - before} cases, {len(c.failures)} failures in all", flush=True)
     before = c.cases
 
@@ -292,17 +308,26 @@ def check(library, full, passes):
             t[name][0, row, 0, 3] = value
         return spoil
 
-    for name, value, options in itertools.product(("q", "k", "v", "grad_o"), (math.nan, math.inf), ({"mask": "window_br", "window": (40, 0)}, {"mask": "window_tl", "window": (20, 20), "softcap": 2.0},
-                                                                                                    {"mask": "causal_br", "slopes": slopes(2)}, {"mask": "none"})):
+    masks = (
+        {"mask": "window_br", "window": (40, 0)},
+        {"mask": "window_tl", "window": (20, 20), "softcap": 2.0},
+        {"mask": "causal_br", "slopes": slopes(2)},
+        {"mask": "none"},
+    )
+    for name, value, options in itertools.product(("q", "k", "v", "grad_o"), (math.nan, math.inf), masks):
         if value == math.inf and "softcap" in options:
             continue
         c.case(f"{value} in {name} {options}", (1, 150, 200, 2, 1, 128 if c.cases % 2 else 64, 64), options, spoil=spoiler(name, 70, value), exact=True)
     print(f"NaN and infinity: {c.cases - before} cases, {len(c.failures)} failures in all", flush=True)
     # Enough heads that grad_q is finished inside the main kernel.
     before = c.cases
-    for dtype, (shape, options) in itertools.product((torch.float16, torch.bfloat16), (
-            ((1, 1500, 1300, 64, 64, 128, 128), {"mask": "window_br", "window": (400, 0)}), ((1, 1300, 1500, 64, 64, 128, 64), {"mask": "causal_tl", "softcap": 3.0}),
-            ((2, 700, 1500, 64, 32, 64, 64), {"mask": "causal_br", "slopes": slopes(64)}), ((2, 1500, 200, 128, 64, 40, 64), {"mask": "none", "chunk": 500}))):
+    problems = (
+        ((1, 1500, 1300, 64, 64, 128, 128), {"mask": "window_br", "window": (400, 0)}),
+        ((1, 1300, 1500, 64, 64, 128, 64), {"mask": "causal_tl", "softcap": 3.0}),
+        ((2, 700, 1500, 64, 32, 64, 64), {"mask": "causal_br", "slopes": slopes(64)}),
+        ((2, 1500, 200, 128, 64, 40, 64), {"mask": "none", "chunk": 500}),
+    )
+    for dtype, (shape, options) in itertools.product((torch.float16, torch.bfloat16), problems):
         for repeats in (1, 6):
             c.case(f"many heads {str(dtype)[6:]} {shape} {options['mask']}", shape, options, dtype, repeats=repeats)
     print(f"many heads: {c.cases - before} cases, {len(c.failures)} failures in all", flush=True)
@@ -314,7 +339,8 @@ def check(library, full, passes):
 def check_tiny(library):
     """A few small cases with everything in them, for compute-sanitizer."""
     c, g = Checker(library), torch.Generator().manual_seed(3)
-    for dim, extra in ((128, {}), (64, {"softcap": 2.0}), (128, {"slopes": 2.0 ** -torch.arange(1, 5, device="cuda").float(), "sinks": torch.randn(4, device="cuda")})):
+    slopes, sinks = 2.0 ** -torch.arange(1, 5, device="cuda").float(), torch.randn(4, device="cuda")
+    for dim, extra in ((128, {}), (64, {"softcap": 2.0}), (128, {"slopes": slopes, "sinks": sinks})):
         c.case(f"window d{dim}", (1, 300, 420, 4, 2, dim, dim), {"mask": "window_br", "window": (130, 20)} | extra)
         s, extents = packed([200, 0, 77, 300], [150, 10, 140, 260])
         c.case(f"packed d{dim}", (1, 577, 560, 4, 2, dim, dim), {"mask": "causal_br", "sequences": s} | extra, extents=extents)
@@ -328,7 +354,8 @@ def attention_state(t, options, scale):
     group = heads // t["k"].shape[2]
     o, lse = torch.empty_like(t["grad_o"]), torch.empty(batch, heads, len_q, device="cuda")
     seen = visible(len_q, t["k"].shape[1], options)
-    distance = (positions(len_q, t["k"].shape[1], options["mask"])[:, None] - torch.arange(t["k"].shape[1], device="cuda")[None]).abs().float() if "slopes" in options else None
+    keys = torch.arange(t["k"].shape[1], device="cuda")
+    distance = (positions(len_q, len(keys), options["mask"])[:, None] - keys[None]).abs().float() if "slopes" in options else None
     for b, h in itertools.product(range(batch), range(heads)):
         s = (t["q"][b, :, h] @ t["k"][b, :, h // group].T).float() * scale
         if options.get("softcap", 0):
@@ -344,10 +371,17 @@ def attention_state(t, options, scale):
 def times(libraries, seconds):
     print("TFLOP/s of visible pairs (10 flops per pair and column), B2 H16 S8192 fp16, in turns; behind: milliseconds of prepare, finish and repair")
     print(f"{'':28}" + " ".join(f"{n:>10}" for n in libraries))
-    names = {"window 1024 causal": {"mask": "window_br", "window": (1023, 0)}, "ALiBi causal": {"mask": "causal_br", "slopes": 1}, "causal": {"mask": "causal_br"},
-             "softcap 30 causal": {"mask": "causal_br", "softcap": 30.0}, "full": {"mask": "none"}, "sinks causal": {"mask": "causal_br", "sinks": 1},
-             "chunk 1024 causal": {"mask": "causal_br", "chunk": 1024}, "window 1024 both": {"mask": "window_br", "window": (512, 512)},
-             "ALiBi full": {"mask": "none", "slopes": 1}}
+    names = {
+        "window 1024 causal": {"mask": "window_br", "window": (1023, 0)},
+        "ALiBi causal": {"mask": "causal_br", "slopes": 1},
+        "causal": {"mask": "causal_br"},
+        "softcap 30 causal": {"mask": "causal_br", "softcap": 30.0},
+        "full": {"mask": "none"},
+        "sinks causal": {"mask": "causal_br", "sinks": 1},
+        "chunk 1024 causal": {"mask": "causal_br", "chunk": 1024},
+        "window 1024 both": {"mask": "window_br", "window": (512, 512)},
+        "ALiBi full": {"mask": "none", "slopes": 1},
+    }
     started = time.time()
     for dim, (name, options) in itertools.product((128, 64), names.items()):
         if time.time() - started > seconds:
@@ -425,7 +459,7 @@ def sequence_times(library):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("library", nargs="+", help="NAME=FILE; the last is checked, all are timed; that called plain runs the plain kernel, that called outside finishes grad_q in a pass of its own")
+    parser.add_argument("library", nargs="+", help="NAME=FILE; the last is checked, all are timed; plain: the plain kernel, outside: --outside")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--checks", choices=["none", "tiny", "quick", "full"], default="quick")
     parser.add_argument("--times", action="store_true")
@@ -433,7 +467,11 @@ def main():
     options = parser.parse_args()
     libraries = {text.partition("=")[0]: Library(text.partition("=")[2]) for text in options.library}
     library = list(libraries.values())[-1]
-    sound = options.checks == "none" or (check_tiny(library) if options.checks == "tiny" else check(library, options.checks == "full", 23 if options.outside else 7))
+    sound = True
+    if options.checks == "tiny":
+        sound = check_tiny(library)
+    elif options.checks != "none":
+        sound = check(library, options.checks == "full", 23 if options.outside else 7)
     if options.times:
         if times(libraries, options.seconds):
             sequence_times(library)

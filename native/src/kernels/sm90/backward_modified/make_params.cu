@@ -8,11 +8,6 @@ namespace fa::sm90 {
 
 namespace {
 
-/// What the query tiles of one head stream through L2 together: heads are worked on side by side only as long as they share it.
-constexpr int64_t kCacheBytes = int64_t{50} << 20;
-/// Blocks that run at a time, one per multiprocessor. Only the order of work depends on it.
-constexpr int64_t kResidentBlocks = 132;
-
 template <typename T>
 T* workspace_part(const BackwardArgs& args, uint64_t offset_bytes) {
   return reinterpret_cast<T*>(static_cast<char*>(args.workspace) + offset_bytes);
@@ -66,17 +61,11 @@ ModifiedBackwardParams make_modified_backward_params(const Sm90ModifiedBackwardT
 
   params.order.num_tiles = static_cast<int>(workspace.key_tiles);
   params.order.num_heads = static_cast<int>(problem.heads_kv * (problem.variants.sequences.given ? 1 : problem.batch));
-  const int64_t head_bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * tile.head_dim) * problem.group_size();
-  // As many heads side by side as fill the multiprocessors, if the cache holds what they stream through.
-  const int64_t filling = (kResidentBlocks + workspace.key_tiles - 1) / std::max<int64_t>(workspace.key_tiles, 1);
-  params.order.section_heads =
-      static_cast<int>(std::min<int64_t>(TileOrder::choose_section(params.order.num_heads, head_bytes, kCacheBytes), std::max<int64_t>(filling, 1)));
-  // Heads must be done one after the other, or all would be finished at the end by too few warps.
-  params.finish_inside = !problem.variants.sequences.given && problem.len_q > 0 && params.order.num_heads >= 4 * params.order.section_heads;
+  params.order.section_heads = static_cast<int>(sm90_modified_section_heads(tile, problem));
+  params.finish_inside = sm90_modified_finish_inside(tile, problem);
   params.grad_q = static_cast<uint16_t*>(args.grad_q.data);
   params.grad_q_strides = args.grad_q.strides;
   if (workspace.num_work == 0) {
-    params.finish_inside = false;
     return params;
   }
 
