@@ -29,7 +29,7 @@ struct ModifiedBackwardParams {
   float* shift;
   float* delta;               ///< rowsum(grad_o * o) - grad_lse; 0 where shift is +inf
   float* grad_q_accumulator;  ///< fp32, without the factor scale; order: kGradQBlock of ../backward/params.h
-  int* work_counter;          ///< key tiles handed out beyond the first of every block
+  int* work_counter;          ///< key tiles handed out
   int* finish_counter;        ///< blocks of the accumulator handed out
   int* tiles_added;           ///< per key head, counted through all batches: key tiles whose additions are complete
   int* repair_flags;          ///< kRepairSlices per key tile, for the repair pass

@@ -30,13 +30,12 @@ class ModifiedProducer {
   /// Runs in a whole warp, of which one lane does what is to be done once: so the compiler knows that all operands of the copies are the same in all lanes.
   __device__ __forceinline__ void run() {
     const int num_tiles = num_key_tiles(p_), num_work = num_tiles * p_.order.num_heads;
-    int index = static_cast<int>(blockIdx.x);
+    int index = take_item();
 #pragma unroll 1
     while (index < num_work) {
       produce(uniform_work(key_work(p_, index, num_tiles, Config::kTileQ, Config::kTileKv)));
       // Not earlier: what is taken up while a long item is loaded waits behind it when others have nothing left to do.
-      index = first_lane_ ? static_cast<int>(gridDim.x) + atomicAdd(p_.work_counter, 1) : 0;
-      index = __shfl_sync(0xFFFFFFFF, index, 0);
+      index = take_item();
       buffer_.advance();
     }
     ptx::mbarrier_wait(&smem_.kv_empty[buffer_.stage], buffer_.phase ^ 1);
@@ -47,6 +46,11 @@ class ModifiedProducer {
   }
 
  private:
+  /// The next item, the first one too: a block that does not run yet must not have one, for the blocks that run wait for all items of a head (finish_blocks).
+  __device__ __forceinline__ int take_item() const {
+    return __shfl_sync(0xFFFFFFFF, first_lane_ ? atomicAdd(p_.work_counter, 1) : 0, 0);
+  }
+
   /// All loads of one work item.
   __device__ __forceinline__ void produce(const KeyWork& work) {
     const int buffer = buffer_.stage;
