@@ -41,7 +41,7 @@ __device__ __forceinline__ void set_bounds(RowState& rows, const float (&tile_su
   constexpr float kTimes = kNum >= 48 ? 4.0f : 6.0f;  // sums of fewer columns vary more
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    rows.bound[r] = fmaf(kTimes, tile_sum[r], 1.0f);
+    rows.bound[r] = fminf(fmaf(kTimes, tile_sum[r], 1.0f), kMaxTileSum);  // sums that creep up must stay in range too
   }
 }
 
