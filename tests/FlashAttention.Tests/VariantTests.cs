@@ -61,4 +61,18 @@ public sealed class VariantPlanTests
             }
         }
     }
+
+    /// <summary>Which kernel a Hopper device takes for the backward pass: its own where it computes the variants, otherwise the portable one.</summary>
+    [TestCaseSource(nameof(Single))]
+    public void TheBackwardPassOnHopperIsItsOwnWhereItComputesTheVariant(Variants variants)
+    {
+        string[] own = ["a sliding window", "attention chunks", "softcap", "ALiBi slopes", "attention sinks", "sequences of different lengths"];
+        ProblemCase problem = Base with { Variants = variants };
+        using var call = new AttentionCall(TestDevice.Cpu, problem, AttentionInputs.Create(problem));
+        fa_status status = call.Describe(fa_pass.FA_PASS_BACKWARD, out fa_plan_description plan, 90);
+        Assert.That(status, Is.EqualTo(fa_status.FA_STATUS_OK), NativeCall.LastMessage);
+        // Sets of kernels have softcap or ALiBi, not both.
+        bool computed = variants.Names().All(name => own.Contains(name)) && !(variants.Softcap > 0 && variants.Alibi != AlibiKind.None);
+        Assert.That(plan.kernel, Is.EqualTo(computed ? fa_kernel.FA_KERNEL_SM90 : fa_kernel.FA_KERNEL_SM80), plan.Reason());
+    }
 }

@@ -11,9 +11,6 @@ namespace fa {
 
 inline constexpr float kScoreLog2E = 1.4426950408889634f;
 
-/// Whether tiles of the bias travel through shared memory (bias_tile.cuh): tested on the emulator, not on a GPU.
-inline constexpr bool kUseBiasTiles = false;
-
 struct ScoreParams {
   PairRange range;
   int heads_q = 1;

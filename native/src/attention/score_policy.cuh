@@ -302,14 +302,11 @@ class ModifiedHead {
   const int64_t bias_, visible_, blocks_;  ///< elements before those of this head
 };
 
-/// kTiles: with code for a bias that travels through shared memory, and that writes its gradient in the main backward kernel.
-template <bool kTiles>
-struct ModifiedScoresWith {
-  static constexpr bool kModified = true, kBiasTiles = kTiles;
+struct ModifiedScores {
+  static constexpr bool kModified = true, kBiasTiles = true;
   template <class Element, ScoreLayout kLayout>
   using Head = ModifiedHead<Element, kLayout>;
 };
-using ModifiedScores = ModifiedScoresWith<kUseBiasTiles>;
 
 /// The sum of a row's exponentials with its sink: what to multiply o by, and the log-sum-exp.
 struct SinkSum {

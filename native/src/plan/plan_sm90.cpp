@@ -2,8 +2,10 @@
 #include <cstdio>
 
 #include "plan/plan.h"
+#include "plan/sequence_tables.h"
 #include "plan/sm90_backward_tiles.h"
 #include "plan/sm90_forward_tiles.h"
+#include "plan/sm90_scores.h"
 
 namespace fa {
 
@@ -12,6 +14,9 @@ namespace {
 /// Sequences and products of sizes are 32-bit inside the kernel (tensor map coordinates are); addresses are 64-bit.
 constexpr int64_t kMaxLength = int64_t{1} << 30;
 constexpr int64_t kMaxTiles = int64_t{1} << 30;
+
+/// Variants that plans are made for: those of kernels that have run on a GPU.
+constexpr uint32_t kPlannedVariants = kSm90AlibiVariants | kSm90SoftcapVariants;
 
 bool supported(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
   const auto integer = [](int64_t value) { return static_cast<long long>(value); };
@@ -41,42 +46,53 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
   if (problem.pass == Pass::kBackward) {
     return plan_sm90_backward(problem, caps, plan, why_not);
   }
-  if (!supported(problem, caps, why_not) || refuse_variants(problem, 0, why_not)) {
+  if (!supported(problem, caps, why_not) || refuse_variants(problem, kPlannedVariants, why_not)) {
     return false;
   }
-  const int variant = sm90_forward_tile_of(problem);
-  const Sm90ForwardTile& tile = kSm90ForwardTiles[variant];
+  if (sm90_score_set_of(variants_of(problem)) == kSm90PairSet) {
+    why_not->set("it computes softcap and ALiBi slopes each by itself, not both");
+    return false;
+  }
+  const bool modified = variants_of(problem) != 0;
+  const int variant = modified ? sm90_modified_forward_tile_of(problem) : sm90_forward_tile_of(problem);
+  const Sm90ForwardTile& tile = modified ? kSm90ModifiedForwardTiles[variant] : kSm90ForwardTiles[variant];
   if (caps.shared_memory_per_block_bytes < tile.shared_memory_bytes()) {
     why_not->set("it needs %lld bytes of shared memory per block, the device has %lld", static_cast<long long>(tile.shared_memory_bytes()),
                  static_cast<long long>(caps.shared_memory_per_block_bytes));
     return false;
   }
+  const bool sequences = problem.variants.sequences.given;
   const int64_t q_tiles = (problem.len_q + tile.tile_q() - 1) / tile.tile_q();
-  const double tiles = static_cast<double>(q_tiles) * static_cast<double>(problem.batch) * static_cast<double>(problem.heads_q);
+  const double head_tiles =
+      sequences ? static_cast<double>(sequence_tiles(problem, true, tile.tile_q())) : static_cast<double>(q_tiles) * static_cast<double>(problem.batch);
+  const double tiles = head_tiles * static_cast<double>(problem.heads_q);
   if (tiles > static_cast<double>(kMaxTiles)) {
     why_not->set("batch * heads_q * ceil(len_q / %d) must be at most %lld", tile.tile_q(), static_cast<long long>(kMaxTiles));
     return false;
   }
 
-  const int64_t num_tiles = q_tiles * problem.batch * problem.heads_q;
-  const int64_t groups = sm90_forward_groups(problem, tile, q_tiles, caps.multiprocessors);
-  const bool persistent = groups > 0 || sm90_persistent(problem, q_tiles, int64_t{caps.multiprocessors} * tile.teams);
+  const int64_t num_tiles = std::max<int64_t>(static_cast<int64_t>(tiles), sequences ? 1 : 0);
+  const Sm90ForwardOrder order = sm90_forward_order(problem, tile, q_tiles, caps.multiprocessors);
+  const bool persistent = sequences || order == Sm90ForwardOrder::kPairs || sm90_persistent(problem, q_tiles, int64_t{caps.multiprocessors} * tile.teams);
   plan->variant = variant;
   plan->tile_q = tile.tile_q();
   plan->tile_kv = tile.tile_kv;
   plan->stages = tile.stages;
   plan->threads = tile.threads();
   plan->registers_per_thread = tile.consumer_registers();
-  plan->launches = 1;
+  plan->launches = sequences ? 2 : 1;
   plan->blocks = persistent ? std::min<int64_t>(num_tiles, caps.multiprocessors) : (num_tiles + tile.teams - 1) / tile.teams;
   plan->shared_memory_bytes = tile.shared_memory_bytes();
-  plan->workspace_bytes = 0;
-  std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "sm90_forward_d%d_%dx%d", tile.head_dim, tile.tile_q(), tile.tile_kv);
+  plan->workspace_bytes = sequences ? sequence_table_bytes(sequence_tiles(problem, true, tile.tile_q())) : 0;
+  std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "sm90_forward_d%d_%dx%d%s", tile.head_dim, tile.tile_q(), tile.tile_kv,
+                kSm90ScoreNames[sm90_score_set_of(variants_of(problem))]);
   plan->reason.set("Hopper: wgmma and TMA, %d x %d consumer warpgroups of 64 query rows, head_dim padded to %d; %s", tile.teams, tile.warpgroups, tile.head_dim,
-                   !problem.is_causal() ? "persistent blocks, all tiles alike"
-                   : groups > 0         ? "persistent blocks, causal tiles in pairs of equal work"
-                   : persistent         ? "persistent blocks, causal tiles longest first, back and forth"
-                                        : "one block per causal tile, longest first");
+                   sequences                                   ? "persistent blocks, tiles of the longest sequence first"
+                   : order == Sm90ForwardOrder::kSequence      ? "persistent blocks, all tiles alike"
+                   : order == Sm90ForwardOrder::kPairs         ? "persistent blocks, causal tiles in pairs of equal work"
+                   : order == Sm90ForwardOrder::kAdjacentTiles ? "persistent blocks, causal tiles of a head side by side, back and forth"
+                   : persistent                                ? "persistent blocks, causal tiles longest first, back and forth"
+                                                               : "one block per causal tile, longest first");
   return true;
 }
 

@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "plan/plan.h"
+#include "plan/sm90_backward_modified.h"
 #include "plan/sm90_backward_tiles.h"
 
 namespace fa {
@@ -15,16 +16,28 @@ constexpr double kMaxBlocks = 2147483647.0;
 /// The passes around the main kernel have up to 32 threads per padded row and 256 threads per block.
 constexpr double kMaxRows = 8.0 * kMaxBlocks;
 
+/// Whether the paired tiles are chosen from; without them the deterministic mode takes the next wider tile.
+constexpr bool kChoosePaired = true;
+
+/// Whether a deterministic tile is the faster one for a call that asks for no order: for its lengths, unless half of a head's last tile were empty.
+bool serves_any_order(const Sm90BackwardTile& tile, const Problem& problem) {
+  return !problem.deterministic && tile.deterministic && problem.len_q >= tile.any_order_min && problem.len_q <= tile.any_order_max && problem.len_kv > 0 &&
+         problem.len_kv <= tile.any_order_max && (problem.len_kv - 1) % tile.tile_kv() >= tile.tile_kv() / 2;
+}
+
 /// Index of the tile for a problem; -1 if there is none.
 int choose_tile(const Problem& problem) {
-  const auto better = [](const Sm90BackwardTile& a, const Sm90BackwardTile& b) {
-    return a.head_dim != b.head_dim ? a.head_dim < b.head_dim : a.min_len_q > b.min_len_q;
+  const auto better = [&](const Sm90BackwardTile& a, const Sm90BackwardTile& b) {
+    if (a.head_dim != b.head_dim) {
+      return a.head_dim < b.head_dim;
+    }
+    return a.deterministic != b.deterministic ? serves_any_order(a, problem) : a.min_len_q > b.min_len_q;
   };
   int best = -1;
   for (int i = 0; i < kNumSm90BackwardTiles; ++i) {
     const Sm90BackwardTile& tile = kSm90BackwardTiles[i];
-    const bool fits =
-        tile.deterministic == problem.deterministic && tile.head_dim >= std::max(problem.head_dim, problem.head_dim_v) && tile.min_len_q <= problem.len_q;
+    const bool fits = (kChoosePaired || !tile.paired) && (tile.deterministic == problem.deterministic || serves_any_order(tile, problem)) &&
+                      tile.head_dim >= std::max(problem.head_dim, problem.head_dim_v) && tile.min_len_q <= problem.len_q;
     if (fits && (best < 0 || better(tile, kSm90BackwardTiles[best]))) {
       best = i;
     }
@@ -67,7 +80,10 @@ bool supported(const Problem& problem, const DeviceCaps& caps, Reason* why_not) 
 }  // namespace
 
 bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not) {
-  if (!supported(problem, caps, why_not) || refuse_variants(problem, 0, why_not)) {
+  if (variants_of(problem) != 0) {
+    return plan_sm90_backward_modified(problem, caps, plan, why_not);
+  }
+  if (!supported(problem, caps, why_not)) {
     return false;
   }
   const int variant = choose_tile(problem);
@@ -79,7 +95,7 @@ bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* pl
   }
   const int64_t kv_tiles = (problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv();
   const double blocks = static_cast<double>(kv_tiles * tile.blocks_per_tile()) * static_cast<double>(problem.batch) * static_cast<double>(problem.heads_kv);
-  const double rows = static_cast<double>(problem.len_q + kSm90RowPadding) * static_cast<double>(problem.batch) * static_cast<double>(problem.heads_q);
+  const double rows = static_cast<double>(problem.len_q + tile.row_padding()) * static_cast<double>(problem.batch) * static_cast<double>(problem.heads_q);
   if (blocks > kMaxBlocks || rows > kMaxRows) {
     why_not->set("batch * heads_kv * ceil(len_kv / %d) and batch * heads_q * len_q / 8 must be at most 2^31", tile.kv_box_rows());
     return false;
@@ -101,9 +117,16 @@ bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* pl
     plan->reason.set(
         "Hopper: wgmma and TMA, clusters of 2 blocks of 64 keys, head_dim padded to %d; blocks exchange dS and add half of grad_q's columns each, %s",
         tile.head_dim, tile.deterministic ? "in the order of the keys" : "in any order");
+  } else if (tile.paired) {
+    plan->reason.set(
+        "Hopper: wgmma and TMA, clusters of 2 blocks of 128 keys, head_dim padded to %d; blocks exchange dS, each sums every other tile of grad_q in the order "
+        "of "
+        "the keys",
+        tile.head_dim);
   } else {
-    plan->reason.set("Hopper: wgmma and TMA, 2 consumer warpgroups of 64 keys, head_dim padded to %d; P and dS stay in registers, grad_q by fp32 additions %s",
-                     tile.head_dim, tile.deterministic ? "in the order of the keys" : "in any order");
+    plan->reason.set(
+        "Hopper: wgmma and TMA, 2 consumer warpgroups of 64 keys, head_dim padded to %d; P and dS stay in registers, grad_q by fp32 additions in any order",
+        tile.head_dim);
   }
   return true;
 }

@@ -19,28 +19,35 @@ struct Sm90BackwardTile {
   /// True: grad_q of a step is computed in the step behind it, so that the warpgroups need not wait for each other's dS; the second is kept half a step behind
   /// the first; query tiles from the last to the first. False: in the same step, and from the first to the last.
   bool delayed_grad_q;
-  /// True: key tiles are added to grad_q in the order of their keys. Needs delayed_grad_q.
+  /// True: key tiles are added to grad_q in the order of their keys. Paired or wide, with delayed_grad_q.
   bool deterministic;
   int64_t min_len_q;  ///< chosen for at least so many queries
+  /// True: clusters of two blocks share a tile of keys and exchange dS (src/kernels/sm90/backward_pair); query tiles in pairs. Deterministic only.
+  bool paired = false;
+  /// A deterministic tile also serves calls that ask for no order, where it is faster: those of any_order_min … any_order_max queries
+  /// and at most as many keys.
+  int64_t any_order_min = 1;
+  int64_t any_order_max = 0;
 
   static constexpr int kWarpgroups = 2;  ///< consumer warpgroups, each with 64 keys; in the wide kernel both with the 64 keys of their block
   static constexpr int kStages = 2;      ///< tiles of q and of grad_o in flight, and of dS
-  constexpr int tile_kv() const { return 64 * kWarpgroups; }
+  static constexpr int kCluster = 2;     ///< blocks that share a tile of keys, if any do
+  constexpr int tile_kv() const { return 64 * kWarpgroups * (paired ? kCluster : 1); }
+  /// Query rows that are worked on together: a head's rows are padded to a multiple, and masked pairs of whole steps are multiplied as well.
+  constexpr int step_rows() const { return paired ? 2 * tile_q : tile_q; }
+  constexpr int64_t row_padding() const { return std::max(128, step_rows()); }
   constexpr int threads() const { return 128 * (1 + kWarpgroups); }
   constexpr int consumer_registers() const { return is_wide() ? 232 : 240; }
   constexpr int producer_registers() const { return is_wide() ? 40 : 24; }
   constexpr int64_t q_tile_bytes() const { return int64_t{2} * tile_q * head_dim; }
   constexpr int64_t kv_tile_bytes() const { return int64_t{2} * tile_kv() * head_dim; }
   constexpr int64_t score_tile_bytes() const { return int64_t{2} * tile_q * tile_kv(); }
-  /// A tile of the grad_q accumulator on its way out.
-  constexpr int64_t staging_bytes() const { return deterministic ? int64_t{4} * tile_q * head_dim : 0; }
+  /// The main kernel begins the sums of grad_q by itself, and rounds them when they are complete.
+  constexpr bool finishes_grad_q() const { return paired; }
 
   // The wide kernel (src/kernels/sm90/backward_wide), for more than 128 columns: a cluster of two blocks shares a tile of keys, each with 64 of them.
-  static constexpr int kCluster = 2;
   constexpr bool is_wide() const { return head_dim > 128; }
-  /// The main kernel turns complete tiles of the accumulator into grad_q itself.
-  constexpr bool finishes_grad_q() const { return deterministic && !is_wide(); }
-  constexpr int blocks_per_tile() const { return is_wide() ? kCluster : 1; }
+  constexpr int blocks_per_tile() const { return is_wide() || paired ? kCluster : 1; }
   /// grad_o comes in parts of whole 64-column panels, each with a barrier of its own, where two whole tiles do not fit.
   constexpr int grad_o_parts() const { return head_dim == 256 ? 2 : 1; }
   constexpr int grad_o_slots() const { return head_dim == 256 ? 3 : 2; }
@@ -61,25 +68,33 @@ struct Sm90BackwardTile {
       return 2 * kv_tile_bytes() / kCluster + peer_k_bytes() + kStages * q_tile_bytes() + grad_o_slots() * q_tile_bytes() / grad_o_parts() + kPBytes +
              2 * ds_stages() * kDsBytes + kTailBytes;
     }
-    return 2 * kv_tile_bytes() + kStages * (2 * q_tile_bytes() + score_tile_bytes()) + staging_bytes() + kTailBytes;
+    if (paired) {  // of dS the block's own tile, the other block's and one to be sent
+      return 3 * kv_tile_bytes() / kCluster + kStages * 2 * q_tile_bytes() + 3 * score_tile_bytes() / kCluster + kTailBytes;
+    }
+    return 2 * kv_tile_bytes() + kStages * (2 * q_tile_bytes() + score_tile_bytes()) + kTailBytes;
   }
 };
 
-/// A problem takes the smallest head_dim of its mode that holds it, and of those the one for the longest sequences that it reaches.
+/// A problem takes the smallest head_dim that holds it, and of those one that serves any order, otherwise the one for the longest sequences that it reaches.
 inline constexpr Sm90BackwardTile kSm90BackwardTiles[] = {
-    {64, 128, false, false, 0}, {128, 64, false, false, 0}, {192, 64, false, false, 0}, {256, 64, false, false, 0}, {64, 128, true, false, 2048},
-    {64, 128, true, true, 0},   {128, 64, true, true, 0},   {192, 64, true, true, 0},   {256, 64, true, true, 0},
+    {64, 128, false, false, 0},
+    {128, 64, false, false, 0},
+    {192, 64, false, false, 0},
+    {256, 64, false, false, 0},
+    {64, 128, true, false, 2048},
+    {64, 128, true, true, 0, true},
+    {128, 64, true, true, 0, true, 257, 1024},
+    {192, 64, true, true, 0},
+    {256, 64, true, true, 0},
 };
 inline constexpr int kNumSm90BackwardTiles = sizeof(kSm90BackwardTiles) / sizeof(kSm90BackwardTiles[0]);
 
 /// Layout of the workspace: per (batch, query head) padded_rows floats of log-sum-exp in base 2, as many of delta; fp32 accumulators of grad_q, in the order of
-/// the kernel's fragments (kernels/sm90/backward/params.h), for every query head, in deterministic mode for those only that may be worked on at the same time,
-/// then with a counter per query tile; a flag per 16 keys of every (batch, key head). The size is O(batch * heads_q * len_q + accumulators * len_q * head_dim +
-/// batch * heads_kv * len_kv).
+/// the kernel's fragments (kernels/sm90/backward/params.h); in deterministic mode a counter per query tile and block of a cluster that adds to it; a flag per
+/// 16 keys of every (batch, key head). The size is O(batch * heads_q * len_q * head_dim + batch * heads_kv * len_kv).
 struct Sm90BackwardWorkspace {
   int64_t padded_rows;    ///< per head: a whole number of tiles of every configuration
   int64_t section_heads;  ///< key heads whose blocks are launched side by side; 0: as the cache suggests
-  int64_t ring_heads;     ///< query heads that have an accumulator at a time: all, or those of two sections
   int64_t num_counters;
   uint64_t delta_offset_bytes;
   uint64_t grad_q_offset_bytes;
@@ -88,27 +103,28 @@ struct Sm90BackwardWorkspace {
   uint64_t total_bytes;
 };
 
-inline constexpr int64_t kSm90RowPadding = 128;
 /// Blocks that run at a time, one per multiprocessor. Only the order of work depends on it.
 inline constexpr int64_t kSm90ResidentBlocks = 132;
 
 inline Sm90BackwardWorkspace sm90_backward_workspace(const Sm90BackwardTile& tile, const Problem& problem) {
   Sm90BackwardWorkspace w{};
   const int64_t key_tiles = (problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv();
-  const int64_t key_heads = problem.batch * problem.heads_kv;
-  w.padded_rows = (problem.len_q + kSm90RowPadding - 1) / kSm90RowPadding * kSm90RowPadding;
-  w.ring_heads = problem.batch * problem.heads_q;
+  const int64_t key_heads = problem.batch * problem.heads_kv, heads = problem.batch * problem.heads_q;
+  w.padded_rows = (problem.len_q + tile.row_padding() - 1) / tile.row_padding() * tile.row_padding();
   if (tile.finishes_grad_q()) {
-    w.section_heads = std::clamp<int64_t>(kSm90ResidentBlocks / std::max<int64_t>(key_tiles, 1), 1, std::max<int64_t>(key_heads, 1));
-    w.ring_heads = std::min(2 * w.section_heads, key_heads) * problem.group_size();
-    w.num_counters = w.ring_heads * (w.padded_rows / tile.tile_q);
+    // As many heads as fill the multiprocessors, and so many that no more key tiles of a head run side by side than it has steps to be staggered by.
+    const int64_t resident = kSm90ResidentBlocks / tile.blocks_per_tile();
+    const int64_t steps = std::max<int64_t>(problem.group_size() * ((problem.len_q + tile.step_rows() - 1) / tile.step_rows()), 1);
+    const int64_t wanted = std::max(resident / std::max<int64_t>(key_tiles, 1), resident / steps);
+    w.section_heads = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(key_heads, 1));
+    w.num_counters = heads * (w.padded_rows / tile.tile_q);
   } else if (tile.deterministic) {
-    w.num_counters = w.ring_heads * (w.padded_rows / tile.tile_q) * tile.blocks_per_tile();
+    w.num_counters = heads * (w.padded_rows / tile.tile_q) * tile.blocks_per_tile();
   }
-  const uint64_t rows = static_cast<uint64_t>(problem.batch * problem.heads_q) * static_cast<uint64_t>(w.padded_rows);
+  const uint64_t rows = static_cast<uint64_t>(heads) * static_cast<uint64_t>(w.padded_rows);
   w.delta_offset_bytes = rows * sizeof(float);
   w.grad_q_offset_bytes = 2 * rows * sizeof(float);
-  w.counters_offset_bytes = w.grad_q_offset_bytes + static_cast<uint64_t>(w.ring_heads * w.padded_rows * tile.head_dim) * sizeof(float);
+  w.counters_offset_bytes = w.grad_q_offset_bytes + static_cast<uint64_t>(heads * w.padded_rows * tile.head_dim) * sizeof(float);
   w.flags_offset_bytes = w.counters_offset_bytes + static_cast<uint64_t>(w.num_counters) * sizeof(int);
   w.total_bytes = w.flags_offset_bytes + static_cast<uint64_t>(key_heads * key_tiles * (tile.tile_kv() / 16)) * sizeof(int);
   return w;

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "plan/problem.h"
+#include "plan/sm90_scores.h"
 
 namespace fa {
 
@@ -33,15 +34,19 @@ struct Sm90ForwardTile {
   int teams = 1;
   /// The longest sequence of keys this tile is meant for.
   int64_t max_len_kv = INT64_MAX;
-  /// With a causal mask, query tiles are handed out in pairs of equal work (sm90_forward_groups) if a head has at least and at most so many; none if 0.
+  /// With a causal mask, the tiles of a head follow each other in persistent blocks (Sm90ForwardOrder) if there are at most so many. If they do not, they are
+  /// handed out in pairs of equal work, if there are at least and at most so many; none if 0.
+  int max_adjacent_tiles = 0;
   int min_paired_tiles = 0;
   int max_paired_tiles = 0;
+  /// Only for causal masks.
+  bool causal_only = false;
 
   constexpr int tile_q() const { return 64 * warpgroups; }
   /// The consumers and one producer warpgroup.
   constexpr int threads() const { return 128 * (teams * warpgroups + 1); }
-  constexpr int consumer_registers() const { return teams * warpgroups == 4 ? 112 : teams * warpgroups == 3 ? 160 : 240; }
-  constexpr int producer_registers() const { return teams * warpgroups >= 3 ? 32 : 24; }
+  constexpr int consumer_registers() const { return teams * warpgroups == 4 ? 112 : teams * warpgroups == 3 ? 160 : stages == 4 ? 232 : 240; }
+  constexpr int producer_registers() const { return teams * warpgroups >= 3 ? 32 : stages == 4 ? 40 : 24; }
   /// What the compiler may use before the registers are divided: a multiple of 8, the same for all threads.
   constexpr int entry_registers() const { return 65536 / threads() / 8 * 8; }
   constexpr int64_t q_bytes() const { return int64_t{2} * tile_q() * head_dim; }
@@ -56,22 +61,37 @@ struct Sm90ForwardTile {
 
 /// Smallest head_dim first, then shortest sequence: a problem takes the first tile that holds it.
 inline constexpr Sm90ForwardTile kSm90ForwardTiles[] = {
-    {64, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 2, 1024, 4, 16},
-    {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 20, 32},
-    {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 32, 32},
-    {192, 2, 96, 2, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 8, 16},
-    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 8, 16},
+    {64, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 2, 1024, 8, 4, 16},
+    {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 0, 20, 32},
+    {128, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 1, 512, 4, 0, 0, true},
+    {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32},
+    {192, 2, 96, 2, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 4, 8, 16},
+    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16},
 };
 inline constexpr int kNumSm90ForwardTiles = sizeof(kSm90ForwardTiles) / sizeof(kSm90ForwardTiles[0]);
+
+/// The tiles that are compiled with modified scores (plan/sm90_scores.h): head_dim 192 is padded to 256.
+inline constexpr Sm90ForwardTile kSm90ModifiedForwardTiles[] = {
+    {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 0, 20, 32},
+    {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32},
+    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16},
+};
 
 /// Index of the tile for a problem whose head dims fit the last one.
 inline int sm90_forward_tile_of(const Problem& problem) {
   const int64_t head_dim = problem.head_dim > problem.head_dim_v ? problem.head_dim : problem.head_dim_v;
   int index = 0;
-  while (kSm90ForwardTiles[index].head_dim < head_dim || kSm90ForwardTiles[index].max_len_kv < problem.len_kv) {
+  while (kSm90ForwardTiles[index].head_dim < head_dim || kSm90ForwardTiles[index].max_len_kv < problem.len_kv ||
+         (kSm90ForwardTiles[index].causal_only && !problem.is_causal())) {
     ++index;
   }
   return index;
+}
+
+/// The same for a problem that sets variants: an index into kSm90ModifiedForwardTiles.
+inline int sm90_modified_forward_tile_of(const Problem& problem) {
+  const int64_t head_dim = problem.head_dim > problem.head_dim_v ? problem.head_dim : problem.head_dim_v;
+  return head_dim <= 64 ? 0 : head_dim <= 128 ? 1 : 2;
 }
 
 /// With a causal mask, heads are worked on in sections whose keys and values take about this much of L2 together.
@@ -96,33 +116,47 @@ inline bool sm90_persistent(const Problem& problem, int64_t q_tiles, int64_t wor
          (q_tiles <= kSm90MaxPersistentTiles && sm90_whole_rounds(q_tiles, workers) * sm90_kv_bytes(problem) <= kSm90MaxPersistentBytes * problem.group_size());
 }
 
-/// Heads (over the batch too) that are worked on at the same time with a causal mask, for `workers` (teams of all blocks) and q_tiles query tiles per head.
-inline int64_t sm90_section_heads(const Problem& problem, int64_t q_tiles, int64_t workers) {
+/// In which order query tiles are worked on; src/kernels/sm90/forward/schedule.cuh.
+enum class Sm90ForwardOrder {
+  kSequence,  ///< all tiles of a head, then the next head's; without a mask, where all tiles are the same work
+  kPairs,     ///< a short and a long tile of one head together, the same work for every worker
+  /// Sections of heads, longest tiles first.
+  kSections,
+  /// Sections of heads; in all but the last the tiles of a head follow each other, so that they run side by side and read its keys at the same time.
+  kAdjacentTiles,
+};
+
+/// A function of the grid alone, so that the planner and the launch agree. `blocks`: persistent ones.
+inline Sm90ForwardOrder sm90_forward_order(const Problem& problem, const Sm90ForwardTile& tile, int64_t q_tiles, int64_t blocks) {
+  if (!problem.is_causal()) {
+    return Sm90ForwardOrder::kSequence;
+  }
+  const int64_t workers = blocks * tile.teams, all_heads = problem.batch * problem.heads_q;
+  // Where every worker has at most one tile, or every tile has a block, none follows another.
+  if (q_tiles <= tile.max_adjacent_tiles && q_tiles * all_heads > workers && sm90_persistent(problem, q_tiles, workers)) {
+    return Sm90ForwardOrder::kAdjacentTiles;
+  }
+  if (q_tiles >= tile.min_paired_tiles && q_tiles <= tile.max_paired_tiles && q_tiles % 2 == 0) {
+    // The last round must be nearly full: 19 of 20 workers busy on average.
+    const int64_t units = q_tiles / 2 * all_heads, rounds = (units + workers - 1) / workers;
+    if (units * 20 >= rounds * workers * 19) {
+      return Sm90ForwardOrder::kPairs;
+    }
+  }
+  return Sm90ForwardOrder::kSections;
+}
+
+/// Heads (over the batch too) of a section, for `workers` (teams of all blocks) and q_tiles query tiles per head.
+inline int64_t sm90_section_heads(const Problem& problem, Sm90ForwardOrder order, int64_t q_tiles, int64_t workers) {
   const int64_t all_heads = problem.batch * problem.heads_q;
   const int64_t kv_bytes = sm90_kv_bytes(problem);
   int64_t heads = kv_bytes > 0 ? kSm90SectionBytes / kv_bytes * problem.group_size() : all_heads;
   if (workers < q_tiles * all_heads) {
     const int64_t whole_rounds = sm90_whole_rounds(q_tiles, workers);
-    heads = heads < whole_rounds ? whole_rounds : heads / whole_rounds * whole_rounds;
+    heads = order == Sm90ForwardOrder::kAdjacentTiles || heads < whole_rounds ? whole_rounds : heads / whole_rounds * whole_rounds;
   }
   heads = heads < problem.group_size() ? problem.group_size() : heads;
   return heads < all_heads ? heads : all_heads;
-}
-
-/// Into how many units of work a head's query tiles are divided when `blocks` blocks share all units evenly: every tile by itself without a mask; with a causal
-/// mask pairs of equal work, a short tile and a long one. 0: no even shares, tiles go out in sections of heads, longest first. A function of the grid alone, so
-/// that the planner and the launch agree.
-inline int64_t sm90_forward_groups(const Problem& problem, const Sm90ForwardTile& tile, int64_t q_tiles, int64_t blocks) {
-  if (!problem.is_causal()) {
-    return q_tiles;
-  }
-  if (q_tiles < tile.min_paired_tiles || q_tiles > tile.max_paired_tiles || q_tiles % 2 != 0) {
-    return 0;
-  }
-  // The last round must be nearly full: 19 of 20 workers busy on average.
-  const int64_t units = q_tiles / 2 * problem.batch * problem.heads_q, workers = blocks * tile.teams;
-  const int64_t rounds = (units + workers - 1) / workers;
-  return units * 20 >= rounds * workers * 19 ? q_tiles / 2 : 0;
 }
 
 }  // namespace fa

@@ -7,13 +7,14 @@
 
 namespace fa {
 
-/// Computed beside the products at next to no cost: which key tiles a query tile goes through, masks at their edges, a logit per head in the epilogue.
-inline constexpr uint32_t kSm90RangeVariants = kVariantWindow | kVariantChunk | kVariantSinks;
+/// Computed beside the products at next to no cost: which key tiles a query tile goes through, masks at their edges, where a sequence
+/// lies, a logit per head in the epilogue.
+inline constexpr uint32_t kSm90RangeVariants = kVariantWindow | kVariantChunk | kVariantSinks | kVariantSequences;
 /// One more instruction per score.
 inline constexpr uint32_t kSm90AlibiVariants = kSm90RangeVariants | kVariantAlibi;
 /// Two more special-function instructions per score.
 inline constexpr uint32_t kSm90SoftcapVariants = kSm90RangeVariants | kVariantSoftcap;
-/// Everything that is a function of a pair, behind branches that are the same in the whole block.
+/// Everything, by the portable kernels: single pairs' bias, masks and dropout cost more there than what Hopper could save, and softcap with ALiBi is rare.
 inline constexpr uint32_t kSm90PairVariants =
     kSm90AlibiVariants | kSm90SoftcapVariants | kVariantBias | kVariantVisible | kVariantBlockMask | kVariantDropout;
 
@@ -21,6 +22,8 @@ inline constexpr uint32_t kSm90PairVariants =
 inline constexpr uint32_t kSm90ScoreSets[] = {0, kSm90RangeVariants, kSm90AlibiVariants, kSm90SoftcapVariants, kSm90PairVariants};
 inline constexpr const char* kSm90ScoreNames[] = {"", "_range", "_alibi", "_softcap", "_pairs"};
 inline constexpr int kNumSm90ScoreSets = sizeof(kSm90ScoreSets) / sizeof(kSm90ScoreSets[0]);
+
+inline constexpr int kSm90PairSet = kNumSm90ScoreSets - 1;
 
 /// Index of the set for these variants; -1 if none holds them.
 inline constexpr int sm90_score_set_of(uint32_t variants) {

@@ -8,11 +8,9 @@ __device__ __forceinline__ void reduce_add_v4(float* g_destination, float x, flo
   asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};\n" ::"l"(g_destination), "f"(x), "f"(y), "f"(z), "f"(w) : "memory");
 }
 
-/// Adds one and returns what was there; acquire and release for the device. atom.acq_rel.gpu.global.add.s32
-__device__ __forceinline__ int atomic_increment_acq_rel(int* g_counter) {
-  int before;
-  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;\n" : "=r"(before) : "l"(g_counter) : "memory");
-  return before;
+/// Four neighbours that other blocks may have written, at most just before a counter that was read by load_acquire. ld.relaxed.gpu.global.v4.f32
+__device__ __forceinline__ void load_v4(const float* g_source, float& x, float& y, float& z, float& w) {
+  asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];\n" : "=f"(x), "=f"(y), "=f"(z), "=f"(w) : "l"(g_source) : "memory");
 }
 
 /// Adds one; release for the device. red.release.gpu.global.add.s32

@@ -5,7 +5,7 @@ that PyTorch brings, and prints one table. Needs nvcc, an sm_90 GPU and PyTorch.
 usage: lab.py [--checks none|quick|full] [--peers] [--lengths 512,1024,…] [--out DIR] CONFIG …
 
 CONFIG is name=head_dim,warpgroups,tile_kv,stages,overlap_tiles,softmax,ping_pong[,key:value …] with 0/1 for flags and softmax o (optimistic) or l (lazy). Keys:
-teams; groups (units of work per head of a causal problem: 0 sections, -2 pairs, default the planner's choice); d (head_dim of the problem, default the tile's);
+teams; order (of a causal problem's tiles: 1 pairs, 2 sections, 3 adjacent tiles, default the planner's choice); d (head_dim of the problem, default the tile's);
 bf16:1 (bfloat16 beside the others' type); longest (skip longer problems); root (a folder with another version of native/, to compare with).
 A configuration that fails a check is timed all the same; its name then ends in "!".
 """
@@ -37,7 +37,7 @@ class LabCall(ctypes.Structure):
         + [(n, ctypes.c_int64) for n in ("batch", "len_q", "len_kv", "heads_q", "heads_kv", "head_dim", "head_dim_v")]
         + [(n, ctypes.c_int64 * 3) for n in ("q_strides", "k_strides", "v_strides", "o_strides")]
         + [("scale", ctypes.c_float), ("mask", ctypes.c_int32), ("is_bfloat16", ctypes.c_int32), ("multiprocessors", ctypes.c_int64),
-           ("groups", ctypes.c_int32)]
+           ("order", ctypes.c_int32)]
     )
 
 
@@ -49,7 +49,7 @@ class Variant:
         self.head_dim, self.warpgroups, self.tile_kv, self.stages = (int(x) for x in v[:4])
         flag = {"0": "false", "1": "true"}
         softmax = {"o": "kOptimisticMaximum", "l": "kLazyRescale"}[v[5]]
-        self.teams, self.groups = int(options.get("teams", 1)), int(options.get("groups", -1))
+        self.teams, self.order = int(options.get("teams", 1)), int(options.get("order", -1))
         self.problem_dim, self.longest = int(options.get("d", self.head_dim)), int(options.get("longest", 1 << 30))
         self.dtype = torch.bfloat16 if "bf16" in options else None
         self.native = options.get("root", NATIVE)
@@ -91,7 +91,7 @@ class Variant:
         strides = lambda t: (ctypes.c_int64 * 3)(*[t.stride(i) if t.shape[i] > 1 else 0 for i in range(3)])
         return LabCall(q.data_ptr(), k.data_ptr(), v.data_ptr(), o.data_ptr(), lse.data_ptr() if lse is not None else None, q.shape[0], q.shape[1], k.shape[1],
                        q.shape[2], k.shape[2], q.shape[3], v.shape[3], strides(q), strides(k), strides(v), strides(o), scale, mask,
-                       int(q.dtype == torch.bfloat16), torch.cuda.get_device_properties(0).multi_processor_count, self.groups)
+                       int(q.dtype == torch.bfloat16), torch.cuda.get_device_properties(0).multi_processor_count, self.order)
 
     def check(self, status):
         if status != 0:

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/sm90/backward/launch_kernel.cuh"
+#include "kernels/sm90/backward_pair/launch_kernel.cuh"
 #include "kernels/sm90/backward_wide/launch_kernel.cuh"
 
 /// A call as lab_backward.py describes it; strides in elements (batch, seq, head). Outside the unnamed namespace, since exported functions take it.
@@ -65,6 +66,8 @@ template <typename Element>
 void launch_main(const fa::sm90::BackwardParams& params, cudaStream_t stream) {
   if constexpr (LabTile::kTile.is_wide()) {
     fa::sm90::launch_backward_wide<fa::sm90::BackwardWideConfig<Element, LabTile>>(params, stream);
+  } else if constexpr (LabTile::kTile.paired) {
+    fa::sm90::launch_backward_pair<fa::sm90::BackwardPairConfig<Element, LabTile>>(params, stream);
   } else {
     fa::sm90::launch_backward<fa::sm90::BackwardConfig<Element, LabTile>>(params, stream);
   }

@@ -17,7 +17,7 @@ struct LabCall {
   int32_t mask;  // 0 none, 1 causal top-left, 2 causal bottom-right
   int32_t is_bfloat16;
   int64_t multiprocessors;
-  int32_t groups;  // units of work per head; 0 sections, -1 the planner's choice, -2 pairs
+  int32_t order;  // of work: a number of Sm90ForwardOrder, -1 the planner's choice
 };
 
 namespace {
@@ -51,13 +51,13 @@ fa::sm90::ForwardParams params_of(const LabCall& call, int64_t* blocks) {
   const int64_t q_tiles = (call.len_q + LabTile::kTile.tile_q() - 1) / LabTile::kTile.tile_q();
   const int64_t num_tiles = q_tiles * call.batch * call.heads_q;
   constexpr int kTeams = LabTile::kTile.teams;
-  const int64_t groups = call.groups == -1      ? fa::sm90_forward_groups(problem, LabTile::kTile, q_tiles, call.multiprocessors)
-                         : !problem.is_causal() ? q_tiles
-                         : call.groups == -2    ? (q_tiles % 2 == 0 ? q_tiles / 2 : q_tiles)
-                                                : call.groups;
-  const bool persistent = groups > 0 || fa::sm90_persistent(problem, q_tiles, call.multiprocessors * kTeams);
+  using Order = fa::Sm90ForwardOrder;
+  const Order order = call.order == -1       ? fa::sm90_forward_order(problem, LabTile::kTile, q_tiles, call.multiprocessors)
+                      : !problem.is_causal() ? Order::kSequence
+                                             : static_cast<Order>(call.order);
+  const bool persistent = order == Order::kPairs || fa::sm90_persistent(problem, q_tiles, call.multiprocessors * kTeams);
   *blocks = persistent ? std::min(num_tiles, call.multiprocessors) : (num_tiles + kTeams - 1) / kTeams;
-  return fa::sm90::make_forward_params(LabTile::kTile, args, *blocks, groups);
+  return fa::sm90::make_forward_params(LabTile::kTile, args, *blocks, order);
 }
 
 void launch(const LabCall& call) {

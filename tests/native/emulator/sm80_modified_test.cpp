@@ -20,8 +20,7 @@ namespace fa_test {
 namespace {
 
 using fa::Mask;
-/// With everything that the library may turn on.
-using ModifiedScores = fa::ModifiedScoresWith<true>;
+using fa::ModifiedScores;
 
 constexpr Mask kWindowTopLeft = Mask::kWindowTopLeft, kWindowBottomRight = Mask::kWindowBottomRight;
 
@@ -38,7 +37,7 @@ template <int kRow>
 void check_grad_bias(const AttentionCase& attention, const fa::sm80::ModifiedBackwardParams& params) {
   using namespace fa::sm80;
   std::vector<uint32_t> memory;
-  using Config = GradBiasConfig<__half, GradBiasRow<kRow>, ModifiedScores>;
+  using Config = GradBiasConfig<__half, GradBiasRow<kRow>>;
   const size_t bias_bytes = params.scores.bias_staged ? sizeof(typename Config::BiasTile) : 0;
   launch_blocks<Config, GradBiasBlock>(attention.grad_bias_params(params, kGradBias[kRow], &memory), bias_bytes);
   attention.compare_grad_bias(memory);

@@ -129,10 +129,10 @@ struct GradBiasRow {
   static constexpr GradBiasVariant kVariant = kGradBias[kIndex];
 };
 
-template <class Element_, class Row, class Policy_ = ModifiedScores>
+template <class Element_, class Row>
 struct GradBiasConfig {
   using Element = Element_;
-  using Policy = Policy_;
+  using Policy = ModifiedScores;
   using Params = GradBiasParams;
   static constexpr GradBiasVariant kVariant = Row::kVariant;
   static constexpr int kDim = kVariant.padded_dim;

@@ -7,16 +7,9 @@
 #include <cstdint>
 
 #include "kernels/sm90/backward/params.h"
-#include "kernels/sm90/backward/steps.cuh"
 #include "plan/sm90_backward_tiles.h"
 
 namespace fa::sm90 {
-
-/// A query tile whose grad_q is complete; query_tile -1: there will be no more.
-struct FinishOrder {
-  int group_head;
-  int query_tile;
-};
 
 /// TileSource::kTile is the Sm90BackwardTile to build.
 template <typename Element_, typename TileSource>
@@ -35,7 +28,6 @@ struct BackwardConfig {
   static constexpr int kConsumerWarps = 4 * kWarpgroups;
   static constexpr int kPanels = kHeadDim / 64;
   static constexpr bool kDelayedGradQ = kTile.delayed_grad_q;
-  static constexpr bool kDeterministic = kTile.deterministic;
 
   /// Accumulator registers of a thread: S^T and dP^T (64 keys x tile_q), grad_k and grad_v (64 keys x head_dim), one 64 x 64 block of grad_q.
   static constexpr int kScores = kTileQ / 2;
@@ -55,9 +47,7 @@ struct BackwardConfig {
     using QTile = Element[kPanels][kTileQ][64];
     alignas(1024) QTile q[kStages];
     alignas(1024) QTile grad_o[kStages];
-    alignas(1024) Element ds[kStages][kWarpgroups][kTileQ][64];                 ///< dS: rows are queries, panel w holds the keys of warpgroup w
-    alignas(1024) float grad_q[kWarpgroups][kDeterministic ? kGradQBlock : 4];  ///< complete blocks of the accumulator, on their way out
-    KeyTile tile;                                                               ///< for the roles with few registers
+    alignas(1024) Element ds[kStages][kWarpgroups][kTileQ][64];  ///< dS: rows are queries, panel w holds the keys of warpgroup w
     alignas(128) float lse_log2[kStages][kTileQ];
     alignas(128) float delta[kStages][kTileQ];
     uint64_t k_full;
@@ -66,23 +56,15 @@ struct BackwardConfig {
     uint64_t q_empty[kStages];
     uint64_t grad_o_full[kStages];  ///< grad_o and delta
     uint64_t grad_o_empty[kStages];
-    // Books of grad_q (grad_q_finisher.cuh); used if kDeterministic.
-    uint64_t grad_q_open;                 ///< the consumers may add their blocks of the next step to the accumulator
-    uint64_t grad_q_added;                ///< they have
-    uint64_t order_full;                  ///< order
-    uint64_t order_empty;                 ///< both finishers are done with it
-    uint64_t grad_q_loaded[kWarpgroups];  ///< grad_q[w]
-    FinishOrder order;
-
     /// Bytes from a tile of q to the tile of grad_o of the same stage.
     static constexpr uint32_t kToGradO = kStages * sizeof(QTile);
   };
 
   static_assert(kHeadDim == 64 || kHeadDim == 128, "panels are 64 columns wide");
-  static_assert(kDelayedGradQ || !kDeterministic, "the deterministic mode is built on the delayed form");
+  static_assert(!kTile.deterministic && !kTile.paired, "the tile of another kernel");
   static_assert(kStages == 2 && kWarpgroups == 2, "the exchange of dS between the warpgroups");
   static_assert(kTileQ / 64 * kPanels == kWarpgroups, "each warpgroup computes one 64 x 64 block of grad_q");
-  static_assert(kSm90RowPadding % kTileQ == 0, "tiles of the workspace");
+  static_assert(kTile.row_padding() % kTileQ == 0, "tiles of the workspace");
   static_assert(kTile.consumer_registers() * kWarpgroups + kTile.producer_registers() <= 168 * (kWarpgroups + 1),
                 "setmaxnreg moves what the block got at entry");
   static_assert(kThreads * 168 <= 65536, "registers at entry");

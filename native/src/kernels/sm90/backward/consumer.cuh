@@ -67,7 +67,7 @@ class BackwardConsumer {
     }
 #pragma unroll 1
     for (int group_head = 0; group_head < params_.group_size; ++group_head) {
-      const int first_tile = (tile_.slot + group_head) * static_cast<int>(params_.padded_rows / Config::kTileQ);
+      const int first_tile = (tile_.first_head + group_head) * static_cast<int>(params_.padded_rows / Config::kTileQ);
       if constexpr (Config::kDelayedGradQ) {
         int step = params_.num_q_tiles - 1;
 #pragma unroll 1
@@ -211,7 +211,7 @@ class BackwardConsumer {
     pin_registers(grad_q);
     exchange_arrive(stage);
     if (previous_ != kNone) {
-      add_previous(grad_q, stage ^ 1);
+      grad_q_.add(grad_q, accumulator_tile(previous_));
     }
     wgmma_wait_group<1>();
     pin_registers(grad_v);
@@ -233,26 +233,12 @@ class BackwardConsumer {
       ptx::wgmma_commit_group();
       ptx::wgmma_wait_group<0>();
       ptx::pin_registers(grad_q);
-      add_previous(grad_q, stage);
+      grad_q_.add(grad_q, accumulator_tile(previous_));
     }
   }
 
   __device__ __forceinline__ float* accumulator_tile(int tile) const {
     return params_.grad_q_accumulator + static_cast<int64_t>(tile) * (Config::kTileQ * Config::kHeadDim);
-  }
-
-  /// Adds the block of the step before, whose stage is given, to the accumulator; in deterministic mode when it is its turn.
-  __device__ __forceinline__ void add_previous(const float (&grad_q)[Config::kGradQ], int stage) {
-    if constexpr (Config::kDeterministic) {
-      ptx::mbarrier_wait(&smem_.grad_q_open, stage);  // stages alternate, and so do phases
-    }
-    grad_q_.add(grad_q, accumulator_tile(previous_));
-    if constexpr (Config::kDeterministic) {
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) {
-        ptx::mbarrier_arrive(&smem_.grad_q_added);
-      }
-    }
   }
 
   /// Tells the other warpgroup that this one's dS of the stage is there, and that it has read dS of the other stage, which may be overwritten.

@@ -3,9 +3,9 @@
 
 #include "kernels/sm90/backward/config.h"
 #include "kernels/sm90/backward/consumer.cuh"
-#include "kernels/sm90/backward/grad_q_finisher.cuh"
 #include "kernels/sm90/backward/params.h"
 #include "kernels/sm90/backward/producer.cuh"
+#include "ptx/grid_dependency.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/setmaxnreg.cuh"
 #include "ptx/tma.cuh"
@@ -26,9 +26,6 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_kernel(const __g
     ptx::tma_prefetch_map(&params.map_v);
     ptx::tma_prefetch_map(&params.map_grad_o);
     ptx::tma_prefetch_map(&params.map_statistics);
-    if constexpr (Config::kDeterministic) {
-      ptx::tma_prefetch_map(&params.map_accumulator);
-    }
     ptx::mbarrier_init(&smem.k_full, 1);
     ptx::mbarrier_init(&smem.v_full, 1);
     for (int stage = 0; stage < Config::kStages; ++stage) {
@@ -37,37 +34,18 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_kernel(const __g
       ptx::mbarrier_init(&smem.q_empty[stage], Config::kConsumerWarps);
       ptx::mbarrier_init(&smem.grad_o_empty[stage], Config::kConsumerWarps);
     }
-    if constexpr (Config::kDeterministic) {
-      ptx::mbarrier_init(&smem.grad_q_open, 1);
-      ptx::mbarrier_init(&smem.grad_q_added, Config::kConsumerWarps);
-      ptx::mbarrier_init(&smem.order_full, 1);
-      ptx::mbarrier_init(&smem.order_empty, Config::kWarpgroups);
-      for (int w = 0; w < Config::kWarpgroups; ++w) {
-        ptx::mbarrier_init(&smem.grad_q_loaded[w], 1);
-      }
-    }
     ptx::mbarrier_init_fence();
-    if constexpr (Config::kDeterministic) {
-      smem.tile = key_tile<Config>(params);
-    }
   }
   __syncthreads();
+  ptx::wait_for_previous_kernel();
+  ptx::launch_dependents();
 
   // Roles. The shuffle tells the compiler that the warpgroup's number, and all descriptors made from it, are the same in the whole warp.
   const int warpgroup = __shfl_sync(0xFFFFFFFF, static_cast<int>(threadIdx.x) / 128, 0);
   if (warpgroup == 0) {
     ptx::registers_release<Config::kTile.producer_registers()>();
-    const int warp = __shfl_sync(0xFFFFFFFF, static_cast<int>(threadIdx.x) / 32, 0);
-    const bool first_lane = threadIdx.x % 32 == 0;
-    if (warp == 0 && first_lane) {
+    if (threadIdx.x == 0) {
       produce_backward<Config>(params, smem);
-    }
-    if constexpr (Config::kDeterministic) {
-      if (warp == 1 && first_lane) {
-        keep_books<Config>(params, smem);
-      } else if (warp >= 2) {
-        GradQFinisher<Config>(params, smem, warp - 2).run();
-      }
     }
   } else {
     ptx::registers_acquire<Config::kTile.consumer_registers()>();

@@ -1,6 +1,9 @@
 #include "dispatch/dispatch.h"
 #include "kernels/sm90/backward/config.h"
 #include "kernels/sm90/backward/launch.h"
+#include "kernels/sm90/backward_modified/launch.h"
+#include "kernels/sm90/backward_pair/config.h"
+#include "kernels/sm90/backward_pair/launch.h"
 #include "kernels/sm90/backward_wide/config.h"
 #include "kernels/sm90/backward_wide/launch.h"
 
@@ -13,6 +16,8 @@ namespace {
 template <typename Element, int kVariant>
 using Planned = BackwardConfig<Element, PlannedBackwardTile<kVariant>>;
 template <typename Element, int kVariant>
+using PlannedPair = BackwardPairConfig<Element, PlannedBackwardTile<kVariant>>;
+template <typename Element, int kVariant>
 using PlannedWide = BackwardWideConfig<Element, PlannedBackwardTile<kVariant>>;
 
 using BackwardLauncher = void (*)(const BackwardParams&, cudaStream_t);
@@ -24,8 +29,8 @@ constexpr BackwardLauncher kBackwardLaunchers[][2] = {
     {launch_backward_wide<PlannedWide<__half, 2>>, launch_backward_wide<PlannedWide<__nv_bfloat16, 2>>},
     {launch_backward_wide<PlannedWide<__half, 3>>, launch_backward_wide<PlannedWide<__nv_bfloat16, 3>>},
     {launch_backward<Planned<__half, 4>>, launch_backward<Planned<__nv_bfloat16, 4>>},
-    {launch_backward<Planned<__half, 5>>, launch_backward<Planned<__nv_bfloat16, 5>>},
-    {launch_backward<Planned<__half, 6>>, launch_backward<Planned<__nv_bfloat16, 6>>},
+    {launch_backward_pair<PlannedPair<__half, 5>>, launch_backward_pair<PlannedPair<__nv_bfloat16, 5>>},
+    {launch_backward_pair<PlannedPair<__half, 6>>, launch_backward_pair<PlannedPair<__nv_bfloat16, 6>>},
     {launch_backward_wide<PlannedWide<__half, 7>>, launch_backward_wide<PlannedWide<__nv_bfloat16, 7>>},
     {launch_backward_wide<PlannedWide<__half, 8>>, launch_backward_wide<PlannedWide<__nv_bfloat16, 8>>},
 };
@@ -36,6 +41,10 @@ static_assert(sizeof(kBackwardLaunchers) / sizeof(kBackwardLaunchers[0]) == kNum
 }  // namespace sm90
 
 void sm90_backward(const Plan& plan, const BackwardArgs& args) {
+  if (plan.variant >= kFirstSm90ModifiedBackwardVariant) {
+    sm90::launch_modified_backward(plan, args);
+    return;
+  }
   sm90::run_backward(kSm90BackwardTiles[plan.variant], args, sm90::kBackwardLaunchers[plan.variant][args.problem.dtype == DType::kFloat16 ? 0 : 1]);
 }
 

@@ -5,6 +5,7 @@
 #include "kernels/sm90/backward/kernel.cuh"
 #include "kernels/sm90/backward/launch.h"
 #include "runtime/cuda_check.h"
+#include "runtime/launch_dependent.h"
 
 namespace fa::sm90 {
 
@@ -16,8 +17,8 @@ void launch_backward(const BackwardParams& params, cudaStream_t stream) {
              "shared memory request of the sm90 backward kernel");
   void* arguments[] = {const_cast<BackwardParams*>(&params)};
   const auto blocks = static_cast<unsigned>(static_cast<int64_t>(params.order.num_tiles) * params.order.num_heads);
-  cuda_check(cudaLaunchKernel(reinterpret_cast<const void*>(backward_kernel<Config>), dim3(blocks), dim3(Config::kThreads), arguments, kSharedBytes, stream),
-             "launch of the sm90 backward kernel");
+  launch_dependent(reinterpret_cast<const void*>(backward_kernel<Config>), blocks, Config::kThreads, arguments, kSharedBytes, stream,
+                   "launch of the sm90 backward kernel");
 }
 
 }  // namespace fa::sm90

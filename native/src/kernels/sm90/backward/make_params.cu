@@ -22,7 +22,7 @@ int unseen_rows_of(const Sm90BackwardTile& tile, const Problem& problem) {
   if (problem.len_kv == 0) {
     return static_cast<int>(problem.len_q);
   }
-  return problem.is_causal() ? static_cast<int>(std::max<int64_t>(-problem.causal_offset(), 0) / tile.tile_q * tile.tile_q) : 0;
+  return problem.is_causal() ? static_cast<int>(std::max<int64_t>(-problem.causal_offset(), 0) / tile.step_rows() * tile.step_rows()) : 0;
 }
 
 Sm90BackwardWorkspace workspace_of(const Sm90BackwardTile& tile, const Problem& problem) {
@@ -60,17 +60,12 @@ BackwardParams make_backward_params(const Sm90BackwardTile& tile, const Backward
   params.delta = workspace_part(args, workspace.delta_offset_bytes);
   params.grad_q_accumulator = workspace_part(args, workspace.grad_q_offset_bytes);
   params.grad_q_counters = reinterpret_cast<int*>(workspace_part(args, workspace.counters_offset_bytes));
-  params.ring_heads = static_cast<int>(workspace.ring_heads);
   params.repair_flags = reinterpret_cast<int*>(workspace_part(args, workspace.flags_offset_bytes));
   params.padded_rows = workspace.padded_rows;
   if (has_queries) {
     params.map_statistics = encode_float_map(params.lse_log2, 2 * problem.batch * problem.heads_q, workspace.padded_rows, 1, tile.tile_q, "params.workspace");
-    if (tile.finishes_grad_q()) {
-      params.map_accumulator = encode_float_map(params.grad_q_accumulator, workspace.ring_heads * workspace.padded_rows * tile.head_dim / 256, 256,
-                                                kGradQBlock / 256, 256, "params.workspace");
-    }
   } else {
-    params.map_statistics = params.map_accumulator = encode_float_map(static_cast<const float*>(args.k.data), 1, 4, 1, 4, "params.k");
+    params.map_statistics = encode_float_map(static_cast<const float*>(args.k.data), 1, 4, 1, 4, "params.k");
   }
   params.len_q = static_cast<int>(problem.len_q);
   params.len_kv = static_cast<int>(problem.len_kv);
@@ -116,7 +111,7 @@ BackwardPassParams make_backward_pass_params(const Sm90BackwardTile& tile, const
   params.grad_q_accumulator = workspace_part(args, workspace.grad_q_offset_bytes);
   params.padded_rows = workspace.padded_rows;
   params.num_rows = problem.batch * problem.heads_q * workspace.padded_rows;
-  params.clear_rows = workspace.ring_heads * workspace.padded_rows;
+  params.clear_rows = tile.finishes_grad_q() ? 0 : params.num_rows;
   params.counters = reinterpret_cast<int*>(workspace_part(args, workspace.counters_offset_bytes));
   params.num_counters = workspace.num_counters;
   params.unseen_rows = tile.finishes_grad_q() ? unseen_rows_of(tile, problem) : 0;
@@ -149,8 +144,9 @@ BackwardRepairParams make_backward_repair_params(const Sm90BackwardTile& tile, c
   params.grad_v_strides = args.grad_v.strides;
   params.head_dim = static_cast<int>(args.problem.head_dim);
   params.head_dim_v = static_cast<int>(args.problem.head_dim_v);
-  params.tile_q = tile.tile_q;
+  params.step_rows = tile.step_rows();
   params.tile_kv = tile.tile_kv();
+  params.slices = tile.tile_kv() / kRepairKeys;
   params.main = main;
   return params;
 }

@@ -15,7 +15,7 @@ namespace fa::sm90 {
 /// of 16-row slice t / 32, columns 8j + 2q and + 1; g = t % 32 / 4, q = t % 4) are float4 number 128 j + t.
 inline constexpr int kGradQBlock = 64 * 64;
 
-/// Keys of a block whose results are checked, and where necessary repaired, together: a warp's rows of grad_k and grad_v.
+/// Keys whose results are checked, and where necessary repaired, together, a slice: a warp's rows of grad_k and grad_v. A tile of 128 keys has kRepairSlices.
 inline constexpr int kRepairKeys = 16;
 inline constexpr int kRepairSlices = 8;
 /// Flags of a slice: its grad_k or grad_v is not finite; its keys are not finite, which may have reached grad_q of rows that do not see them.
@@ -33,19 +33,14 @@ struct BackwardParams {
   CUtensorMap map_grad_v;
   CUtensorMap map_statistics;  ///< lse_log2 and behind it delta: (padded_rows, 2 * batch * heads_q), boxes of tile_q floats
 
-  CUtensorMap map_accumulator;  ///< deterministic mode: grad_q_accumulator as rows of 256 floats, boxes of kGradQBlock
-
   // Workspace, per (batch, query head) padded_rows rows.
   float* lse_log2;  ///< log-sum-exp in base 2; +inf for rows that see no key and for padding: exp2(s - inf) = 0
   float* delta;     ///< rowsum(grad_o * o) - grad_lse; 0 where lse_log2 is +inf
-  /// Deterministic: a ring of ring_heads heads; otherwise all heads, and finish reads them. fp32, without the factor scale; order: kGradQBlock. Query head h
-  /// (counted through all batches) is round h / ring_heads of slot h % ring_heads.
+  /// Sums of grad_q in fp32, without the factor scale; order: kGradQBlock.
   float* grad_q_accumulator;
-  /// Deterministic mode: one per query tile of the accumulator. A round of a slot adds one for every key tile that has been added, then two as the tile has
-  /// been read and cleared. In the wide kernel, which has no ring, two per query tile, one for the columns of each block of the cluster.
+  /// Deterministic mode: how many key tiles have been added, per query tile; in the wide kernel two of them, one for the columns of each block of the cluster.
   int* grad_q_counters;
-  int ring_heads;
-  int* repair_flags;  ///< kRepairSlices per block, for the repair pass; written if causal
+  int* repair_flags;  ///< one per slice of a key tile, for the repair pass; written if causal
   int64_t padded_rows;
 
   int len_q;
@@ -61,7 +56,7 @@ struct BackwardParams {
   int num_q_tiles;   ///< per head
   TileOrder order;   ///< key tiles and key heads
 
-  // Deterministic mode, which finishes grad_q itself.
+  // For a main kernel that rounds grad_q itself.
   uint16_t* grad_q;  ///< (batch, len_q, heads_q, head_dim), strides in elements
   Strides grad_q_strides;
   int head_dim;
@@ -106,8 +101,9 @@ struct BackwardRepairParams {
   Strides q_strides, k_strides, v_strides, grad_o_strides, grad_q_strides, grad_k_strides, grad_v_strides;
   int head_dim;
   int head_dim_v;
-  int tile_q;  ///< of the main kernel
-  int tile_kv;
+  int step_rows;        ///< query rows that the main kernel works on together
+  int tile_kv;          ///< its keys
+  int slices;           ///< flags of a key tile
   BackwardParams main;  ///< the main kernel's
 };
 

@@ -4,8 +4,10 @@
 #include "kernels/sm90/backward/launch.h"
 #include "kernels/sm90/backward/pairs.cuh"
 #include "plan/error.h"
+#include "ptx/grid_dependency.cuh"
 #include "ptx/mma_sync.cuh"
 #include "runtime/cuda_check.h"
+#include "runtime/launch_dependent.h"
 
 namespace fa::sm90 {
 
@@ -35,6 +37,7 @@ constexpr int prepare_lanes(int padded_dim) {
 template <typename Element, int kPaddedDim>
 __global__ void __launch_bounds__(kPassThreads) backward_prepare_kernel(const __grid_constant__ BackwardPassParams p) {
   constexpr int kLanes = prepare_lanes(kPaddedDim);
+  ptx::launch_dependents();
   const int lane = threadIdx.x % kLanes;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kPassThreads / kLanes) + threadIdx.x / kLanes;
   const bool in_workspace = row < p.num_rows;
@@ -85,6 +88,8 @@ __global__ void __launch_bounds__(kPassThreads) backward_prepare_kernel(const __
 template <typename Element, int kPaddedDim>
 __global__ void __launch_bounds__(kPassThreads) backward_finish_kernel(const __grid_constant__ BackwardPassParams p) {
   constexpr int kColumnGroups = kPaddedDim / 32;
+  ptx::wait_for_previous_kernel();
+  ptx::launch_dependents();
   const int lane = threadIdx.x % 32;
   const int64_t warp = (static_cast<int64_t>(blockIdx.x) * kPassThreads + threadIdx.x) / 32;
   const int64_t slice = warp / kColumnGroups;  // of 16 rows
@@ -118,10 +123,15 @@ __global__ void __launch_bounds__(kPassThreads) backward_finish_kernel(const __g
 
 using PassKernel = void (*)(BackwardPassParams);
 
-void launch_pass(PassKernel kernel, const BackwardPassParams& params, int64_t threads, cudaStream_t stream, const char* what) {
+/// dependent: it may begin before the kernel in front has ended.
+void launch_pass(PassKernel kernel, const BackwardPassParams& params, int64_t threads, bool dependent, cudaStream_t stream, const char* what) {
   void* arguments[] = {const_cast<BackwardPassParams*>(&params)};
   const auto blocks = static_cast<unsigned>((threads + kPassThreads - 1) / kPassThreads);
-  cuda_check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(kPassThreads), arguments, 0, stream), what);
+  if (dependent) {
+    launch_dependent(reinterpret_cast<const void*>(kernel), blocks, kPassThreads, arguments, 0, stream, what);
+  } else {
+    cuda_check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(kPassThreads), arguments, 0, stream), what);
+  }
 }
 
 /// The instantiation for a padded head_dim, of those for 64, 128, 192 and 256, or an error that names it.
@@ -150,12 +160,12 @@ PassKernel finish_kernel(int padded_dim) {
 
 void launch_backward_prepare(const BackwardPassParams& params, DType dtype, int padded_dim, cudaStream_t stream) {
   const PassKernel kernel = dtype == DType::kFloat16 ? prepare_kernel<__half>(padded_dim) : prepare_kernel<__nv_bfloat16>(padded_dim);
-  launch_pass(kernel, params, params.num_rows * prepare_lanes(padded_dim), stream, "launch of the sm90 backward prepare kernel");
+  launch_pass(kernel, params, params.num_rows * prepare_lanes(padded_dim), false, stream, "launch of the sm90 backward prepare kernel");
 }
 
 void launch_backward_finish(const BackwardPassParams& params, DType dtype, int padded_dim, cudaStream_t stream) {
   const PassKernel kernel = dtype == DType::kFloat16 ? finish_kernel<__half>(padded_dim) : finish_kernel<__nv_bfloat16>(padded_dim);
-  launch_pass(kernel, params, params.num_rows / 16 * padded_dim, stream, "launch of the sm90 backward finish kernel");
+  launch_pass(kernel, params, params.num_rows / 16 * padded_dim, true, stream, "launch of the sm90 backward finish kernel");
 }
 
 }  // namespace fa::sm90

@@ -4,7 +4,8 @@
 #include "kernels/sm90/backward/launch.h"
 #include "kernels/sm90/backward/pairs.cuh"
 #include "ptx/exp2.cuh"
-#include "runtime/cuda_check.h"
+#include "ptx/grid_dependency.cuh"
+#include "runtime/launch_dependent.h"
 
 namespace fa::sm90 {
 
@@ -26,11 +27,11 @@ class Repair {
 
  public:
   __device__ __forceinline__ Repair(const BackwardRepairParams& params, int64_t slice) : p_(params) {
-    const TileOrder::Work work = params.main.order.work(static_cast<int>(slice / kRepairSlices));
+    const TileOrder::Work work = params.main.order.work(static_cast<int>(slice / params.slices));
     batch_ = work.head / params.main.heads_kv;
     kv_head_ = work.head - batch_ * params.main.heads_kv;
     first_tile_key_ = work.tile * params.tile_kv;
-    first_key_ = first_tile_key_ + static_cast<int>(slice % kRepairSlices) * kRepairKeys;
+    first_key_ = first_tile_key_ + static_cast<int>(slice % params.slices) * kRepairKeys;
   }
 
   __device__ __forceinline__ void run(int flags) {
@@ -44,8 +45,8 @@ class Repair {
       return;
     }
     // Rows of the query tiles that were multiplied with the keys although some of them do not see them.
-    const int first_row = max(0, first_tile_key_ - offset) / p_.tile_q * p_.tile_q;
-    const int end_row = min(p_.main.len_q, max(0, first_tile_key_ + p_.tile_kv - 1 - offset) / p_.tile_q * p_.tile_q + p_.tile_q);
+    const int first_row = max(0, first_tile_key_ - offset) / p_.step_rows * p_.step_rows;
+    const int end_row = min(p_.main.len_q, max(0, first_tile_key_ + p_.tile_kv - 1 - offset) / p_.step_rows * p_.step_rows + p_.step_rows);
 #pragma unroll 1
     for (int i = warp; i < (end_row - first_row) * p_.main.group_size; i += kWarps) {
       repair_row(first_row + i / p_.main.group_size, kv_head_ * p_.main.group_size + i % p_.main.group_size);
@@ -156,7 +157,8 @@ class Repair {
 template <typename Element>
 __global__ void __launch_bounds__(kRepairThreads) backward_repair_kernel(const __grid_constant__ BackwardRepairParams params) {
   __shared__ int s_flags[kRepairThreads];
-  const int64_t num_slices = int64_t{kRepairSlices} * params.main.order.num_tiles * params.main.order.num_heads;
+  ptx::wait_for_previous_kernel();
+  const int64_t num_slices = int64_t{params.slices} * params.main.order.num_tiles * params.main.order.num_heads;
   const int64_t first_slice = static_cast<int64_t>(blockIdx.x) * kRepairThreads;
   const int mine = first_slice + threadIdx.x < num_slices ? params.main.repair_flags[first_slice + threadIdx.x] : 0;
   s_flags[threadIdx.x] = mine;
@@ -174,12 +176,12 @@ __global__ void __launch_bounds__(kRepairThreads) backward_repair_kernel(const _
 }  // namespace
 
 void launch_backward_repair(const BackwardRepairParams& params, DType dtype, cudaStream_t stream) {
-  const int64_t slices = int64_t{kRepairSlices} * params.main.order.num_tiles * params.main.order.num_heads;
+  const int64_t slices = int64_t{params.slices} * params.main.order.num_tiles * params.main.order.num_heads;
   void* arguments[] = {const_cast<BackwardRepairParams*>(&params)};
   const void* kernel = dtype == DType::kFloat16 ? reinterpret_cast<const void*>(backward_repair_kernel<__half>)
                                                 : reinterpret_cast<const void*>(backward_repair_kernel<__nv_bfloat16>);
   const auto blocks = static_cast<unsigned>((slices + kRepairThreads - 1) / kRepairThreads);
-  cuda_check(cudaLaunchKernel(kernel, dim3(blocks), dim3(kRepairThreads), arguments, 0, stream), "launch of the sm90 backward repair kernel");
+  launch_dependent(kernel, blocks, kRepairThreads, arguments, 0, stream, "launch of the sm90 backward repair kernel");
 }
 
 }  // namespace fa::sm90

@@ -13,8 +13,6 @@ struct KeyTile {
   int first_step;  ///< first query tile that sees the first key; may lie behind the last
   int end_masked;  ///< query tiles before this one need the mask
   int first_head;  ///< first query head of the group, counted through all batches
-  int slot;        ///< of the accumulators' ring, of that head; the others of the group follow
-  int round;       ///< of the ring, of all heads of the group
 };
 
 template <typename Config>
@@ -35,8 +33,6 @@ __device__ __forceinline__ KeyTile key_tile(const BackwardParams& params) {
     tile.end_masked = params.num_q_tiles;
   }
   tile.first_head = work.head * params.group_size;
-  tile.round = tile.first_head / params.ring_heads;
-  tile.slot = tile.first_head - tile.round * params.ring_heads;
   return tile;
 }
 

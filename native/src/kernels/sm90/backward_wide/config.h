@@ -89,7 +89,7 @@ struct BackwardWideConfig {
   static_assert(kHeadDim == 192 || kHeadDim == 256, "the shares of grad_q are laid out for three or four panels");
   static_assert(kTileQ == 64 && kBlockKeys == 64, "one wgmma row block of keys, one of queries");
   static_assert(kPanels % kParts == 0, "parts are whole panels");
-  static_assert(kSm90RowPadding % kTileQ == 0, "tiles of the workspace");
+  static_assert(kTile.row_padding() % kTileQ == 0, "tiles of the workspace");
   static_assert(kTile.consumer_registers() * kTile.kWarpgroups + kTile.producer_registers() <= 512, "65,536 registers, 128 threads per warpgroup");
   static_assert(kThreads * 168 <= 65536, "registers at entry");
   static_assert(sizeof(SharedStorage) <= kTile.shared_memory_bytes(), "the planner's arithmetic");

@@ -5,15 +5,22 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
+#include "attention/hopper_scores.cuh"
+#include "kernels/sm90/forward/schedule.cuh"
 #include "plan/sm90_forward_tiles.h"
 
 namespace fa::sm90 {
 
-/// TileSource::kTile is the Sm90ForwardTile to build.
-template <typename Element_, typename TileSource>
+/// TileSource::kTile is the Sm90ForwardTile to build; Scores_ what happens to scores beyond scale and causal mask.
+template <typename Element_, typename TileSource, typename Scores_ = PlainHopperScores>
 struct ForwardConfig {
   using Element = Element_;
+  using Scores = Scores_;
+  using Params = std::conditional_t<Scores::kModified, ModifiedForwardParams, ForwardParams>;
+  using Tile = std::conditional_t<Scores::kModified, SequenceWorkTile, WorkTile>;
+  using Work = std::conditional_t<Scores::kModified, ModifiedWorkIterator<ForwardConfig>, WorkIterator<ForwardConfig>>;
   static constexpr Sm90ForwardTile kTile = TileSource::kTile;
 
   static constexpr int kHeadDim = kTile.head_dim;
@@ -36,11 +43,6 @@ struct ForwardConfig {
   static constexpr int kScores = kTileKv / 2;
   static constexpr int kOutputs = kHeadDim / 2;
 
-  /// A thread's partial row sum below this proves that no probability of the tile left the range of the element type: fp16 holds up to 65504, bf16 far more.
-  static constexpr float kMaxTileSum = 16384.0f;
-  /// Growth of the maximum, as a power of two, up to which the reference stays. Probabilities then stay below 2^8.
-  static constexpr float kLazyRescaleLog2 = 8.0f;
-
   /// Named barrier of a team's consumer warpgroup w, on which it waits for its turn: kBarrierTurn + team * kWarpgroups + w. 0 is __syncthreads.
   static constexpr int kBarrierTurn = 1;
 
@@ -58,6 +60,9 @@ struct ForwardConfig {
     uint64_t v_empty[kStages];
     int4 work[kQStages];  ///< what the producer says of each q tile: work_message
     float sink;           ///< never written; see softmax.cuh
+    /// With modified scores, in place of `work`: the message and the extents of each work tile (SequenceWorkTile). Read until the tile is done, behind the
+    /// release of q, so there is room for those of the tiles that the producer may send meanwhile.
+    int4 sequence_work[2 * kQStages][2];
 
     __device__ __forceinline__ Element (&q(int stage))[kPanels][kTileQ][64] { return q_and_o[stage]; }
     __device__ __forceinline__ Element (&o())[kPanels][kTileQ][64] {
@@ -80,5 +85,13 @@ template <int kVariant>
 struct PlannedTile {
   static constexpr Sm90ForwardTile kTile = kSm90ForwardTiles[kVariant];
 };
+
+/// A tile of the table for modified scores, and the kernel for it and a row of kSm90ScoreSets.
+template <int kVariant>
+struct ModifiedTile {
+  static constexpr Sm90ForwardTile kTile = kSm90ModifiedForwardTiles[kVariant];
+};
+template <typename Element, int kVariant, int kSet>
+using ModifiedForward = ForwardConfig<Element, ModifiedTile<kVariant>, HopperScores<kSm90ScoreSets[kSet]>>;
 
 }  // namespace fa::sm90

@@ -3,6 +3,7 @@
 
 #include "kernels/sm90/forward/epilogue.cuh"
 #include "kernels/sm90/forward/masked_values.cuh"
+#include "kernels/sm90/forward/modified_scores.cuh"
 #include "kernels/sm90/forward/recompute_scores.cuh"
 #include "kernels/sm90/forward/schedule.cuh"
 #include "kernels/sm90/forward/softmax.cuh"
@@ -12,13 +13,24 @@
 
 namespace fa::sm90 {
 
+/// What a key tile needs.
+enum class TileKind {
+  kPlain,      ///< all rows see all keys
+  kLowerEdge,  ///< some rows do not see its first keys; only with modified scores
+  kExact,      ///< any mask, and the exact step
+};
+
 template <typename Config>
 class Consumer {
   using Element = typename Config::Element;
+  using Params = typename Config::Params;
+  using Scores = typename Config::Scores;
+  using Tile = typename Config::Tile;
   using SharedStorage = typename Config::SharedStorage;
+  static constexpr bool kModified = Scores::kModified;
 
  public:
-  __device__ __forceinline__ Consumer(const ForwardParams& params, SharedStorage& smem, int warpgroup, int first_turn)
+  __device__ __forceinline__ Consumer(const Params& params, SharedStorage& smem, int warpgroup, int first_turn)
       : params_(params),
         smem_(smem),
         warpgroup_(warpgroup),
@@ -31,18 +43,18 @@ class Consumer {
     if (warpgroup_ == Config::kWarpgroups - 1) {
       pass_turn();  // to the first
     }
-    WorkTile tile;
+    Tile tile;
 #pragma unroll 1
     for (int block_end = next_tile(tile); block_end != kNoMoreWork; block_end = next_tile(tile)) {
-      const KeyTiles keys = first_row(tile) < 0 ? KeyTiles{0, 0} : key_tiles<Config::kTileKv>(params_, first_row(tile), 64);
+      const KeyTiles keys = first_row(tile) < 0 ? KeyTiles{0, 0} : key_tiles_of<Config::kTileKv>(params_, tile, first_row(tile), 64);
 #pragma unroll 1
-      for (int n = block_end - 1; n >= keys.end; --n) {
+      for (int n = block_end - 1; n >= (kModified ? max(keys.end, first_key_tile_of<Config::kTileKv>(params_, tile)) : keys.end); --n) {
         skip_tile();
       }
       if (keys.end > 0) {
         process(tile, keys);
       } else {
-        store_rows_without_keys<Config>(params_, tile, warpgroup_);
+        store_rows_without_keys<Config>(params_, place_of(params_, tile), tile.first_row, warpgroup_);
         release_q();
       }
     }
@@ -53,48 +65,70 @@ class Consumer {
 
  private:
   /// First query of this warpgroup, and of this thread; the thread's second query is 8 further on.
-  __device__ __forceinline__ int first_row(const WorkTile& tile) const {
+  __device__ __forceinline__ int first_row(const Tile& tile) const {
     return tile.first_row + 64 * warpgroup_;
   }
-  __device__ __forceinline__ int thread_row(const WorkTile& tile) const {
+  __device__ __forceinline__ int thread_row(const Tile& tile) const {
     const int thread = ptx::fresh_thread_index();
     return first_row(tile) + thread % 128 / 32 * 16 + thread % 32 / 4;
   }
 
-  /// Waits for the next q tile and what the producer says of it; returns the number of key tiles that the block goes through, or kNoMoreWork. The shuffles tell
-  /// the compiler that these are the same in the whole warp.
-  __device__ __forceinline__ int next_tile(WorkTile& tile) {
+  /// Waits for the next q tile and what the producer says of it; returns the number of key tiles that the block goes through, or kNoMoreWork.
+  __device__ __forceinline__ int next_tile(Tile& tile) {
     ptx::mbarrier_wait(&smem_.q_full[q_cursor_.stage()], q_cursor_.phase());
-    const int4 message = smem_.work[q_cursor_.stage()];
+    return read_message(tile);
+  }
+
+  /// The lane that releases the q tile reads the message, so that its arrival orders the read for all. The shuffles tell the compiler that these are the same
+  /// in the whole warp.
+  __device__ __forceinline__ int read_message(Tile& tile) const {
+    int4 message = make_int4(0, 0, 0, 0);
+    if constexpr (kModified) {
+      tile.s_messages = &smem_.sequence_work[q_cursor_.template slot<2 * Config::kQStages>()];
+      message = ptx::load_shared_by_first_lane(&(*tile.s_messages)[0]);
+    } else {
+      if (threadIdx.x % 32 == 0) {
+        message = smem_.work[q_cursor_.stage()];
+      }
+      tile.head = __shfl_sync(0xFFFFFFFF, message.y, 0);
+      tile.batch = __shfl_sync(0xFFFFFFFF, message.z, 0);
+    }
     tile.first_row = __shfl_sync(0xFFFFFFFF, message.x, 0);
-    tile.head = __shfl_sync(0xFFFFFFFF, message.y, 0);
-    tile.batch = __shfl_sync(0xFFFFFFFF, message.z, 0);
     return __shfl_sync(0xFFFFFFFF, message.w, 0);
   }
 
   /// All key tiles of a query tile: keys.end - 1 … 0, keys.end >= 1.
-  __device__ __forceinline__ void process(const WorkTile& tile, const KeyTiles& keys) {
+  __device__ __forceinline__ void process(const Tile& tile, const KeyTiles& keys) {
     using namespace ptx;
     float s[Config::kScores];
     float o[Config::kOutputs];
     uint32_t p[Config::kScores / 2];
     RowState rows;
+    if constexpr (kModified) {
+      slope_ = ScoreModifier<Config>::slope_of(params_, tile);
+    }
     int n = keys.end - 1;
-    first_key_tile(s, rows, tile, n, n >= keys.full_end);
+    first_key_tile(s, rows, tile, n, n >= keys.full_end || (kModified && n < keys.full_begin));
     to_operand(p, s);
     // Cleared by moves: a first product that overwrites O would save them, but made ptxas serialise every wgmma (C7515) in some forms of this function.
 #pragma unroll
     for (int i = 0; i < Config::kOutputs; ++i) {
       o[i] = 0.0f;
     }
+    if constexpr (kModified) {
+      remaining_tiles(s, p, o, rows, tile, keys);
+    } else {
 #pragma unroll 1
-    for (--n; n >= keys.full_end; --n) {
-      step<true>(s, p, o, rows, tile, n);
-    }
+      for (--n; n >= keys.full_end; --n) {
+        step<TileKind::kExact>(s, p, o, rows, tile, n);
+      }
 #pragma unroll 1
-    for (; n >= 0; --n) {
-      step<false>(s, p, o, rows, tile, n);
+      for (; n >= 0; --n) {
+        step<TileKind::kPlain>(s, p, o, rows, tile, n);
+      }
     }
+    Tile same_tile;  // read again, so that it takes no registers in the loops
+    read_message(same_tile);
     release_q();
     mbarrier_wait(&smem_.v_full[v_cursor_.stage()], v_cursor_.phase());
     wgmma_fence();
@@ -102,12 +136,54 @@ class Consumer {
     wgmma_wait_group<0>();
     pin_registers(o);
     release_v();
-    finish(tile, keys, rows, o);
+    if constexpr (kModified) {
+#pragma unroll 1
+      for (n = key_tiles_of<Config::kTileKv>(params_, same_tile, first_row(same_tile), 64).begin - 1;
+           n >= first_key_tile_of<Config::kTileKv>(params_, same_tile); --n) {
+        skip_tile();
+      }
+    }
+    finish(same_tile, rows, o);
   }
 
-  __device__ __forceinline__ void first_key_tile(float (&s)[Config::kScores], RowState& rows, const WorkTile& tile, int n, bool masked) {
+  /// All tiles but the first, with modified scores.
+  __device__ __forceinline__ void remaining_tiles(float (&s)[Config::kScores], uint32_t (&p)[Config::kScores / 2], float (&o)[Config::kOutputs], RowState& rows,
+                                                  const Tile& tile, const KeyTiles& keys) {
+    int n = keys.end - 2;
+    if constexpr (Scores::kSoftcap) {
+      // The lower edge is rare beside what softcap costs: it needs no code of its own.
+#pragma unroll 1
+      for (; n >= keys.begin; --n) {
+        if (n >= keys.full_end || n < keys.full_begin) {
+          step<TileKind::kExact>(s, p, o, rows, tile, n);
+        } else {
+          step<TileKind::kPlain>(s, p, o, rows, tile, n);
+        }
+      }
+    } else {
+      // Below this, no key is behind what all rows see, and with ALiBi none behind a row's position. Bounds are formed anew where a loop needs them, since there
+      // are no registers to keep them in.
+      const int exact_end = Scores::kAlibi ? min(keys.full_end, max(0, first_row(tile) + range_of(params_, tile).offset + 1) / Config::kTileKv) : keys.full_end;
+#pragma unroll 1
+      for (; n >= exact_end && n >= keys.begin; --n) {
+        step<TileKind::kExact>(s, p, o, rows, tile, n);
+      }
+      const int plain_begin = key_tiles_of<Config::kTileKv>(params_, tile, first_row(tile), 64).full_begin;
+#pragma unroll 1
+      for (; n >= plain_begin; --n) {
+        step<TileKind::kPlain>(s, p, o, rows, tile, n);
+      }
+      const int begin = key_tiles_of<Config::kTileKv>(params_, tile, first_row(tile), 64).begin;
+#pragma unroll 1
+      for (; n >= begin; --n) {
+        step<TileKind::kLowerEdge>(s, p, o, rows, tile, n);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void first_key_tile(float (&s)[Config::kScores], RowState& rows, const Tile& tile, int n, bool masked) {
     if constexpr (Config::kTrimsFirst) {
-      if (masked && visible_keys(params_, first_row(tile) + 63) - n * Config::kTileKv <= Config::kTileKv / 2) {
+      if (masked && last_visible_end(tile) - n * Config::kTileKv <= Config::kTileKv / 2) {
         first_step<Config::kTileKv / 2>(s, rows, tile, n, true);
         return;
       }
@@ -115,9 +191,18 @@ class Consumer {
     first_step<Config::kTileKv>(s, rows, tile, n, masked);
   }
 
+  /// Number of keys that the warpgroup's rows see at most, from the first on.
+  __device__ __forceinline__ int last_visible_end(const Tile& tile) const {
+    if constexpr (kModified) {
+      return range_of(params_, tile).end_key(first_row(tile) + 63);
+    } else {
+      return visible_keys(params_, first_row(tile) + 63);
+    }
+  }
+
   /// S of the first key tile and its exponentials, with nothing to overlap.
   template <int kKeys>
-  __device__ __forceinline__ void first_step(float (&scores)[Config::kScores], RowState& rows, const WorkTile& tile, int n, bool masked) {
+  __device__ __forceinline__ void first_step(float (&scores)[Config::kScores], RowState& rows, const Tile& tile, int n, bool masked) {
     using namespace ptx;
     float(&s)[kKeys / 2] = reinterpret_cast<float(&)[kKeys / 2]>(scores);
     mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
@@ -128,36 +213,52 @@ class Consumer {
     wgmma_wait_group<0>();
     pin_registers(s);
     release_k();
-    if (masked) {
-      mask(s, tile, n);
-    }
     Rescale unused;  // O is still empty
-    exact_step(s, rows, unused, params_.scale_log2);
+    if constexpr (kModified) {
+      exact_modified_step(s, rows, unused, tile, n, masked);
+    } else {
+      if (masked) {
+        mask(s, tile, n);
+      }
+      exact_step(s, rows, unused, params_.scale_log2);
+    }
 #pragma unroll
     for (int i = kKeys / 2; i < Config::kScores; ++i) {
       scores[i] = 0.0f;
     }
   }
 
-  __device__ __forceinline__ void finish(const WorkTile& tile, const KeyTiles& keys, RowState& rows, float (&o)[Config::kOutputs]) {
+  __device__ __forceinline__ void finish(const Tile& tile, RowState& rows, float (&o)[Config::kOutputs]) {
     const int row = thread_row(tile);
-    if (params_.causal) {
-      remove_masked_values<Element>(params_, tile, row - ptx::fresh_thread_index() % 32 / 4, row, keys.end * Config::kTileKv, rows, o);
-    }
     float sum[2], inverse_sum[2];
-    total_sums(params_, row, rows, sum, inverse_sum);
-    if constexpr (Config::kOverlapTiles) {
-      store_output_by_tma<Config>(params_, smem_, tile, warpgroup_, o, inverse_sum);
+    if constexpr (kModified) {
+      remove_masked_values<Config>(params_, tile, first_row(tile), row, rows, o);
+      modified_results<Config>(params_, tile, row, rows, inverse_sum, sum);
     } else {
-      store_output_from_registers<Config>(params_, tile, row, o, inverse_sum);
+      if (params_.causal) {
+        const int end = key_tiles<Config::kTileKv>(params_, first_row(tile), 64).end * Config::kTileKv;
+        remove_masked_values<Element>(params_, place_of(params_, tile), row - ptx::fresh_thread_index() % 32 / 4, row, end, rows, o);
+      }
+      total_sums(params_, row, rows, sum, inverse_sum);
     }
-    store_log_sum_exp(params_, tile, row, rows, sum);
+    // TMA does not know where a sequence ends.
+    const TilePlace place = place_of(params_, tile);
+    const bool whole = !kModified || __all_sync(0xFFFFFFFF, row + 8 < place.queries);
+    if constexpr (Config::kOverlapTiles) {
+      if (whole) {
+        store_output_by_tma<Config>(params_, smem_, place, tile.first_row, warpgroup_, o, inverse_sum);
+      }
+    }
+    if (!Config::kOverlapTiles || !whole) {
+      store_output_from_registers<Config>(params_, place, row, o, inverse_sum);
+    }
+    store_log_sum_exp<kModified>(params_, place, row, rows, sum);
   }
 
   /// One key tile: S of tile n and O += P V of tile n + 1 are in flight together; the exponentials of tile n run while the second product does.
-  template <bool kMasked>
+  template <TileKind kKind>
   __device__ __forceinline__ void step(float (&s)[Config::kScores], uint32_t (&p)[Config::kScores / 2], float (&o)[Config::kOutputs], RowState& rows,
-                                       const WorkTile& tile, int n) {
+                                       const Tile& tile, int n) {
     using namespace ptx;
     mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
     await_turn();
@@ -172,15 +273,18 @@ class Consumer {
     wgmma_wait_group<1>();
     pin_registers(s);
     Rescale rescale;
-    if constexpr (kMasked) {
+    const auto recompute = [&](float(&scores)[Config::kScores]) {
+      recompute_scores<Config>(scores, smem_.q(q_cursor_.stage()), smem_.k[k_cursor_.stage()], 64 * warpgroup_ + ptx::fresh_thread_index() % 128 / 32 * 16);
+    };
+    if constexpr (kModified) {
+      modified_step<kKind>(s, rows, rescale, tile, n, recompute);
+    } else if constexpr (kKind == TileKind::kExact) {
       mask(s, tile, n);
       exact_step(s, rows, rescale, params_.scale_log2);
     } else if constexpr (Config::kSoftmax == Sm90Softmax::kOptimisticMaximum) {
-      optimistic_step(s, rows, rescale, params_.scale_log2, Config::kMaxTileSum, [&](float(&scores)[Config::kScores]) {
-        recompute_scores<Config>(scores, smem_.q(q_cursor_.stage()), smem_.k[k_cursor_.stage()], 64 * warpgroup_ + ptx::fresh_thread_index() % 128 / 32 * 16);
-      });
+      optimistic_step(s, rows, rescale, params_.scale_log2, recompute);
     } else {
-      lazy_step(s, rows, rescale, params_.scale_log2, Config::kLazyRescaleLog2, &smem_.sink);
+      lazy_step(s, rows, rescale, params_.scale_log2, &smem_.sink);
     }
     release_k();
 
@@ -195,6 +299,40 @@ class Consumer {
       }
     }
     to_operand(p, s);
+  }
+
+  /// Modified scores: the exact step of any tile.
+  template <int kScores>
+  __device__ __forceinline__ void exact_modified_step(float (&s)[kScores], RowState& rows, Rescale& rescale, const Tile& tile, int n, bool masked) {
+    const ScoreModifier<Config> modifier(params_, tile, slope_);
+    const int row = thread_row(tile), first_key = n * Config::kTileKv;
+    modifier.modify(s, row, first_key);
+    if (masked) {
+      modifier.mask(s, first_row(tile), row, first_key);
+    }
+    exact_step(s, rows, rescale, modifier.unit_log2(params_));
+  }
+
+  /// Modified scores: the softmax of a step. Where every tile's maximum is looked at anyway, all tiles but those of kExact take the lazy step.
+  template <TileKind kKind, typename Recompute>
+  __device__ __forceinline__ void modified_step(float (&s)[Config::kScores], RowState& rows, Rescale& rescale, const Tile& tile, int n,
+                                                const Recompute& recompute) {
+    constexpr bool kLowerEdge = kKind == TileKind::kLowerEdge;
+    if constexpr (kKind == TileKind::kExact || (kLowerEdge && Scores::kSoftcap)) {
+      exact_modified_step(s, rows, rescale, tile, n, true);
+    } else {
+      const ScoreModifier<Config> modifier(params_, tile, slope_);
+      const int row = thread_row(tile), first_key = n * Config::kTileKv;
+      if constexpr (Config::kSoftmax == Sm90Softmax::kOptimisticMaximum) {
+        modifier.template optimistic<kLowerEdge>(s, rows, rescale, first_row(tile), row, first_key, recompute);
+      } else {
+        modifier.modify(s, row, first_key);
+        if constexpr (kLowerEdge) {
+          modifier.mask(s, first_row(tile), row, first_key);
+        }
+        lazy_step(s, rows, rescale, modifier.unit_log2(params_), &smem_.sink);
+      }
+    }
   }
 
   /// Issues S = Q K^T of the current k tile as one group.
@@ -228,7 +366,7 @@ class Consumer {
   }
 
   template <int kScores>
-  __device__ __forceinline__ void mask(float (&s)[kScores], const WorkTile& tile, int n) const {
+  __device__ __forceinline__ void mask(float (&s)[kScores], const Tile& tile, int n) const {
     const int row = thread_row(tile), first_column = n * Config::kTileKv + ptx::fresh_thread_index() % 4 * 2;
     const int visible[2] = {visible_keys(params_, row) - first_column, visible_keys(params_, row + 8) - first_column};
     // Seen by every row of the warpgroup in an aligned causal tile: the lower half.
@@ -284,13 +422,14 @@ class Consumer {
   static constexpr uint32_t kStageStep = Config::kTile.kv_tile_bytes() / 16;
   static constexpr uint32_t kQStageStep = Config::kTile.q_bytes() / 16;
 
-  const ForwardParams& params_;
+  const Params& params_;
   SharedStorage& smem_;
   const int warpgroup_;
   const int first_turn_;  ///< named barrier of the team's first warpgroup
   const tile::Descriptor desc_q_;
   const tile::Descriptor desc_k_;
   const tile::Descriptor desc_v_;
+  float slope_ = 0.0f;  ///< ALiBi; with modified scores
   RingCursor<Config::kQStages> q_cursor_;
   RingCursor<Config::kStages> k_cursor_;
   RingCursor<Config::kStages> v_cursor_;

@@ -28,17 +28,18 @@ __device__ __forceinline__ void total_sums(const ForwardParams& params, int row,
   }
 }
 
-/// After O is on its way: the fence in front of its store waits for all earlier stores of the thread.
-__device__ __forceinline__ void store_log_sum_exp(const ForwardParams& params, const WorkTile& tile, int row, const RowState& rows, const float (&sum)[2]) {
+/// After O is on its way: the fence in front of its store waits for all earlier stores of the thread. kKnown: sum is the log-sum-exp itself.
+template <bool kKnown>
+__device__ __forceinline__ void store_log_sum_exp(const ForwardParams& params, const TilePlace& place, int row, const RowState& rows, const float (&sum)[2]) {
   if (params.lse == nullptr || ptx::fresh_thread_index() % 4 != 0) {
     return;
   }
-  const int64_t flat_head = static_cast<int64_t>(tile.batch) * params.heads_q + tile.head;
-  float* g_lse = params.lse + flat_head * params.len_q;
+  const int64_t flat_head = static_cast<int64_t>(place.batch) * params.heads_q + place.head;
+  float* g_lse = params.lse + flat_head * params.len_q + place.first_query;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    if (row + 8 * r < params.len_q) {
-      g_lse[row + 8 * r] = sum[r] == 0.0f ? kMinusInfinity : rows.reference[r] * params.scale + __logf(sum[r]);
+    if (row + 8 * r < place.queries) {
+      g_lse[row + 8 * r] = kKnown ? sum[r] : sum[r] == 0.0f ? kMinusInfinity : rows.reference[r] * params.scale + __logf(sum[r]);
     }
   }
 }
@@ -53,7 +54,7 @@ __device__ __forceinline__ uint32_t output_pair(const float (&o)[Config::kOutput
 /// Stages a warp's 16 rows of O in the staging tile and sends them off by TMA, which clips what lies outside the tensor. Each warp by itself: the others may be
 /// behind.
 template <typename Config>
-__device__ __forceinline__ void store_output_by_tma(const ForwardParams& params, typename Config::SharedStorage& smem, const WorkTile& tile, int warpgroup,
+__device__ __forceinline__ void store_output_by_tma(const ForwardParams& params, typename Config::SharedStorage& smem, const TilePlace& place, int first_row, int warpgroup,
                                                     const float (&o)[Config::kOutputs], const float (&inverse_sum)[2]) {
   using namespace ptx;
   const int lane = ptx::fresh_thread_index() % 32;
@@ -76,10 +77,10 @@ __device__ __forceinline__ void store_output_by_tma(const ForwardParams& params,
   }
   fence_proxy_async_shared();
   __syncwarp();
-  if (lane == 0 && tile.first_row + warp_row < params.len_q) {
+  if (lane == 0 && first_row + warp_row < place.queries) {
 #pragma unroll
     for (int panel = 0; panel < Config::kPanels; ++panel) {
-      tma_store_4d(&params.map_o, smem.o()[panel][warp_row], 64 * panel, tile.first_row + warp_row, tile.head, tile.batch);
+      tma_store_4d(&params.map_o, smem.o()[panel][warp_row], 64 * panel, place.first_query + first_row + warp_row, place.head, place.batch);
     }
     tma_store_commit();
   }
@@ -88,15 +89,15 @@ __device__ __forceinline__ void store_output_by_tma(const ForwardParams& params,
 /// Stores O from registers. The four lanes that share a row hold two columns of each group of eight; they exchange until each has one group of four whole, and
 /// write 64 contiguous bytes together.
 template <typename Config>
-__device__ __forceinline__ void store_output_from_registers(const ForwardParams& params, const WorkTile& tile, int row, const float (&o)[Config::kOutputs],
+__device__ __forceinline__ void store_output_from_registers(const ForwardParams& params, const TilePlace& place, int row, const float (&o)[Config::kOutputs],
                                                             const float (&inverse_sum)[2]) {
   const int quad_lane = ptx::fresh_thread_index() % 4;
   const bool odd = quad_lane & 1, upper = quad_lane & 2;
-  auto* g_o = static_cast<uint16_t*>(params.o.data) + tile.batch * params.o.batch_stride + tile.head * params.o.head_stride;
+  auto* g_o = static_cast<uint16_t*>(params.o.data) + place.batch * params.o.batch_stride + place.head * params.o.head_stride;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int query = row + 8 * r;
-    uint16_t* g_row = g_o + query * params.o.seq_stride + 8 * quad_lane;
+    uint16_t* g_row = g_o + (place.first_query + query) * params.o.seq_stride + 8 * quad_lane;
 #pragma unroll
     for (int group = 0; group < Config::kHeadDim / 32; ++group) {
       // piece[j]: this lane's columns of group of eight 4 group + j. Transposes the 4 x 4 pieces of the four lanes, first in 2 x 2 blocks, then the blocks.
@@ -115,27 +116,36 @@ __device__ __forceinline__ void store_output_from_registers(const ForwardParams&
         const uint32_t received = __shfl_xor_sync(0xFFFFFFFF, upper ? piece[j] : piece[j + 2], 2);
         (upper ? piece[j] : piece[j + 2]) = received;
       }
-      if (query < params.len_q && 32 * group + 8 * quad_lane < params.head_dim_v) {
+      if (query < place.queries && 32 * group + 8 * quad_lane < params.head_dim_v) {
         *reinterpret_cast<uint4*>(g_row + 32 * group) = make_uint4(piece[0], piece[1], piece[2], piece[3]);
       }
     }
   }
 }
 
-/// A warpgroup's rows of a query tile that sees no key at all: O = 0, log-sum-exp = -infinity.
+/// The log-sum-exp of a row that sees no key: that of its sink, if there is one.
+__device__ __forceinline__ float log_sum_exp_without_keys(const ForwardParams&, int) {
+  return kMinusInfinity;
+}
+__device__ __forceinline__ float log_sum_exp_without_keys(const ModifiedForwardParams& params, int head) {
+  return params.scores.sinks != nullptr ? params.scores.sinks[head] : kMinusInfinity;
+}
+
+/// A warpgroup's rows of a query tile that sees no key at all: O = 0.
 template <typename Config>
-__device__ __forceinline__ void store_rows_without_keys(const ForwardParams& params, const WorkTile& tile, int warpgroup) {
+__device__ __forceinline__ void store_rows_without_keys(const typename Config::Params& params, const TilePlace& place, int tile_row, int warpgroup) {
   const int thread = ptx::fresh_thread_index() % 128;
-  const int first_row = tile.first_row + 64 * warpgroup;
-  const int rows = first_row < 0 ? 0 : min(64, params.len_q - first_row);
-  auto* g_o = static_cast<uint16_t*>(params.o.data) + tile.batch * params.o.batch_stride + tile.head * params.o.head_stride;
+  const int first_row = tile_row + 64 * warpgroup;
+  const int rows = first_row < 0 ? 0 : min(64, place.queries - first_row);
+  const int first_place = place.first_query + first_row;
+  auto* g_o = static_cast<uint16_t*>(params.o.data) + place.batch * params.o.batch_stride + place.head * params.o.head_stride;
   const int chunks = params.head_dim_v / 8;  // of 16 bytes
   for (int i = thread; i < rows * chunks; i += 128) {
-    *reinterpret_cast<uint4*>(g_o + (first_row + i / chunks) * params.o.seq_stride + i % chunks * 8) = make_uint4(0, 0, 0, 0);
+    *reinterpret_cast<uint4*>(g_o + (first_place + i / chunks) * params.o.seq_stride + i % chunks * 8) = make_uint4(0, 0, 0, 0);
   }
   if (params.lse != nullptr && thread < rows) {
-    const int64_t flat_head = static_cast<int64_t>(tile.batch) * params.heads_q + tile.head;
-    params.lse[flat_head * params.len_q + first_row + thread] = kMinusInfinity;
+    const int64_t flat_head = static_cast<int64_t>(place.batch) * params.heads_q + place.head;
+    params.lse[flat_head * params.len_q + first_place + thread] = log_sum_exp_without_keys(params, place.head);
   }
 }
 

@@ -27,7 +27,7 @@ __device__ __forceinline__ void initialise_barriers(typename Config::SharedStora
 }
 
 template <typename Config>
-__global__ void __launch_bounds__(Config::kThreads, 1) forward_kernel(const __grid_constant__ ForwardParams params) {
+__global__ void __launch_bounds__(Config::kThreads, 1) forward_kernel(const __grid_constant__ typename Config::Params params) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   // Shared memory
   extern __shared__ __align__(1024) unsigned char s_bytes[];
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1) forward_kernel(const __gr
     }
   } else {
     ptx::registers_acquire<Config::kTile.consumer_registers()>();
-    const int team = warpgroup / Config::kWarpgroups;
+    const int team = Config::kTeams == 1 && Config::Scores::kModified ? 0 : warpgroup / Config::kWarpgroups;
     Consumer<Config>(params, teams[team], warpgroup % Config::kWarpgroups, Config::kBarrierTurn + team * Config::kWarpgroups).run();
   }
 #else

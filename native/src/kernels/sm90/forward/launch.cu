@@ -1,4 +1,5 @@
 #include "dispatch/dispatch.h"
+#include "kernels/sm80/sequences/prepare.h"
 #include "kernels/sm90/forward/config.h"
 #include "kernels/sm90/forward/launch.h"
 
@@ -12,6 +13,7 @@ template <typename Element, int kVariant>
 using Planned = ForwardConfig<Element, PlannedTile<kVariant>>;
 
 using Launcher = void (*)(const ForwardParams&, int64_t, cudaStream_t);
+using ModifiedLauncher = void (*)(const ModifiedForwardParams&, int64_t, cudaStream_t);
 
 /// [variant][0: fp16, 1: bf16], in the order of kSm90ForwardTiles.
 constexpr Launcher kLaunchers[][2] = {
@@ -20,8 +22,30 @@ constexpr Launcher kLaunchers[][2] = {
     {launch_forward<Planned<__half, 2>>, launch_forward<Planned<__nv_bfloat16, 2>>},
     {launch_forward<Planned<__half, 3>>, launch_forward<Planned<__nv_bfloat16, 3>>},
     {launch_forward<Planned<__half, 4>>, launch_forward<Planned<__nv_bfloat16, 4>>},
+    {launch_forward<Planned<__half, 5>>, launch_forward<Planned<__nv_bfloat16, 5>>},
 };
 static_assert(sizeof(kLaunchers) / sizeof(kLaunchers[0]) == kNumSm90ForwardTiles, "one row per tile");
+
+template <int kVariant, int kSet>
+constexpr ModifiedLauncher kModified[2] = {launch_forward<ModifiedForward<__half, kVariant, kSet>>, launch_forward<ModifiedForward<__nv_bfloat16, kVariant, kSet>>};
+
+/// [row of kSm90ModifiedForwardTiles][row of kSm90ScoreSets - 1] -> [0: fp16, 1: bf16].
+constexpr const ModifiedLauncher* kModifiedLaunchers[][kSm90PairSet - 1] = {
+    {kModified<0, 1>, kModified<0, 2>, kModified<0, 3>},
+    {kModified<1, 1>, kModified<1, 2>, kModified<1, 3>},
+    {kModified<2, 1>, kModified<2, 2>, kModified<2, 3>},
+};
+static_assert(sizeof(kModifiedLaunchers) / sizeof(kModifiedLaunchers[0]) == sizeof(kSm90ModifiedForwardTiles) / sizeof(kSm90ModifiedForwardTiles[0]), "a row each");
+
+/// Sequences: writes the table of query tiles, and the outputs where no sequence is.
+void prepare(const Sm90ForwardTile& tile, const ForwardArgs& args) {
+  const Problem& problem = args.problem;
+  SequenceJob job = sequence_job_of(problem, args.variants);
+  job.tables[0] = sequence_table_at(args.workspace, problem, true, tile.tile_q());
+  job.gaps[0] = {static_cast<uint16_t*>(args.o.data), args.o.strides, static_cast<int32_t>(problem.heads_q), static_cast<int32_t>(problem.head_dim_v), true};
+  job.lse = args.lse;
+  prepare_sequences(job, args.device, args.stream);
+}
 
 }  // namespace
 
@@ -31,10 +55,20 @@ void sm90_forward(const Plan& plan, const ForwardArgs& args) {
   if (args.problem.batch == 0 || args.problem.len_q == 0) {
     return;
   }
-  const Sm90ForwardTile& tile = kSm90ForwardTiles[plan.variant];
+  const int set = sm90_score_set_of(variants_of(args.problem));
+  const Sm90ForwardTile& tile = set > 0 ? kSm90ModifiedForwardTiles[plan.variant] : kSm90ForwardTiles[plan.variant];
   const int64_t q_tiles = (args.problem.len_q + tile.tile_q() - 1) / tile.tile_q();
-  const sm90::ForwardParams params = sm90::make_forward_params(tile, args, plan.blocks, sm90_forward_groups(args.problem, tile, q_tiles, plan.blocks));
-  sm90::kLaunchers[plan.variant][args.problem.dtype == DType::kFloat16 ? 0 : 1](params, plan.blocks, static_cast<cudaStream_t>(args.stream));
+  const Sm90ForwardOrder order = sm90_forward_order(args.problem, tile, q_tiles, plan.blocks);
+  const bool is_half = args.problem.dtype == DType::kFloat16;
+  const auto stream = static_cast<cudaStream_t>(args.stream);
+  if (set > 0) {
+    if (args.problem.variants.sequences.given) {
+      sm90::prepare(tile, args);
+    }
+    sm90::kModifiedLaunchers[plan.variant][set - 1][is_half ? 0 : 1](sm90::make_modified_forward_params(tile, args, plan.blocks, order), plan.blocks, stream);
+  } else {
+    sm90::kLaunchers[plan.variant][is_half ? 0 : 1](sm90::make_forward_params(tile, args, plan.blocks, order), plan.blocks, stream);
+  }
 }
 
 }  // namespace fa

@@ -3,18 +3,22 @@
 
 #include <cuda_runtime.h>
 
+#include "kernels/sm90/forward/config.h"
 #include "kernels/sm90/forward/params.h"
 #include "plan/problem.h"
 #include "plan/sm90_forward_tiles.h"
 
 namespace fa::sm90 {
 
-/// The kernel's parameters for a call with this tile and number of blocks: tensor maps, limits, order of work. groups: units of work per head, a number that
-/// sm90_forward_groups may return. batch, len_q >= 1.
-ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args, int64_t blocks, int64_t groups);
+/// The kernel's parameters for a call with this tile, number of blocks and order of work (one that sm90_forward_order may return): tensor maps, limits.
+/// batch, len_q >= 1.
+ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args, int64_t blocks, Sm90ForwardOrder order);
+
+/// The same for a kernel with modified scores.
+ModifiedForwardParams make_modified_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args, int64_t blocks, Sm90ForwardOrder order);
 
 /// Queues one instantiation (launch_kernel.cuh) with `blocks` blocks.
 template <typename Config>
-void launch_forward(const ForwardParams& params, int64_t blocks, cudaStream_t stream);
+void launch_forward(const typename Config::Params& params, int64_t blocks, cudaStream_t stream);
 
 }  // namespace fa::sm90

@@ -9,12 +9,12 @@
 namespace fa::sm90 {
 
 template <typename Config>
-void launch_forward(const ForwardParams& params, int64_t blocks, cudaStream_t stream) {
+void launch_forward(const typename Config::Params& params, int64_t blocks, cudaStream_t stream) {
   constexpr int kSharedBytes = Config::kTeams * sizeof(typename Config::SharedStorage);
   // More than 48 KiB must be asked for, per device; the call is cheap.
   cuda_check(cudaFuncSetAttribute(forward_kernel<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
              "shared memory request of the sm90 forward kernel");
-  void* arguments[] = {const_cast<ForwardParams*>(&params)};
+  void* arguments[] = {const_cast<typename Config::Params*>(&params)};
   cuda_check(cudaLaunchKernel(reinterpret_cast<const void*>(forward_kernel<Config>), dim3(static_cast<unsigned>(blocks)), dim3(Config::kThreads), arguments,
                               kSharedBytes, stream),
              "launch of the sm90 forward kernel");

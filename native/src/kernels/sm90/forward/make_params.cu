@@ -7,9 +7,14 @@ namespace fa::sm90 {
 
 namespace {
 
-/// Keys that some query sees.
+/// Keys up to the last that some query sees.
 int64_t visible_len_kv(const Problem& problem) {
-  return problem.is_causal() ? std::clamp<int64_t>(problem.len_q + problem.causal_offset(), 0, problem.len_kv) : problem.len_kv;
+  const int64_t right = problem.is_causal() ? 0 : problem.variants.window_right;
+  if (problem.mask == Mask::kNone || right < 0 || problem.variants.sequences.given) {
+    return problem.len_kv;
+  }
+  const int64_t offset = problem.bottom_right() ? problem.len_kv - problem.len_q : 0;
+  return std::clamp<int64_t>(problem.len_q + offset + std::min(right, problem.len_kv), 0, problem.len_kv);
 }
 
 GlobalView view(const Tensor& tensor) {
@@ -18,7 +23,7 @@ GlobalView view(const Tensor& tensor) {
 
 }  // namespace
 
-ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args, int64_t blocks, int64_t groups) {
+ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args, int64_t blocks, Sm90ForwardOrder order) {
   const Problem& problem = args.problem;
   const int64_t len_kv = visible_len_kv(problem);
   // Without keys nothing is loaded, but a map must describe something: q's memory stands in.
@@ -50,19 +55,37 @@ ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs
   params.scale_log2 = problem.scale * 1.4426950408889634f;
   const int64_t q_tiles = (problem.len_q + tile.tile_q() - 1) / tile.tile_q();
   const int64_t all_heads = problem.batch * problem.heads_q;
-  const int64_t section_heads = sm90_section_heads(problem, q_tiles, blocks * tile.teams);
-  params.sections = groups == 0;
-  params.num_units = static_cast<int>((params.sections ? q_tiles : groups) * all_heads);
-  params.unit_shift = params.sections || groups == q_tiles ? 0 : 1;
+  const int64_t section_heads = sm90_section_heads(problem, order, q_tiles, blocks * tile.teams);
+  const int64_t units_of_head = order == Sm90ForwardOrder::kPairs ? q_tiles / 2 : q_tiles;
+  params.adjacent_tiles = order == Sm90ForwardOrder::kAdjacentTiles;
+  params.sections = order == Sm90ForwardOrder::kSections || params.adjacent_tiles;
+  params.num_units = static_cast<int>(units_of_head * all_heads);
+  params.unit_shift = order == Sm90ForwardOrder::kPairs ? 1 : 0;
   params.q_tiles = static_cast<int>(q_tiles);
   params.first_row = problem.is_causal() ? -static_cast<int>((q_tiles * tile.tile_q() - problem.len_q) / 64 * 64) : 0;
-  params.groups = FastDivisor(params.sections ? 1 : groups);
+  params.units_of_head = FastDivisor(units_of_head);
   params.heads = FastDivisor(problem.heads_q);
   params.section_tiles = FastDivisor(section_heads * q_tiles);
   params.section_heads = FastDivisor(section_heads);
-  params.last_section = static_cast<int>((all_heads - 1) / section_heads);
+  // What is left over is a section by itself; adjacent tiles leave it to the last whole one, whose long tiles it needs for balance.
+  const int64_t whole_sections = all_heads / section_heads;
+  params.last_section = static_cast<int>(params.adjacent_tiles ? whole_sections - 1 : (all_heads - 1) / section_heads);
   params.last_section_heads = FastDivisor(all_heads - params.last_section * section_heads);
   params.causal = problem.is_causal();
+  return params;
+}
+
+ModifiedForwardParams make_modified_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args, int64_t blocks, Sm90ForwardOrder order) {
+  const Problem& problem = args.problem;
+  ModifiedForwardParams params{make_forward_params(tile, args, blocks, order), score_params_of(problem, args.variants)};
+  params.packed = problem.variants.sequences.packed;
+  if (problem.variants.sequences.given) {
+    params.sequences = sequence_table_at(args.workspace, problem, true, tile.tile_q()).table;
+    const int64_t kv_bytes = problem.max_len_kv() * (problem.head_dim + problem.head_dim_v) * dtype_bytes(problem.dtype);
+    const int64_t heads = kSm90SectionBytes / std::max<int64_t>(kv_bytes, 1) * problem.group_size();
+    params.section_heads = FastDivisor(std::clamp(heads, problem.group_size(), problem.heads_q));
+    params.unit_shift = 0;
+  }
   return params;
 }
 

@@ -3,6 +3,7 @@
 // its rows again by ordinary arithmetic. Milliseconds for a long sequence, but only the few warps beside such a key come here, and none without one.
 #pragma once
 
+#include "kernels/sm90/forward/modified_scores.cuh"
 #include "kernels/sm90/forward/schedule.cuh"
 #include "kernels/sm90/forward/softmax.cuh"
 #include "ptx/exp2.cuh"
@@ -50,53 +51,57 @@ __device__ __forceinline__ bool any_nonfinite(const float (&o)[kNum]) {
   return __any_sync(0xFFFFFFFF, !((probe[0] + probe[1]) + (probe[2] + probe[3]) == 0.0f));
 }
 
-/// True, in the whole warp, if v has NaN or infinity at keys [first, end).
+/// True if v has NaN or infinity at one of `num` keys from `first` on, or at keys [other, end), as far as this lane looks: the warp shares the work.
 template <typename Element>
-__device__ __forceinline__ bool nonfinite_values(const ForwardParams& params, const WorkTile& tile, int first, int end) {
-  const int kv_head = params.group_size.quotient(tile.head), pairs = params.head_dim_v / 2;
+__device__ __forceinline__ bool lane_finds_nonfinite(const ForwardParams& params, const TilePlace& place, int first, int num, int other, int end) {
+  const int kv_head = params.group_size.quotient(place.head), pairs = params.head_dim_v / 2;
   bool found = false;
-  for (int i = ptx::fresh_thread_index() % 32; i < (end - first) * pairs; i += 32) {
-    const float2 value = detail::load_pair<Element>(params.v, tile.batch, first + i / pairs, kv_head, i % pairs * 2);
+  for (int i = ptx::fresh_thread_index() % 32; i < (num + end - other) * pairs; i += 32) {
+    const int index = i / pairs, key = index < num ? first + index : other + index - num;
+    const float2 value = detail::load_pair<Element>(params.v, place.batch, place.first_key + key, kv_head, i % pairs * 2);
     found = found || !(value.x * 0.0f + value.y * 0.0f == 0.0f);
   }
-  return __any_sync(0xFFFFFFFF, found);
+  return found;
+}
+
+/// True, in the whole warp, if v has NaN or infinity at keys [first, end).
+template <typename Element>
+__device__ __forceinline__ bool nonfinite_values(const ForwardParams& params, const TilePlace& place, int first, int end) {
+  return __any_sync(0xFFFFFFFF, lane_finds_nonfinite<Element>(params, place, first, 0, first, end));
 }
 
 /// True, in the whole warp, if v at this key is NaN in every column.
 template <typename Element>
-__device__ __forceinline__ bool all_nan(const ForwardParams& params, const WorkTile& tile, int key) {
-  const int kv_head = params.group_size.quotient(tile.head);
+__device__ __forceinline__ bool all_nan(const ForwardParams& params, const TilePlace& place, int key) {
+  const int kv_head = params.group_size.quotient(place.head);
   bool all = true;
   for (int column = ptx::fresh_thread_index() % 32 * 2; column < params.head_dim_v; column += 64) {
-    const float2 value = detail::load_pair<Element>(params.v, tile.batch, key, kv_head, column);
+    const float2 value = detail::load_pair<Element>(params.v, place.batch, place.first_key + key, kv_head, column);
     all = all && isnan(value.x) && isnan(value.y);
   }
   return __all_sync(0xFFFFFFFF, all);
 }
 
-/// o: the thread's two rows (row, row + 8) of O before the division by the row sums, from the definition: each key only where it is visible.
-template <typename Element, int kOutputs>
-__device__ __forceinline__ void recompute_output(const ForwardParams& params, const WorkTile& tile, int row, const RowState& rows, float (&o)[kOutputs]) {
-  const int kv_head = params.group_size.quotient(tile.head), quad_column = ptx::fresh_thread_index() % 4 * 2;
-  const int query[2] = {min(row, params.len_q - 1), min(row + 8, params.len_q - 1)};
-  const int visible[2] = {visible_keys(params, query[0]), visible_keys(params, query[1])};
-  float offset[2];
-  guarded_offsets(rows, params.scale_log2, offset);
+/// o: the thread's two rows of O before the division by the row sums, from the definition: each key of [begin, end) only where it is visible. begin and end are
+/// the same in the whole warp, since the lanes of a row exchange partial products. weigh(r, score, key): weight of a score of query r; sees(r, key): whether that
+/// query sees the key.
+template <typename Element, int kOutputs, typename Weigh, typename Sees>
+__device__ __forceinline__ void recompute_output(const ForwardParams& params, const TilePlace& place, const int (&query)[2], int begin, int end,
+                                                 const Weigh& weigh, const Sees& sees, float (&o)[kOutputs]) {
+  const int kv_head = params.group_size.quotient(place.head), quad_column = ptx::fresh_thread_index() % 4 * 2;
 #pragma unroll
   for (int i = 0; i < kOutputs; ++i) {
     o[i] = 0.0f;
   }
-  // The number of keys must be the same in the whole warp, since the lanes of a row exchange partial products.
-  const int end = __reduce_max_sync(0xFFFFFFFF, visible[1]);
 #pragma unroll 1
-  for (int key = 0; key < end; ++key) {
+  for (int key = begin; key < end; ++key) {
     float score[2] = {0.0f, 0.0f};
 #pragma unroll 1
     for (int column = quad_column; column < params.head_dim; column += 8) {
-      const float2 k = detail::load_pair<Element>(params.k, tile.batch, key, kv_head, column);
+      const float2 k = detail::load_pair<Element>(params.k, place.batch, place.first_key + key, kv_head, column);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const float2 q = detail::load_pair<Element>(params.q, tile.batch, query[r], tile.head, column);
+        const float2 q = detail::load_pair<Element>(params.q, place.batch, place.first_query + query[r], place.head, column);
         score[r] = fmaf(q.x, k.x, fmaf(q.y, k.y, score[r]));
       }
     }
@@ -105,16 +110,16 @@ __device__ __forceinline__ void recompute_output(const ForwardParams& params, co
     for (int r = 0; r < 2; ++r) {
       score[r] += __shfl_xor_sync(0xFFFFFFFF, score[r], 1);
       score[r] += __shfl_xor_sync(0xFFFFFFFF, score[r], 2);
-      weight[r] = static_cast<float>(static_cast<Element>(ptx::exp2_approx(fmaf(score[r], params.scale_log2, offset[r]))));
+      weight[r] = static_cast<float>(static_cast<Element>(weigh(r, score[r], key)));
     }
 #pragma unroll
     for (int group = 0; group < kOutputs / 4; ++group) {
       const int column = 8 * group + quad_column;
       if (column < params.head_dim_v) {
-        const float2 v = detail::load_pair<Element>(params.v, tile.batch, key, kv_head, column);
+        const float2 v = detail::load_pair<Element>(params.v, place.batch, place.first_key + key, kv_head, column);
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          if (key < visible[r]) {
+          if (sees(r, key)) {
             o[4 * group + 2 * r] = fmaf(weight[r], v.x, o[4 * group + 2 * r]);
             o[4 * group + 2 * r + 1] = fmaf(weight[r], v.y, o[4 * group + 2 * r + 1]);
           }
@@ -126,16 +131,67 @@ __device__ __forceinline__ void recompute_output(const ForwardParams& params, co
 
 /// Repairs O where values at invisible keys may have reached it. first_row: the warp's first query; end: keys below it took part in the products.
 template <typename Element, int kOutputs>
-__device__ __forceinline__ void remove_masked_values(const ForwardParams& params, const WorkTile& tile, int first_row, int row, int end, const RowState& rows,
+__device__ __forceinline__ void remove_masked_values(const ForwardParams& params, const TilePlace& place, int first_row, int row, int end, const RowState& rows,
                                                      float (&o)[kOutputs]) {
   const int common_keys = visible_keys(params, first_row);
-  if (!any_nonfinite(o) || !nonfinite_values<Element>(params, tile, common_keys, min(end, params.len_kv))) {
+  if (!any_nonfinite(o) || !nonfinite_values<Element>(params, place, common_keys, min(end, params.len_kv))) {
     return;
   }
   // Where v is NaN altogether (a training run that diverged), nothing can be repaired, and every warp would try.
-  if (common_keys == 0 || !all_nan<Element>(params, tile, 0)) {
-    recompute_output<Element>(params, tile, row, rows, o);
+  if (common_keys == 0 || !all_nan<Element>(params, place, 0)) {
+    const int query[2] = {min(row, params.len_q - 1), min(row + 8, params.len_q - 1)};
+    const int visible[2] = {visible_keys(params, query[0]), visible_keys(params, query[1])};
+    float offset[2];
+    guarded_offsets(rows, params.scale_log2, offset);
+    const auto weigh = [&](int r, float score, int) { return ptx::exp2_approx(fmaf(score, params.scale_log2, offset[r])); };
+    const auto sees = [&](int r, int key) { return key < visible[r]; };
+    recompute_output<Element>(params, place, query, 0, __reduce_max_sync(0xFFFFFFFF, visible[1]), weigh, sees, o);
   }
+}
+
+/// The same with modified scores. first_row: the warpgroup's. Votes and shuffles must lie behind no branch that the compiler takes for divergent: it would no longer
+/// keep descriptors in uniform registers, not even in loops far away (48 R2UR per step).
+template <typename Config, int kOutputs>
+__device__ __forceinline__ void remove_masked_values(const ModifiedForwardParams& params, const SequenceWorkTile& tile, int first_row, int row,
+                                                     const RowState& rows, float (&o)[kOutputs]) {
+  using Element = typename Config::Element;
+  if (!any_nonfinite(o)) {
+    return;
+  }
+  const TilePlace place = place_of(params, tile);
+  const PairRange range = range_of(params, tile);
+  const KeyTiles keys = key_tiles<Config::kTileKv>(range, first_row, 64);
+  const int begin = keys.begin * Config::kTileKv, end = keys.end * Config::kTileKv;
+  const int warp_row = __shfl_sync(0xFFFFFFFF, row, 0), last_key = min(end, params.len_kv - place.first_key);
+  // Non-finite values among the keys before and behind those that all rows of the warp see.
+  const int common_begin = range.begin_key(warp_row + 15), common_end = range.end_key(warp_row);
+  const bool common = common_begin < common_end;
+  const int hidden_before = common ? common_begin - begin : last_key - begin, hidden_end = common ? max(common_end, common_begin) : last_key;
+  const bool found = lane_finds_nonfinite<Element>(params, place, begin, hidden_before, hidden_end, last_key);
+  // Where v is NaN altogether, nothing can be repaired, and every warp would try.
+  bool nan = common;
+#pragma unroll
+  for (int part = 0; part < Config::kHeadDim / 64; ++part) {
+    const int column = min(64 * part + ptx::fresh_thread_index() % 32 * 2, params.head_dim_v - 2);
+    const float2 value = detail::load_pair<Element>(params.v, place.batch, place.first_key + min(common_begin, last_key - 1),
+                                                    params.group_size.quotient(place.head), column);
+    nan = nan & isnan(value.x) & isnan(value.y);
+  }
+  // One vote for both: with one more, ptxas took everything here for divergent.
+  if (__reduce_or_sync(0xFFFFFFFF, (found ? 1u : 0u) | (nan ? 0u : 2u)) != 3) {
+    return;
+  }
+  const int query[2] = {min(row, place.queries - 1), min(row + 8, place.queries - 1)};
+  const float to_log2 = Config::Scores::kChangesScores ? 1.0f : params.scale_log2;
+  float offset[2];
+  guarded_offsets(rows, to_log2, offset);
+  const int first_seen[2] = {range.begin_key(query[0]), range.begin_key(query[1])}, end_seen[2] = {range.end_key(query[0]), range.end_key(query[1])};
+  const float slope = ScoreModifier<Config>::slope_of(params, tile);
+  const auto weigh = [&](int r, float score, int key) {
+    return ptx::exp2_approx(ScoreModifier<Config>::pair_score(params, slope, query[r] + range.offset - key, score) + offset[r]);
+  };
+  const auto sees = [&](int r, int key) { return (key >= first_seen[r]) & (key < end_seen[r]); };
+  recompute_output<Element>(params, place, query, begin, last_key, weigh, sees, o);
 }
 
 }  // namespace fa::sm90

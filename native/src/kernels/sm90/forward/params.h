@@ -6,6 +6,8 @@
 #include <cstdint>
 
 #include "attention/fast_divisor.h"
+#include "attention/score_params.h"
+#include "attention/sequence_schedule.h"
 
 namespace fa::sm90 {
 
@@ -40,19 +42,28 @@ struct ForwardParams {
   float scale_log2;  ///< scale * log2(e)
 
   // Order of work, see schedule.cuh.
-  int num_units;       ///< of work, over all heads
-  int unit_shift;      ///< log2 of a unit's query tiles: 1 with pairs, else 0
-  int q_tiles;         ///< query tiles per head
-  int first_row;       ///< of a head's first tile: 0, or -64 or -128 if that one is not full
-  FastDivisor groups;  ///< units per head; 1 with sections, where it is not used
-  FastDivisor heads;   ///< heads_q
-  // Sections of heads (over the batch too) that are worked on together; the last one may be smaller.
+  int num_units;              ///< of work, over all heads
+  int unit_shift;             ///< log2 of a unit's query tiles: 1 with pairs, else 0
+  int q_tiles;                ///< query tiles per head
+  int first_row;              ///< of a head's first tile: 0, or -64 or -128 if that one is not full
+  FastDivisor units_of_head;  ///< q_tiles, or half as many with pairs
+  FastDivisor heads;          ///< heads_q
+  // Sections of heads (over the batch too) that are worked on together; the last one may be smaller, or larger with adjacent tiles.
   bool sections;
+  bool adjacent_tiles;
   FastDivisor section_tiles;  ///< section_heads * q_tiles
   FastDivisor section_heads;
   FastDivisor last_section_heads;
   int last_section;  ///< its number
   bool causal;
+};
+
+/// Of a kernel with modified scores. Which keys a query sees is in scores.range, of the sequence that the query is in; len_q and len_kv are the lengths of the
+/// tensors (of len_kv, what the tensor maps hold); causal_limit is not used.
+struct ModifiedForwardParams : ForwardParams {
+  ScoreParams scores;
+  SequenceTable sequences;  ///< query tiles of all sequences; without data every batch entry is a sequence
+  bool packed;              ///< batch entry 0 holds all sequences
 };
 
 }  // namespace fa::sm90

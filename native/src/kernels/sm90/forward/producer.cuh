@@ -20,18 +20,25 @@ __device__ __forceinline__ void load_kv_tile(const CUtensorMap* map, typename Co
   cursor.advance();
 }
 
-/// Sends a work tile to the consumers: its message and, if it sees keys, its rows of q.
+/// Sends a work tile to the consumers: its message and, if it sees keys, its rows of q. extents: with modified scores, otherwise 0.
 template <typename Config>
-__device__ __forceinline__ void load_q_tile(const ForwardParams& params, typename Config::SharedStorage& smem, RingCursor<Config::kQStages>& cursor,
-                                            const WorkTile& tile, int block_end) {
+__device__ __forceinline__ void load_q_tile(const typename Config::Params& params, typename Config::SharedStorage& smem, RingCursor<Config::kQStages>& cursor,
+                                            const WorkTile& tile, const SequenceExtents& extents, int block_end) {
   uint64_t* full = &smem.q_full[cursor.stage()];
   ptx::mbarrier_wait(&smem.q_empty[cursor.stage()], cursor.phase() ^ 1);
-  smem.work[cursor.stage()] = work_message(tile, block_end);
+  if constexpr (Config::Scores::kModified) {
+    int4(&messages)[2] = smem.sequence_work[cursor.template slot<2 * Config::kQStages>()];
+    messages[0] = work_message(tile, block_end);
+    messages[1] = make_int4(extents.len_q, extents.len_kv, extents.q_begin, extents.kv_begin);
+  } else {
+    smem.work[cursor.stage()] = work_message(tile, block_end);
+  }
   if (block_end > 0) {
     ptx::mbarrier_arrive_expect_tx(full, sizeof(smem.q(0)));
 #pragma unroll
     for (int panel = 0; panel < Config::kPanels; ++panel) {
-      ptx::tma_load_4d(&params.map_q, full, smem.q(cursor.stage())[panel], 64 * panel, tile.first_row, tile.head, tile.batch, ptx::L2Hint::kEvictFirst);
+      ptx::tma_load_4d(&params.map_q, full, smem.q(cursor.stage())[panel], 64 * panel, extents.q_begin + tile.first_row, tile.head, batch_entry(params, tile),
+                       ptx::L2Hint::kEvictFirst);
     }
   } else {
     ptx::mbarrier_arrive(full);
@@ -41,41 +48,43 @@ __device__ __forceinline__ void load_q_tile(const ForwardParams& params, typenam
 
 /// Runs in one thread per team. Key tiles come from the last to the first: k one tile ahead of v, as the consumers take them.
 template <typename Config>
-__device__ __forceinline__ void produce(const ForwardParams& params, typename Config::SharedStorage& smem, int team) {
+__device__ __forceinline__ void produce(const typename Config::Params& params, typename Config::SharedStorage& smem, int team) {
   RingCursor<Config::kStages> k_cursor, v_cursor;
   RingCursor<Config::kQStages> q_cursor;
 #pragma unroll 1
-  for (WorkIterator<Config> work(params, team); !work.done(); work.advance()) {
-    const WorkTile tile = work.tile();
-    const int kv_head = params.group_size.quotient(tile.head);
-    const int block_end = key_tiles<Config::kTileKv>(params, tile.first_row, Config::kTileQ).end;
+  for (typename Config::Work work(params, team); !work.done(); work.advance()) {
+    SequenceExtents extents{};
+    const WorkTile tile = work.tile(extents);
+    const int kv_head = params.group_size.quotient(tile.head), batch = batch_entry(params, tile);
+    const KeyTiles keys = key_tiles<Config::kTileKv>(rows_of(params, extents), tile.first_row, Config::kTileQ);
+    const int block_end = keys.end;
     const auto load_k = [&](int n) {
-      load_kv_tile<Config>(&params.map_k, smem.k, smem.k_full, smem.k_empty, k_cursor, n * Config::kTileKv, kv_head, tile.batch);
+      load_kv_tile<Config>(&params.map_k, smem.k, smem.k_full, smem.k_empty, k_cursor, extents.kv_begin + n * Config::kTileKv, kv_head, batch);
     };
     const auto load_v = [&](int n) {
-      load_kv_tile<Config>(&params.map_v, smem.v, smem.v_full, smem.v_empty, v_cursor, n * Config::kTileKv, kv_head, tile.batch);
+      load_kv_tile<Config>(&params.map_v, smem.v, smem.v_full, smem.v_empty, v_cursor, extents.kv_begin + n * Config::kTileKv, kv_head, batch);
     };
     int n = block_end - 1;
     if (n < 0) {
-      load_q_tile<Config>(params, smem, q_cursor, tile, block_end);
+      load_q_tile<Config>(params, smem, q_cursor, tile, extents, block_end);
       continue;
     }
     // A single q tile in shared memory is free only when the consumers have formed the last scores of the tile before: the first k tile need not wait for that.
     if constexpr (Config::kQStages > 1) {
-      load_q_tile<Config>(params, smem, q_cursor, tile, block_end);
+      load_q_tile<Config>(params, smem, q_cursor, tile, extents, block_end);
       load_k(n);
     } else {
       load_k(n);
-      load_q_tile<Config>(params, smem, q_cursor, tile, block_end);
+      load_q_tile<Config>(params, smem, q_cursor, tile, extents, block_end);
     }
 #pragma unroll 1
-    for (; n > 0; --n) {
+    for (; n > keys.begin; --n) {
       load_k(n - 1);
       load_v(n);
     }
-    load_v(0);
+    load_v(keys.begin);
   }
-  load_q_tile<Config>(params, smem, q_cursor, WorkTile{0, 0, 0}, kNoMoreWork);
+  load_q_tile<Config>(params, smem, q_cursor, WorkTile{0, 0, 0}, SequenceExtents{}, kNoMoreWork);
 }
 
 }  // namespace fa::sm90

@@ -2,13 +2,16 @@
 //
 // Without a mask every tile is the same work: the grid is one block per multiprocessor, tiles of one head follow each other so that its keys stay in L2.
 // With a causal mask the tiles of a head differ. Where the numbers allow it, they go out in pairs of equal work, tile i of n with tile n - 1 - i. Otherwise
-// sections of heads whose keys and values fit L2 together are taken one after the other, and within a section the longest tiles come first: long problems
-// launch one block per tile and leave the balance to the hardware's block scheduler; short ones run persistent blocks that go through the order back and forth,
-// so that a block which had the longer tile of one round has the shorter one of the next. The number of query rows need not be a multiple of the tile: with a
-// causal mask it is the first tile that is not full, since it is the shortest.
+// sections of heads whose keys and values fit L2 together are taken one after the other: long problems launch one block per tile, longest first, and leave the
+// balance to the hardware's block scheduler; short ones run persistent blocks that go through the order back and forth, so that a block which had the longer
+// tile of one round has the shorter one of the next. Within a section the longest tiles come first, or, for the shortest problems, which are limited by memory,
+// the tiles of a head follow each other: blocks beside each other then read the same keys at the same time. Their last section, which need not be a whole
+// number of rounds, is longest first again. The number of query rows need not be a multiple of the tile: with a causal mask it is the first tile that is not
+// full, since it is the shortest.
 #pragma once
 
 #include "kernels/sm90/forward/params.h"
+#include "ptx/shared_load.cuh"
 
 namespace fa::sm90 {
 
@@ -17,6 +20,71 @@ struct WorkTile {
   int head;
   int batch;
 };
+
+/// A sequence within its batch entry.
+struct SequenceExtents {
+  int len_q;
+  int len_kv;
+  int q_begin;   ///< place of the first query in the batch entry
+  int kv_begin;  ///< of the first key
+};
+
+/// A work tile with modified scores: of a sequence, which may be part of a batch entry. Rows and keys count within the sequence. All but the row is read from
+/// shared memory when it is needed, since consumers have no registers to spare: the producer's message (work_message, with the sequence as the batch) and the
+/// extents.
+struct SequenceWorkTile {
+  int first_row;
+  const int4 (*s_messages)[2];
+
+  // The lane that releases q tiles reads for its warp, so that its arrival orders the read for all. The shuffles tell the compiler that these are the same in
+  // the whole warp, which must be together here.
+  __device__ __forceinline__ int head() const { return __shfl_sync(0xFFFFFFFF, ptx::load_shared_by_first_lane(&(*s_messages)[0]).y, 0); }
+  __device__ __forceinline__ int sequence() const { return __shfl_sync(0xFFFFFFFF, ptx::load_shared_by_first_lane(&(*s_messages)[0]).z, 0); }
+  __device__ __forceinline__ SequenceExtents extents() const {
+    const int4 read = ptx::load_shared_by_first_lane(&(*s_messages)[1]);
+    return {__shfl_sync(0xFFFFFFFF, read.x, 0), __shfl_sync(0xFFFFFFFF, read.y, 0), __shfl_sync(0xFFFFFFFF, read.z, 0), __shfl_sync(0xFFFFFFFF, read.w, 0)};
+  }
+};
+
+/// Batch entry of what the producer works on.
+__device__ __forceinline__ int batch_entry(const ForwardParams&, const WorkTile& tile) {
+  return tile.batch;
+}
+__device__ __forceinline__ int batch_entry(const ModifiedForwardParams& params, const WorkTile& tile) {
+  return params.packed ? 0 : tile.batch;
+}
+
+/// Where a work tile's rows and keys lie in the tensors.
+struct TilePlace {
+  int head;
+  int batch;
+  int first_query;  ///< of the sequence, in the batch entry
+  int queries;      ///< of the sequence
+  int first_key;
+};
+__device__ __forceinline__ TilePlace place_of(const ForwardParams& params, const WorkTile& tile) {
+  return {tile.head, tile.batch, 0, params.len_q, 0};
+}
+/// By whole warps.
+__device__ __forceinline__ TilePlace place_of(const ModifiedForwardParams& params, const SequenceWorkTile& tile) {
+  const SequenceExtents extents = tile.extents();
+  return {tile.head(), params.packed ? 0 : tile.sequence(), extents.q_begin, extents.len_q, extents.kv_begin};
+}
+
+/// Which keys a row of a sequence sees.
+__device__ __forceinline__ PairRange range_of(const ModifiedForwardParams& params, const SequenceExtents& extents) {
+  return params.scores.range.with_lengths(extents.len_q, extents.len_kv);
+}
+__device__ __forceinline__ PairRange range_of(const ModifiedForwardParams& params, const SequenceWorkTile& tile) {
+  return range_of(params, tile.extents());
+}
+/// What key_tiles takes.
+__device__ __forceinline__ const ForwardParams& rows_of(const ForwardParams& params, const SequenceExtents&) {
+  return params;
+}
+__device__ __forceinline__ PairRange rows_of(const ModifiedForwardParams& params, const SequenceExtents& extents) {
+  return range_of(params, extents);
+}
 
 /// What the producer says of a work tile, through shared memory and the barrier of its q tile. block_end: the number of key tiles that some row of it sees, or
 /// kNoMoreWork after the last work tile.
@@ -34,19 +102,27 @@ class WorkIterator {
   __device__ __forceinline__ bool done() const { return unit() >= params_.num_units; }
   __device__ __forceinline__ void advance() { ++count_; }
 
+  __device__ __forceinline__ WorkTile tile(SequenceExtents&) const { return tile(); }
   __device__ __forceinline__ WorkTile tile() const {
     const int unit = this->unit();
     int q_tile, flat_head;
     if (params_.sections) {
-      const int section = params_.section_tiles.quotient(unit);
-      const int in_section = params_.section_tiles.remainder(unit, section);
-      const FastDivisor& heads = section == params_.last_section ? params_.last_section_heads : params_.section_heads;
-      const int step = heads.quotient(in_section);
+      const int section = min(params_.section_tiles.quotient(unit), params_.last_section);
+      const int in_section = unit - section * static_cast<int>(params_.section_tiles.divisor);
+      int head, step;
+      if (params_.adjacent_tiles && section < params_.last_section) {
+        head = params_.units_of_head.quotient(in_section);
+        step = params_.units_of_head.remainder(in_section, head);
+      } else {
+        const FastDivisor& heads = section == params_.last_section ? params_.last_section_heads : params_.section_heads;
+        step = heads.quotient(in_section);
+        head = heads.remainder(in_section, step);
+      }
       q_tile = params_.q_tiles - 1 - step;
-      flat_head = section * static_cast<int>(params_.section_heads.divisor) + heads.remainder(in_section, step);
+      flat_head = section * static_cast<int>(params_.section_heads.divisor) + head;
     } else {
-      flat_head = params_.groups.quotient(unit);
-      const int group = params_.groups.remainder(unit, flat_head);
+      flat_head = params_.units_of_head.quotient(unit);
+      const int group = params_.units_of_head.remainder(unit, flat_head);
       const bool second_of_pair = (count_ & params_.unit_shift) != 0;
       q_tile = second_of_pair ? params_.q_tiles - 1 - group : group;
     }
@@ -54,7 +130,7 @@ class WorkIterator {
     return {q_tile * Config::kTileQ + params_.first_row, params_.heads.remainder(flat_head, batch), batch};
   }
 
- private:
+ protected:
   /// Teams of the same number follow each other, so that a small problem takes all multiprocessors before it takes second teams.
   __device__ __forceinline__ int unit() const {
     const int workers = Config::kTeams * static_cast<int>(gridDim.x);
@@ -68,15 +144,53 @@ class WorkIterator {
   int count_ = 0;  ///< tiles gone by
 };
 
+/// The same with modified scores. Sequences: sections of heads as above, and within a section the tiles as the table lists them, the longest sequence first.
+template <typename Config>
+class ModifiedWorkIterator : WorkIterator<Config> {
+  using Base = WorkIterator<Config>;
+
+ public:
+  __device__ __forceinline__ ModifiedWorkIterator(const ModifiedForwardParams& params, int team)
+      : Base(params, team), modified_(params), num_tiles_(params.sequences.data != nullptr ? params.sequences.num_tiles() : 0) {}
+
+  __device__ __forceinline__ bool done() const {
+    return modified_.sequences.data != nullptr ? Base::unit() >= num_tiles_ * modified_.heads_q : Base::done();
+  }
+  using Base::advance;
+
+  __device__ __forceinline__ WorkTile tile(SequenceExtents& extents) const {
+    if (modified_.sequences.data == nullptr) {
+      extents = {modified_.len_q, modified_.scores.range.len_kv, 0, 0};
+      return Base::tile();
+    }
+    const int section_heads = static_cast<int>(modified_.section_heads.divisor), section_tiles = section_heads * num_tiles_;
+    const int section = Base::unit() / section_tiles, in_section = Base::unit() - section * section_tiles;
+    const int heads = min(section_heads, modified_.heads_q - section * section_heads);
+    const int place = in_section / heads;
+    const SequenceTile record = modified_.sequences.tile(place);
+    // Under a causal mask the last tiles are the longest.
+    const int number = modified_.causal ? (record.len_q + Config::kTileQ - 1) / Config::kTileQ - 1 - record.tile : record.tile;
+    extents = {record.len_q, record.len_kv, record.q_begin, record.kv_begin};
+    return {number * Config::kTileQ, section * section_heads + in_section - place * heads, record.sequence};
+  }
+
+ private:
+  const ModifiedForwardParams& modified_;
+  const int num_tiles_;
+};
+
 /// Number of keys that rows [0, row] see at most, i.e. what query `row` sees.
 __device__ __forceinline__ int visible_keys(const ForwardParams& params, int row) {
   return max(0, min(params.len_kv, row + params.causal_limit));
 }
 
-/// Key tiles of `rows` query rows from first_row on: [0, full_end) are seen by every row, [full_end, end) need the mask, the rest is seen by none.
+/// Key tiles of `rows` query rows from first_row on: [full_begin, full_end) are seen by every row, the others of [begin, end) need the mask, the rest is seen
+/// by none. Without modified scores begin and full_begin are 0.
 struct KeyTiles {
   int full_end;
   int end;
+  int full_begin = 0;
+  int begin = 0;
 };
 
 template <int kTileKv>
@@ -86,6 +200,38 @@ __device__ __forceinline__ KeyTiles key_tiles(const ForwardParams& params, int f
     return {0, 0};
   }
   return {visible_keys(params, first_row) / kTileKv, (visible_keys(params, last_row) + kTileKv - 1) / kTileKv};
+}
+
+/// first_row may be negative (WorkTile). Where no row sees a key, everything is 0.
+template <int kTileKv>
+__device__ __forceinline__ KeyTiles key_tiles(const PairRange& range, int first_row, int rows) {
+  const int first = max(0, first_row), last = min(first_row + rows, range.len_q) - 1;
+  if (last < first) {
+    return {0, 0};
+  }
+  const KeyTiles tiles = {range.end_key(first) / kTileKv, (range.end_key(last) + kTileKv - 1) / kTileKv, (range.begin_key(last) + kTileKv - 1) / kTileKv,
+                          range.begin_key(first) / kTileKv};
+  return tiles.begin < tiles.end ? tiles : KeyTiles{0, 0};
+}
+
+/// Key tiles of `rows` rows of a work tile, from first_row on.
+template <int kTileKv>
+__device__ __forceinline__ KeyTiles key_tiles_of(const ForwardParams& params, const WorkTile&, int first_row, int rows) {
+  return key_tiles<kTileKv>(params, first_row, rows);
+}
+template <int kTileKv>
+__device__ __forceinline__ KeyTiles key_tiles_of(const ModifiedForwardParams& params, const SequenceWorkTile& tile, int first_row, int rows) {
+  return key_tiles<kTileKv>(range_of(params, tile), first_row, rows);
+}
+
+/// First key tile that the producer brings for a work tile; the others end before block_end (work_message).
+template <int kTileKv>
+__device__ __forceinline__ int first_key_tile_of(const ForwardParams&, const WorkTile&) {
+  return 0;
+}
+template <int kTileKv>
+__device__ __forceinline__ int first_key_tile_of(const ModifiedForwardParams& params, const SequenceWorkTile& tile) {
+  return range_of(params, tile).begin_key(max(0, tile.first_row)) / kTileKv;
 }
 
 /// Position in a ring of kStages buffers, in one register: the number of buffers gone by.
@@ -98,6 +244,11 @@ class RingCursor {
   /// Parity of the barrier phase that the ring's current round completes.
   __device__ __forceinline__ uint32_t phase() const { return count_ / kStages % 2; }
   __device__ __forceinline__ void advance() { ++count_; }
+  /// Position in a ring of kSlots places beside it.
+  template <int kSlots>
+  __device__ __forceinline__ int slot() const {
+    return static_cast<int>(count_ % kSlots);
+  }
 
  private:
   uint32_t count_ = 0;

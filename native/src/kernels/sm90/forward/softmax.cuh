@@ -3,10 +3,11 @@
 // P = exp2(scale_log2 * S - scale_log2 * reference). The reference of a row need not be the exact running maximum, it only has to keep P in the range of the
 // element type and the sums in fp32: a common factor of P, the row sum and O cancels in O / sum. Three ways to move it:
 //  - exact: to the maximum, whenever it grows. Every first and every masked tile.
-//  - lazy: to the maximum, when it grew by more than 2^8.
-//  - optimistic: not at all, without even looking for a maximum. Each thread's partial row sum, needed anyway, shows afterwards whether a P grew too large;
-//  then
-//    the tile is repeated the exact way.
+//  - lazy: to the maximum, when that outweighs the tile before.
+//  - optimistic: not at all, without even looking for a maximum. Each thread's partial row sum, needed anyway, shows afterwards whether the tile outweighs
+//    the one before; then the reference is moved after the fact.
+// Why an outweighing tile is not left alone while it is in range: its largest P would be rounded to the element type, while the row sum holds it unrounded, and
+// O / sum would be off by that rounding. Relative to the maximum it is exactly 1.
 #pragma once
 
 #include <cfloat>
@@ -19,11 +20,30 @@ namespace fa::sm90 {
 
 inline constexpr float kMinusInfinity = -INFINITY;
 
+/// False: the optimistic step follows only tiles whose P leave the range of the element type, as if nothing outweighed another.
+inline constexpr bool kFollowsOutweighing = true;
+/// A thread's partial row sum below this proves that no P left that range: fp16 holds up to 65504, bf16 far more.
+inline constexpr float kMaxTileSum = 16384.0f;
+/// Up to this sum of a thread's P, a reference is moved after the fact: P, sums and their products stay far from overflow.
+inline constexpr float kLargestTileSum = 18446744073709551616.0f;  // 2^64
+
 /// State of the thread's two rows.
 struct RowState {
   float reference[2] = {kMinusInfinity, kMinusInfinity};  ///< in units of S
   float sum[2] = {0.0f, 0.0f};                            ///< this thread's columns only, relative to the reference
+  float bound[2];                                         ///< what outweighs the tile before; set by every step
 };
+
+/// A tile outweighs the one before if a thread's sum of it (lazy: its largest P) exceeds 1, so that some P may be above 1, by more than a few times the sum of
+/// the tile before. Sums of random logits of standard deviation 1 do not.
+template <int kNum>
+__device__ __forceinline__ void set_bounds(RowState& rows, const float (&tile_sum)[2]) {
+  constexpr float kTimes = kNum >= 48 ? 4.0f : 6.0f;  // sums of fewer columns vary more
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    rows.bound[r] = fminf(fmaf(kTimes, tile_sum[r], 1.0f), kMaxTileSum);  // sums that creep up must stay in range too
+  }
+}
 
 /// What O must be multiplied with after the reference of the rows moved.
 struct Rescale {
@@ -110,6 +130,7 @@ __device__ __forceinline__ void exact_step(float (&s)[kNum], RowState& rows, Res
   for (int r = 0; r < 2; ++r) {
     rows.sum[r] += tile_sum[r];
   }
+  set_bounds<kNum>(rows, tile_sum);
 }
 
 /// A branch that is never taken, since sums of exponentials are not negative, but the compiler does not know: without it, ptxas moves the wait for the product
@@ -124,11 +145,15 @@ __device__ __forceinline__ void keep_before_wait(const float (&sum)[2], float* s
 
 /// The lazy step.
 template <int kNum>
-__device__ __forceinline__ void lazy_step(float (&s)[kNum], RowState& rows, Rescale& rescale, float scale_log2, float threshold_log2, float* s_sink) {
+__device__ __forceinline__ void lazy_step(float (&s)[kNum], RowState& rows, Rescale& rescale, float scale_log2, float* s_sink) {
   float target[2], offset[2], tile_sum[2];
   row_maxima(s, target);
-  // An infinite growth (first finite score) is true here; -infinity against -infinity is NaN and false.
-  const bool grew = (target[0] - rows.reference[0]) * scale_log2 > threshold_log2 || (target[1] - rows.reference[1]) * scale_log2 > threshold_log2;
+  bool grew = false;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    // An infinite growth (first finite score) is true here; -infinity against -infinity is NaN and false.
+    grew = grew || ptx::exp2_approx((target[r] - rows.reference[r]) * scale_log2) > rows.bound[r];
+  }
   if (__any_sync(0xFFFFFFFF, grew)) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -143,24 +168,62 @@ __device__ __forceinline__ void lazy_step(float (&s)[kNum], RowState& rows, Resc
   for (int r = 0; r < 2; ++r) {
     rows.sum[r] += tile_sum[r];
   }
+  set_bounds<kNum>(rows, tile_sum);
 }
 
-/// The optimistic step; recompute() must bring S back. A reference of -infinity makes the offset +infinity, so that every P is +infinity or NaN and the check
-/// fails, as it does for NaN scores: such rows take the exact way. The check's branch keeps the exponentials in front of the wait, as in lazy_step.
+/// Moves the reference of rows with a P above 1 to their maximum, after the exponentials; rows.sum and tile_sum hold the tile already.
+template <int kNum>
+__device__ __forceinline__ void raise_reference(float (&p)[kNum], RowState& rows, Rescale& rescale, float scale_log2, float (&tile_sum)[2]) {
+  float largest[2];
+  row_maxima(p, largest);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const float growth = fmaxf(largest[r], 1.0f);
+    rescale.factor[r] = __fdividef(1.0f, growth);
+    // A copy of the scale that ptxas cannot tell from a computed number: dividing by the scale itself would move it from a uniform register, which the loop's
+    // exponentials read beside the accumulators' ports, to an ordinary one, for 5 to 7 % of the speed.
+    const float divisor = fmaf(growth, 0.0f, scale_log2);
+    rows.reference[r] += growth > 1.0f ? __fdividef(__log2f(growth), divisor) : 0.0f;
+    rows.sum[r] *= rescale.factor[r];
+    tile_sum[r] *= rescale.factor[r];
+  }
+#pragma unroll
+  for (int i = 0; i < kNum; ++i) {
+    p[i] *= rescale.factor[fragment_row(i)];
+  }
+  rescale.needed = true;
+}
+
+/// What the optimistic step does with P and its sums: nothing more, or the reference is raised, or exact(p) must take the exact step from S on.
+template <int kNum, typename Exact>
+__device__ __forceinline__ void settle_tile(float (&p)[kNum], RowState& rows, Rescale& rescale, float scale_log2, float (&tile_sum)[2], const Exact& exact) {
+  const float bound[2] = {kFollowsOutweighing ? rows.bound[0] : kMaxTileSum, kFollowsOutweighing ? rows.bound[1] : kMaxTileSum};
+  if (!__all_sync(0xFFFFFFFF, tile_sum[0] <= bound[0] && tile_sum[1] <= bound[1])) {
+    if (!kFollowsOutweighing || !__all_sync(0xFFFFFFFF, tile_sum[0] < kLargestTileSum && tile_sum[1] < kLargestTileSum)) {
+      exact(p);
+      return;
+    }
+    rows.sum[0] += tile_sum[0];
+    rows.sum[1] += tile_sum[1];
+    raise_reference(p, rows, rescale, scale_log2, tile_sum);
+  } else {
+    rows.sum[0] += tile_sum[0];
+    rows.sum[1] += tile_sum[1];
+  }
+  set_bounds<kNum>(rows, tile_sum);
+}
+
+/// The optimistic step; recompute() must bring S back. A reference of -infinity makes the offset +infinity, so that every P is +infinity or NaN and the checks
+/// fail, as they do for NaN scores: such rows take the exact way. The first check's branch keeps the exponentials in front of the wait, as in lazy_step.
 template <int kNum, typename Recompute>
-__device__ __forceinline__ void optimistic_step(float (&s)[kNum], RowState& rows, Rescale& rescale, float scale_log2, float max_tile_sum,
-                                                const Recompute& recompute) {
+__device__ __forceinline__ void optimistic_step(float (&s)[kNum], RowState& rows, Rescale& rescale, float scale_log2, const Recompute& recompute) {
   const float offset[2] = {-rows.reference[0] * scale_log2, -rows.reference[1] * scale_log2};
   float tile_sum[2];
   exponentials(s, scale_log2, offset, tile_sum);
-  const bool in_range = tile_sum[0] < max_tile_sum && tile_sum[1] < max_tile_sum;
-  if (__all_sync(0xFFFFFFFF, in_range)) {
-    rows.sum[0] += tile_sum[0];
-    rows.sum[1] += tile_sum[1];
-  } else {
-    recompute(s);
-    exact_step(s, rows, rescale, scale_log2);
-  }
+  settle_tile(s, rows, rescale, scale_log2, tile_sum, [&](float(&scores)[kNum]) {
+    recompute(scores);
+    exact_step(scores, rows, rescale, scale_log2);
+  });
 }
 
 }  // namespace fa::sm90

@@ -1,0 +1,407 @@
+// A consumer warpgroup: 64 keys of every work item's tile against all query tiles that see them.
+#pragma once
+
+#include "kernels/sm90/backward/pairs.cuh"
+#include "kernels/sm90/backward_modified/config.h"
+#include "kernels/sm90/backward_modified/producer.cuh"
+#include "kernels/sm90/backward_modified/scores.cuh"
+#include "ptx/bulk_copy.cuh"
+#include "ptx/fence_proxy.cuh"
+#include "ptx/mbarrier.cuh"
+#include "ptx/named_barrier.cuh"
+#include "ptx/reduce.cuh"
+#include "ptx/stmatrix.cuh"
+#include "ptx/tma.cuh"
+#include "ptx/wgmma.cuh"
+#include "tile/wgmma_descriptor.cuh"
+
+namespace fa::sm90 {
+
+template <typename Config>
+class ModifiedConsumer {
+  using Element = typename Config::Element;
+  using SharedStorage = typename Config::SharedStorage;
+  using ScoreProduct = ptx::Wgmma<Element, Config::kTileQ>;
+  using GradientProduct = ptx::Wgmma<Element, Config::kHeadDim>;
+  using GradQProduct = ptx::Wgmma<Element, 64>;
+  using Scores = float[Config::kScores];
+  using Operand = uint32_t[Config::kScores / 2];
+  using Gradient = float[Config::kGradients];
+  static constexpr uint32_t kQStageStep = sizeof(typename SharedStorage::QTile) / 16;
+  static constexpr uint32_t kKeyBufferStep = sizeof(typename SharedStorage::KeyTile) / 16;
+  static constexpr uint32_t kToGradO = SharedStorage::kToGradO / 16;
+
+ public:
+  __device__ __forceinline__ ModifiedConsumer(const ModifiedBackwardParams& params, SharedStorage& smem, int warpgroup)
+      : p_(params),
+        smem_(smem),
+        warpgroup_(warpgroup),
+        desc_k_(tile::k_major_descriptor(smem.k[0][0][64 * warpgroup])),
+        desc_v_(tile::k_major_descriptor(smem.v[0][0][64 * warpgroup])),
+        desc_q_(tile::k_major_descriptor(smem.q[0])),
+        desc_q_rows_(tile::mn_major_descriptor(smem.q[0], Config::kTileQ)),
+        desc_ds_(tile::k_major_descriptor(smem.ds[0][0][64 * (warpgroup / Config::kPanels)])),
+        desc_k_rows_(tile::mn_major_descriptor(smem.k[0][warpgroup % Config::kPanels], Config::kTileKv)) {
+    const int thread = threadIdx.x % 128, lane = thread % 32, matrix = lane / 8, row = lane % 8;
+    s_ds_ = ptx::shared_address(smem.ds[0][warpgroup]) + tile::swizzled_offset_bytes(matrix / 2 * 8 + row, thread / 32 * 2 + matrix % 2);
+  }
+
+  __device__ __forceinline__ void run() {
+#pragma unroll 1
+    for (RingCursor buffer;; buffer.advance()) {
+      ptx::mbarrier_wait(&smem_.k_full[buffer.stage], buffer.phase);
+      const KeyWork work = uniform_work(smem_.work[buffer.stage]);
+      if (work.kind == KeyWork::kNone) {
+        break;
+      }
+      Gradient grad_k, grad_v;
+#pragma unroll
+      for (int i = 0; i < Config::kGradients; ++i) {
+        grad_k[i] = 0.0f;
+        grad_v[i] = 0.0f;
+      }
+      ptx::mbarrier_wait(&smem_.v_full[buffer.stage], buffer.phase);
+      if (work.kind == KeyWork::kWithSteps) {
+        take_keys(work, buffer.stage);
+#pragma unroll 1
+        for (int group_head = 0; group_head < p_.group_size; ++group_head) {
+          take_head(work, group_head);
+          go_through(grad_k, grad_v, work, buffer.stage);
+        }
+      }
+      report_nonfinite(grad_k, grad_v, work, buffer.stage);
+      hand_over(grad_k, grad_v, work, buffer.stage);
+    }
+  }
+
+ private:
+  /// All query tiles of a head: masked ones, whole ones, masked ones. Either loop stands once in the code and has nothing in it that only the other needs.
+  __device__ __forceinline__ void go_through(Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int buffer) {
+    int step = work.first_step, stop = work.whole_first;
+    key_step_ = buffer * kKeyBufferStep;
+#pragma unroll 1
+    while (true) {
+#pragma unroll 1
+      for (; step < stop; ++step) {
+        if (step < first_step_ || step >= end_step_) {
+          process_unseen(work, step);
+        } else {
+          process<true>(grad_k, grad_v, work, step);
+        }
+      }
+      if (step >= work.end_step) {
+        break;
+      }
+#pragma unroll 1
+      for (; step < work.whole_last; ++step) {
+        process<false>(grad_k, grad_v, work, step);
+      }
+      stop = work.end_step;
+    }
+  }
+
+  /// What is the same for all steps of a query head.
+  __device__ __forceinline__ void take_head(const KeyWork& work, int group_head) {
+    const int64_t first_row = (work.workspace_head + group_head) * p_.padded_rows + work.row_begin + work.first_step * Config::kTileQ;
+    g_lane_ = p_.grad_q_accumulator + first_row * Config::kHeadDim + warpgroup_ * kGradQBlock + 4 * (threadIdx.x % 128);
+    if constexpr (Config::Policy::kAlibi) {
+      slope_log2_ = alibi_slope_log2(p_.scores, work.sequence, work.kv_head * p_.group_size + group_head);
+    }
+  }
+
+  /// What a thread needs to know of its two keys.
+  __device__ __forceinline__ void take_keys(const KeyWork& work, int buffer) {
+    const PairRange range = work.range(p_);
+    const int thread = threadIdx.x % 128, lane = thread % 32;
+    const int first_key = work.first_key + 64 * warpgroup_ + thread / 32 * 16 + lane / 4;
+    first_key_position_ = first_key - range.offset;
+    if (work.has_foreign_keys(p_, Config::kTileKv)) {
+      // Hidden pairs weigh 0, but grad_q would take 0 * NaN.
+      clean_rows(smem_.k[buffer], work.len_kv - work.first_key);
+    }
+    const int warpgroup_key = work.first_key + 64 * warpgroup_, last_key = min(warpgroup_key + 64, range.len_kv) - 1;
+    first_step_ = range.begin_row(warpgroup_key) / Config::kTileQ;
+    end_step_ = last_key < warpgroup_key ? 0 : (range.end_row(last_key) + Config::kTileQ - 1) / Config::kTileQ;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      // Relative to the thread's first column. Nobody sees a key at the padding.
+      const int key = first_key + 8 * r;
+      begin_row_[r] = range.begin_row(key) - lane % 4 * 2;
+      end_row_[r] = key < range.len_kv ? range.end_row(key) - lane % 4 * 2 : 0;
+    }
+  }
+
+  /// Sets the rows of a tile from first_row on to zero. By all consumers, who may read it afterwards.
+  template <int kRows>
+  __device__ __forceinline__ void clean_rows(Element (&s_tile)[Config::kPanels][kRows][64], int first_row) {
+    constexpr int kChunks = tile::kPanelRowBytes / 16;
+#pragma unroll
+    for (int panel = 0; panel < Config::kPanels; ++panel) {
+      for (int i = first_row * kChunks + 128 * warpgroup_ + threadIdx.x % 128; i < kRows * kChunks; i += Config::kConsumerThreads) {
+        reinterpret_cast<uint4*>(s_tile[panel])[i] = uint4{0, 0, 0, 0};
+      }
+    }
+    ptx::fence_proxy_async_shared();
+    ptx::named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);
+  }
+
+  /// One tile of queries. Every product is waited for before the end: a group in flight across the loop's back edge makes ptxas serialise all of them (C7514).
+  template <bool kMasked>
+  __device__ __forceinline__ void process(Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int step) {
+    using namespace ptx;
+    const int stage = cursor_.stage, first_query = step * Config::kTileQ;
+    const uint32_t phase = cursor_.phase, stage_step = stage * kQStageStep, buffer_step = key_step_;
+    Scores s, dp;
+
+    // S^T = K Q^T, dP^T = V dO^T
+    mbarrier_wait(&smem_.q_full[stage], phase);
+    if constexpr (kMasked) {
+      clean_queries(work, first_query);
+    }
+    wgmma_fence();
+    multiply_scores(s, desc_k_, buffer_step, stage_step);
+    wgmma_commit_group();
+    mbarrier_wait(&smem_.grad_o_full[stage], phase);
+    multiply_scores(dp, desc_v_, buffer_step, stage_step + kToGradO);
+    wgmma_commit_group();
+
+    StepScores scores;
+    scores.scale_log2 = p_.scores.scale_log2;
+    scores.softcap_factor = p_.scores.twice_inverse_softcap_log2;
+    scores.softcap_log2 = p_.scores.softcap_log2;
+    scores.slope_log2 = slope_log2_;
+    scores.distance = static_cast<float>(first_query - first_key_position_);
+    if constexpr (kMasked) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        scores.visible[r] = column_bits<Config::kScores / 2>(begin_row_[r] - first_query, end_row_[r] - first_query);
+      }
+    }
+
+    // P, dS
+    Operand p_operand, ds_operand;
+    const float* s_shift = &smem_.shift[stage][threadIdx.x % 4 * 2];
+    const float* s_delta = &smem_.delta[stage][threadIdx.x % 4 * 2];
+    wgmma_wait_group<1>();
+    pin_registers(s);
+    weigh_scores<Element, typename Config::Policy, kMasked>(s, p_operand, s_shift, scores);
+    wgmma_wait_group<0>();
+    pin_registers(dp);
+    differentiate_scores<Element, kMasked>(ds_operand, dp, s, s_delta, scores);
+    share_ds(ds_operand, stage);
+
+    // grad_v, then grad_q and grad_k, for both of which dS of both warpgroups must be there
+    wgmma_fence();
+    accumulate(grad_v, p_operand, stage_step + kToGradO);
+    wgmma_commit_group();
+    fence_proxy_async_shared();
+    named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);
+    float grad_q[Config::kGradQ];
+    wgmma_fence();
+    multiply_grad_q(grad_q, buffer_step, stage);
+    wgmma_commit_group();
+    accumulate(grad_k, ds_operand, stage_step);
+    wgmma_commit_group();
+
+    wgmma_wait_group<1>();
+    pin_registers(grad_q);
+    if (threadIdx.x % 32 == 0) {
+      mbarrier_arrive(&smem_.grad_o_empty[stage]);
+    }
+    add_grad_q(grad_q);
+    wgmma_wait_group<0>();
+    pin_registers(grad_v);
+    pin_registers(grad_k);
+    if (threadIdx.x % 32 == 0) {
+      mbarrier_arrive(&smem_.q_empty[stage]);
+    }
+    advance();
+  }
+
+  /// Ends a step. key_step_ does not change, but the compiler must not know: it would compute all descriptors of k and v before the loop and keep them in local
+  /// memory.
+  __device__ __forceinline__ void advance() {
+    cursor_.advance();
+    key_step_ += static_cast<uint32_t>(p_.zero);
+  }
+
+  /// Before the first product of a step whose q is there: rows behind the end of the sequence count for nothing, whatever was loaded. All consumers come here.
+  __device__ __forceinline__ void clean_queries(const KeyWork& work, int first_query) {
+    if (work.has_foreign_queries(p_, first_query + Config::kTileQ)) {
+      ptx::mbarrier_wait(&smem_.grad_o_full[cursor_.stage], cursor_.phase);
+      clean_rows(smem_.q[cursor_.stage], work.len_q - first_query);
+      clean_rows(smem_.grad_o[cursor_.stage], work.len_q - first_query);
+    }
+  }
+
+  /// A tile of queries that see none of the warpgroup's keys, only the other's: dS of its own keys is 0.
+  __device__ __forceinline__ void process_unseen(const KeyWork& work, int step) {
+    using namespace ptx;
+    const int stage = cursor_.stage;
+    mbarrier_wait(&smem_.q_full[stage], cursor_.phase);
+    clean_queries(work, step * Config::kTileQ);
+    mbarrier_wait(&smem_.grad_o_full[stage], cursor_.phase);
+    if (threadIdx.x % 32 == 0) {
+      mbarrier_arrive(&smem_.q_empty[stage]);
+      mbarrier_arrive(&smem_.grad_o_empty[stage]);
+    }
+    const Operand zeros = {};
+    share_ds(zeros, stage);
+    fence_proxy_async_shared();
+    named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);
+    float grad_q[Config::kGradQ];
+    wgmma_fence();
+    multiply_grad_q(grad_q, key_step_, stage);
+    wgmma_commit_group();
+    wgmma_wait_group<0>();
+    pin_registers(grad_q);
+    add_grad_q(grad_q);
+    advance();
+  }
+
+  /// scores = the warpgroup's 64 rows of k or v times a tile of q or grad_o, transposed.
+  __device__ __forceinline__ void multiply_scores(Scores& scores, const tile::Descriptor& keys, uint32_t key_step, uint32_t query_step) {
+#pragma unroll
+    for (int k = 0; k < Config::kHeadDim / 16; ++k) {
+      ScoreProduct::ss(scores, keys.at(key_step + tile::k_major_step(k, Config::kTileKv)), desc_q_.at(query_step + tile::k_major_step(k, Config::kTileQ)),
+                       k != 0);
+    }
+  }
+
+  /// gradient += P^T or dS^T times a tile of grad_o or q.
+  __device__ __forceinline__ void accumulate(Gradient& gradient, const Operand& operand, uint32_t query_step) {
+#pragma unroll
+    for (int k = 0; k < Config::kTileQ / 16; ++k) {
+      GradientProduct::rs(gradient, operand[4 * k], operand[4 * k + 1], operand[4 * k + 2], operand[4 * k + 3],
+                          desc_q_rows_.at(query_step + tile::mn_major_step(k)), 1);
+    }
+  }
+
+  /// dS^T from registers to shared memory as dS.
+  __device__ __forceinline__ void share_ds(const Operand& operand, int stage) {
+    const uint32_t s_ds = s_ds_ + stage * static_cast<uint32_t>(sizeof(smem_.ds[0]));
+#pragma unroll
+    for (int k = 0; k < Config::kTileQ / 16; ++k) {
+      ptx::stmatrix_x4_trans(s_ds + k * 16 * tile::kPanelRowBytes, operand[4 * k], operand[4 * k + 1], operand[4 * k + 2], operand[4 * k + 3]);
+    }
+  }
+
+  /// The warpgroup's 64 x 64 block of the tile of grad_q = dS K: block w is its rows 64w … (64 columns) or its columns 64w … (64 rows).
+  __device__ __forceinline__ void multiply_grad_q(float (&grad_q)[Config::kGradQ], uint32_t key_step, int stage) {
+#pragma unroll
+    for (int k = 0; k < Config::kTileKv / 16; ++k) {
+      GradQProduct::ss_mn(grad_q, desc_ds_.at(stage * static_cast<uint32_t>(sizeof(smem_.ds[0]) / 16) + tile::k_major_step(k, Config::kTileQ)),
+                          desc_k_rows_.at(key_step + tile::mn_major_step(k)), k != 0);
+    }
+  }
+
+  __device__ __forceinline__ void add_grad_q(const float (&grad_q)[Config::kGradQ]) {
+    // Opaque, so that the additions differ by constants in their instructions instead of by addresses of their own.
+    float* g_lane = g_lane_;
+    asm("" : "+l"(g_lane));
+#pragma unroll
+    for (int j = 0; j < Config::kGradQ / 4; ++j) {
+      ptx::reduce_add_v4(g_lane + 4 * 128 * j, grad_q[4 * j], grad_q[4 * j + 1], grad_q[4 * j + 2], grad_q[4 * j + 3]);
+    }
+    g_lane_ += Config::kTileQ * Config::kHeadDim;
+  }
+
+  /// Tells the repair pass of NaN and infinity that may have come from masked pairs: the tensor core multiplies them with zero, and 0 * NaN is NaN.
+  __device__ __forceinline__ void report_nonfinite(const Gradient& grad_k, const Gradient& grad_v, const KeyWork& work, int buffer) {
+    float probe = 0.0f;
+#pragma unroll
+    for (int i = 0; i < Config::kGradients; ++i) {
+      probe = fmaf(grad_k[i], 0.0f, fmaf(grad_v[i], 0.0f, probe));
+    }
+    using Pair = typename PairOf<Element>::Type;
+    const int thread = threadIdx.x % 128, lane = thread % 32, slice = 4 * warpgroup_ + thread / 32;
+    Pair key_probe = pair_of<Element>(0.0f);
+    if (work.kind == KeyWork::kWithSteps) {
+#pragma unroll
+      for (int panel = 0; panel < Config::kPanels; ++panel) {
+        const auto* s_pairs = reinterpret_cast<const Pair*>(smem_.k[buffer][panel][kRepairKeys * slice]);
+#pragma unroll 4
+        for (int i = lane; i < kRepairKeys * 32; i += 32) {
+          key_probe = __hfma2(s_pairs[i], pair_of<Element>(0.0f), key_probe);
+        }
+      }
+    }
+    const float2 keys = to_float2(key_probe);
+    const bool bad_gradients = __any_sync(0xFFFFFFFF, !(probe == 0.0f));
+    const bool bad_keys = __any_sync(0xFFFFFFFF, !(keys.x + keys.y == 0.0f));
+    if (lane == 0) {
+      p_.repair_flags[kRepairSlices * static_cast<int64_t>(work.index) + slice] = (bad_gradients ? kRepairGradKv : 0) | (bad_keys ? kRepairGradQ : 0);
+    }
+  }
+
+  /// grad_k and grad_v into the memory of k and v, from where a spare thread stores them (store_items).
+  __device__ __forceinline__ void hand_over(const Gradient& grad_k, const Gradient& grad_v, const KeyWork& work, int buffer) {
+    using namespace ptx;
+    named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);  // the other warpgroup has read k for the last time
+    stage_gradient(smem_.k[buffer], grad_k, p_.scale);
+    stage_gradient(smem_.v[buffer], grad_v, 1.0f);
+    fence_proxy_async_shared();
+    if (work.has_foreign_keys(p_, Config::kTileKv)) {
+      named_barrier_sync(Config::kBarrierWarpgroup + warpgroup_, 128);
+      const int rows = min(work.len_kv - work.first_key - 64 * warpgroup_, 64);
+      copy_rows(p_.grad_k, p_.grad_k_strides, p_.head_dim, smem_.k[buffer], rows, work);
+      copy_rows(p_.grad_v, p_.grad_v_strides, p_.head_dim_v, smem_.v[buffer], rows, work);
+    }
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) {
+      mbarrier_arrive(&smem_.done[buffer]);
+    }
+  }
+
+  /// The warpgroup's first rows of a staged tile by ordinary stores: what follows in the tensor belongs to others.
+  __device__ __forceinline__ void copy_rows(uint16_t* g_gradient, const Strides& strides, int columns, typename SharedStorage::KeyTile& s_tile, int rows,
+                                            const KeyWork& work) {
+    const int chunks = columns / 8;
+    uint16_t* g_first = g_gradient + work.batch * strides.batch + work.kv_head * strides.head + (work.kv_begin + work.first_key) * strides.seq;
+#pragma unroll 1
+    for (int i = threadIdx.x % 128; i < rows * chunks; i += 128) {
+      const int row = 64 * warpgroup_ + i / chunks, chunk = i % chunks;
+      const auto* s_panel = reinterpret_cast<const unsigned char*>(s_tile[chunk / 8]);
+      *reinterpret_cast<uint4*>(g_first + row * strides.seq + 8 * chunk) =
+          *reinterpret_cast<const uint4*>(s_panel + tile::swizzled_offset_bytes(row, chunk % 8));
+    }
+  }
+
+  __device__ __forceinline__ void stage_gradient(typename SharedStorage::KeyTile& s_tile, const Gradient& gradient, float factor) {
+    const int thread = threadIdx.x % 128, lane = thread % 32;
+    const int row = 64 * warpgroup_ + thread / 32 * 16 + lane % 16;
+#pragma unroll
+    for (int panel = 0; panel < Config::kPanels; ++panel) {
+      const uint32_t s_panel = ptx::shared_address(s_tile[panel]);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const float* part = gradient + 32 * panel + 8 * k;
+        ptx::stmatrix_x4(s_panel + tile::swizzled_offset_bytes(row, 2 * k + lane / 16), ptx::pack2<Element>(part[0] * factor, part[1] * factor),
+                         ptx::pack2<Element>(part[2] * factor, part[3] * factor), ptx::pack2<Element>(part[4] * factor, part[5] * factor),
+                         ptx::pack2<Element>(part[6] * factor, part[7] * factor));
+      }
+    }
+  }
+
+  const ModifiedBackwardParams& p_;
+  SharedStorage& smem_;
+  const int warpgroup_;
+  const tile::Descriptor desc_k_;       // A of S^T
+  const tile::Descriptor desc_v_;       // A of dP^T
+  const tile::Descriptor desc_q_;       // B of S^T, and of dP^T at kToGradO
+  const tile::Descriptor desc_q_rows_;  // B of grad_k, and of grad_v at kToGradO
+  const tile::Descriptor desc_ds_;      // A of grad_q
+  const tile::Descriptor desc_k_rows_;  // B of grad_q
+  RingCursor cursor_;
+  uint32_t key_step_ = 0;    // from the first buffer of k and v to that of the item, in descriptor units
+  float* g_lane_ = nullptr;  // the thread's first element of the next step's block of the accumulator
+  float slope_log2_ = 0.0f;  // kAlibi: of the query head
+  int first_step_;           // query tiles that see a key of the warpgroup
+  int end_step_;
+  int first_key_position_;  // the thread's first key, as a query's number
+  int begin_row_[2];        // queries that see the thread's keys, less the thread's first column
+  int end_row_[2];
+  uint32_t s_ds_;  // the lane's row of stmatrix in stage 0
+};
+
+}  // namespace fa::sm90

@@ -1,0 +1,31 @@
+#include "kernels/sm90/backward_modified/config.h"
+#include "kernels/sm90/backward_modified/launch.h"
+
+namespace fa::sm90 {
+
+namespace {
+
+template <typename Element, int kTileIndex, int kSet>
+constexpr ModifiedBackwardLauncher kLauncher = launch_modified_backward<ModifiedBackwardConfig<Element, kTileIndex, kSet>>;
+
+/// [tile][set - 1][0: fp16, 1: bf16], in the order of kSm90ModifiedBackwardTiles and kSm90ScoreSets.
+constexpr ModifiedBackwardLauncher kLaunchers[][kNumSm90ModifiedBackwardSets][2] = {
+    {{kLauncher<__half, 0, 1>, kLauncher<__nv_bfloat16, 0, 1>},
+     {kLauncher<__half, 0, 2>, kLauncher<__nv_bfloat16, 0, 2>},
+     {kLauncher<__half, 0, 3>, kLauncher<__nv_bfloat16, 0, 3>}},
+    {{kLauncher<__half, 1, 1>, kLauncher<__nv_bfloat16, 1, 1>},
+     {kLauncher<__half, 1, 2>, kLauncher<__nv_bfloat16, 1, 2>},
+     {kLauncher<__half, 1, 3>, kLauncher<__nv_bfloat16, 1, 3>}},
+};
+static_assert(sizeof(kLaunchers) / sizeof(kLaunchers[0]) == kNumSm90ModifiedBackwardTiles, "one row per tile");
+
+}  // namespace
+
+void launch_modified_backward(const Plan& plan, const BackwardArgs& args, int passes) {
+  const int place = plan.variant - kFirstSm90ModifiedBackwardVariant;
+  const int tile = place % kNumSm90ModifiedBackwardTiles, set = place / kNumSm90ModifiedBackwardTiles;
+  const int element = args.problem.dtype == DType::kFloat16 ? 0 : 1;
+  run_modified_backward(kSm90ModifiedBackwardTiles[tile], args, kLaunchers[tile][set - 1][element], static_cast<int>(plan.blocks), passes);
+}
+
+}  // namespace fa::sm90

@@ -1,0 +1,122 @@
+// The producer: one warp that takes up work items, brings their k and v, and keeps the rings of q and grad_o tiles full, each with its row of shifts or
+// deltas.
+#pragma once
+
+#include "kernels/sm90/backward_modified/config.h"
+#include "ptx/mbarrier.cuh"
+#include "ptx/tma.cuh"
+
+namespace fa::sm90 {
+
+/// Position in a ring of two buffers, and the parity of the barrier phase that the current round completes.
+struct RingCursor {
+  int stage = 0;
+  uint32_t phase = 0;
+
+  __device__ __forceinline__ void advance() {
+    phase ^= static_cast<uint32_t>(stage);
+    stage ^= 1;
+  }
+};
+
+template <typename Config>
+class ModifiedProducer {
+  using SharedStorage = typename Config::SharedStorage;
+
+ public:
+  __device__ __forceinline__ ModifiedProducer(const ModifiedBackwardParams& params, SharedStorage& smem)
+      : p_(params), smem_(smem), first_lane_(threadIdx.x % 32 == 0) {}
+
+  /// Runs in a whole warp, of which one lane does what is to be done once: so the compiler knows that all operands of the copies are the same in all lanes.
+  __device__ __forceinline__ void run() {
+    const int num_tiles = num_key_tiles(p_), num_work = num_tiles * p_.order.num_heads;
+    int index = take_item();
+#pragma unroll 1
+    while (index < num_work) {
+      produce(uniform_work(key_work(p_, index, num_tiles, Config::kTileQ, Config::kTileKv)));
+      // Not earlier: what is taken up while a long item is loaded waits behind it when others have nothing left to do.
+      index = take_item();
+      buffer_.advance();
+    }
+    ptx::mbarrier_wait(&smem_.kv_empty[buffer_.stage], buffer_.phase ^ 1);
+    if (first_lane_) {
+      smem_.work[buffer_.stage].kind = KeyWork::kNone;
+      ptx::mbarrier_arrive(&smem_.k_full[buffer_.stage]);
+    }
+  }
+
+ private:
+  /// The next item, the first one too: a block that does not run yet must not have one, for the blocks that run wait for all items of a head (finish_blocks).
+  __device__ __forceinline__ int take_item() const {
+    return __shfl_sync(0xFFFFFFFF, first_lane_ ? atomicAdd(p_.work_counter, 1) : 0, 0);
+  }
+
+  /// All loads of one work item.
+  __device__ __forceinline__ void produce(const KeyWork& work) {
+    const int buffer = buffer_.stage;
+    ptx::mbarrier_wait(&smem_.kv_empty[buffer], buffer_.phase ^ 1);
+    if (first_lane_) {
+      smem_.work[buffer] = work;
+    }
+    if (work.kind == KeyWork::kUnseen) {
+      if (first_lane_) {
+        ptx::mbarrier_arrive(&smem_.k_full[buffer]);
+        ptx::mbarrier_arrive(&smem_.v_full[buffer]);
+      }
+      return;
+    }
+    load_keys(&p_.map_k, smem_.k[buffer], &smem_.k_full[buffer], work);
+    bool v_loaded = false;
+#pragma unroll 1
+    for (int group_head = 0; group_head < p_.group_size; ++group_head) {
+      const int head = work.kv_head * p_.group_size + group_head, statistics_row = work.workspace_head + group_head;
+#pragma unroll 1
+      for (int step = work.first_step; step < work.end_step; ++step) {
+        const int first_row = step * Config::kTileQ, stage = cursor_.stage;
+        ptx::mbarrier_wait(&smem_.q_empty[stage], cursor_.phase ^ 1);
+        load_queries(&p_.map_q, smem_.q[stage], smem_.shift[stage], statistics_row, &smem_.q_full[stage], first_row, head, work);
+        if (!v_loaded) {
+          load_keys(&p_.map_v, smem_.v[buffer], &smem_.v_full[buffer], work);
+          v_loaded = true;
+        }
+        ptx::mbarrier_wait(&smem_.grad_o_empty[stage], cursor_.phase ^ 1);
+        load_queries(&p_.map_grad_o, smem_.grad_o[stage], smem_.delta[stage], p_.num_heads + statistics_row, &smem_.grad_o_full[stage], first_row, head, work);
+        cursor_.advance();
+      }
+    }
+  }
+
+  /// Loads a tile of k or v.
+  __device__ __forceinline__ void load_keys(const CUtensorMap* map, typename SharedStorage::KeyTile& s_tile, uint64_t* full, const KeyWork& work) const {
+    if (!first_lane_) {
+      return;
+    }
+    ptx::mbarrier_arrive_expect_tx(full, sizeof(s_tile));
+#pragma unroll
+    for (int panel = 0; panel < Config::kPanels; ++panel) {
+      ptx::tma_load_4d(map, full, s_tile[panel], 64 * panel, work.kv_begin + work.first_key, work.kv_head, work.batch, ptx::L2Hint::kEvictFirst);
+    }
+  }
+
+  /// Loads a tile of q or grad_o, and tile_q floats beside it.
+  __device__ __forceinline__ void load_queries(const CUtensorMap* map, typename SharedStorage::QTile& s_tile, float (&s_statistics)[Config::kTileQ],
+                                               int statistics_row, uint64_t* full, int first_row, int head, const KeyWork& work) const {
+    if (!first_lane_) {
+      return;
+    }
+    ptx::mbarrier_arrive_expect_tx(full, sizeof(s_tile) + sizeof(s_statistics));
+#pragma unroll
+    for (int panel = 0; panel < Config::kPanels; ++panel) {
+      ptx::tma_load_4d(map, full, s_tile[panel], 64 * panel, work.q_begin + first_row, head, work.batch, ptx::L2Hint::kEvictLast);
+    }
+    ptx::tma_load_2d(&p_.map_statistics, full, s_statistics, work.row_begin + first_row, statistics_row);
+  }
+
+  const ModifiedBackwardParams& p_;
+  SharedStorage& smem_;
+  const bool first_lane_;
+  RingCursor buffer_;  // of k and v
+  RingCursor cursor_;  // of q and grad_o
+};
+
+}  // namespace fa::sm90

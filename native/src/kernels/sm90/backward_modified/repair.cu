@@ -1,0 +1,207 @@
+// NaN and infinity in masked problems. The tensor core multiplies what a mask hides with zero, and 0 * NaN is NaN: a NaN in q or grad_o may reach keys that its
+// row does not see, one in k rows that do not see its key. The main kernel flags the keys where that may have happened; this pass computes their gradients, and
+// those of the rows around them, again by ordinary arithmetic from the definition. Without flags, the usual case, it reads a few kilobytes and ends.
+#include "kernels/sm90/backward/pairs.cuh"
+#include "kernels/sm90/backward/params.h"
+#include "kernels/sm90/backward_modified/launch.h"
+#include "kernels/sm90/backward_modified/scores.cuh"
+#include "kernels/sm90/backward_modified/work.cuh"
+#include "runtime/cuda_check.h"
+
+namespace fa::sm90 {
+
+namespace {
+
+constexpr int kRepairThreads = 256;
+constexpr int kWarps = kRepairThreads / 32;
+/// Columns of a row that a lane holds, in pairs: 2 lane + 64 c.
+constexpr int kMaxPairs = 2;
+
+/// A lane's part of a row.
+struct Row {
+  float2 pairs[kMaxPairs];
+};
+
+template <typename Element>
+class ModifiedRepair {
+  using Pair = typename PairOf<Element>::Type;
+
+ public:
+  __device__ __forceinline__ ModifiedRepair(const ModifiedRepairParams& params, int num_tiles, int64_t slice)
+      : p_(params),
+        work_(key_work(params.main, static_cast<int>(slice / kRepairSlices), num_tiles, params.tile_q, params.tile_kv)),
+        range_(work_.range(params.main)),
+        first_key_(work_.first_key + static_cast<int>(slice % kRepairSlices) * kRepairKeys) {}
+
+  __device__ __forceinline__ void run(int flags) {
+    const int warp = threadIdx.x / 32;
+#pragma unroll 1
+    for (int key = first_key_ + warp; key < min(first_key_ + kRepairKeys, range_.len_kv); key += kWarps) {
+      repair_key(key);
+    }
+    if (!(flags & kRepairGradQ)) {
+      return;
+    }
+    // Rows of the query tiles that were multiplied with the keys although some of them do not see them.
+#pragma unroll 1
+    for (int step = work_.first_step; step < work_.end_step; ++step) {
+      const int first_row = step * p_.tile_q, end_row = min(first_row + p_.tile_q, range_.len_q);
+      if (step >= work_.whole_first && step < work_.whole_last) {
+        continue;
+      }
+#pragma unroll 1
+      for (int i = warp; i < (end_row - first_row) * p_.main.group_size; i += kWarps) {
+        repair_row(first_row + i / p_.main.group_size, i % p_.main.group_size);
+      }
+    }
+  }
+
+ private:
+  __device__ __forceinline__ const uint16_t* query_row(const uint16_t* data, const Strides& strides, int row, int group_head) const {
+    return data + work_.batch * strides.batch + (work_.q_begin + row) * strides.seq + (work_.kv_head * p_.main.group_size + group_head) * strides.head;
+  }
+  __device__ __forceinline__ const uint16_t* key_row(const uint16_t* data, const Strides& strides, int key) const {
+    return data + work_.batch * strides.batch + (work_.kv_begin + key) * strides.seq + work_.kv_head * strides.head;
+  }
+
+  __device__ __forceinline__ static Row load(const uint16_t* g_row, int columns) {
+    Row row;
+#pragma unroll
+    for (int c = 0; c < kMaxPairs; ++c) {
+      const int column = 2 * (threadIdx.x % 32) + 64 * c;
+      row.pairs[c] = column < columns ? to_float2(*reinterpret_cast<const Pair*>(g_row + column)) : float2{0.0f, 0.0f};
+    }
+    return row;
+  }
+
+  __device__ __forceinline__ static void store(const uint16_t* g_row, int columns, const Row& row, float factor) {
+#pragma unroll
+    for (int c = 0; c < kMaxPairs; ++c) {
+      const int column = 2 * (threadIdx.x % 32) + 64 * c;
+      if (column < columns) {
+        auto* g_elements = reinterpret_cast<Element*>(const_cast<uint16_t*>(g_row)) + column;
+        g_elements[0] = static_cast<Element>(row.pairs[c].x * factor);
+        g_elements[1] = static_cast<Element>(row.pairs[c].y * factor);
+      }
+    }
+  }
+
+  /// Sum over all columns, in every lane.
+  __device__ __forceinline__ static float dot(const Row& a, const Row& b) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int c = 0; c < kMaxPairs; ++c) {
+      sum = fmaf(a.pairs[c].x, b.pairs[c].x, fmaf(a.pairs[c].y, b.pairs[c].y, sum));
+    }
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) {
+      sum += __shfl_xor_sync(0xFFFFFFFF, sum, distance);
+    }
+    return sum;
+  }
+
+  __device__ __forceinline__ static void add(Row& sum, float factor, const Row& row) {
+    const float rounded = static_cast<float>(static_cast<Element>(factor));
+#pragma unroll
+    for (int c = 0; c < kMaxPairs; ++c) {
+      sum.pairs[c].x = fmaf(rounded, row.pairs[c].x, sum.pairs[c].x);
+      sum.pairs[c].y = fmaf(rounded, row.pairs[c].y, sum.pairs[c].y);
+    }
+  }
+
+  /// P and dS of one pair.
+  struct Weights {
+    float p;
+    float ds;
+  };
+  __device__ __forceinline__ Weights weights(const Row& q, const Row& k, const Row& v, const Row& grad_o, int row, int key, int group_head) const {
+    const ScoreParams& scores = p_.main.scores;
+    const int64_t in_workspace = (work_.workspace_head + group_head) * p_.main.padded_rows + work_.row_begin + row;
+    const float slope_log2 = alibi_slope_log2(scores, work_.sequence, work_.kv_head * p_.main.group_size + group_head);
+    const float lse_log2 = p_.main.shift[in_workspace] - shift_beyond_lse(scores, slope_log2, row % p_.tile_q);
+    float score = dot(q, k), derivative = 1.0f;
+    if (scores.softcap_log2 > 0.0f) {
+      const float r = softcap_complement(score, scores.twice_inverse_softcap_log2);
+      derivative = 4.0f * r * (1.0f - r);
+      score = fmaf(r, -2.0f * scores.softcap_log2, scores.softcap_log2);
+    } else {
+      score *= scores.scale_log2;
+    }
+    if (scores.alibi_slopes != nullptr) {
+      score = fmaf(-slope_log2, fabsf(static_cast<float>(row + range_.offset - key)), score);
+    }
+    const float p = ptx::exp2_approx(score - lse_log2);
+    return {p, p * derivative * (dot(grad_o, v) - p_.main.delta[in_workspace])};
+  }
+
+  __device__ __forceinline__ void repair_key(int key) const {
+    const Row k = load(key_row(p_.k, p_.k_strides, key), p_.head_dim);
+    const Row v = load(key_row(p_.v, p_.v_strides, key), p_.head_dim_v);
+    Row grad_k{}, grad_v{};
+#pragma unroll 1
+    for (int group_head = 0; group_head < p_.main.group_size; ++group_head) {
+#pragma unroll 1
+      for (int row = range_.begin_row(key); row < min(range_.end_row(key), range_.len_q); ++row) {
+        const Row q = load(query_row(p_.q, p_.q_strides, row, group_head), p_.head_dim);
+        const Row grad_o = load(query_row(p_.grad_o, p_.grad_o_strides, row, group_head), p_.head_dim_v);
+        const Weights w = weights(q, k, v, grad_o, row, key, group_head);
+        add(grad_v, w.p, grad_o);
+        add(grad_k, w.ds, q);
+      }
+    }
+    store(key_row(p_.grad_k, p_.grad_k_strides, key), p_.head_dim, grad_k, p_.main.scale);
+    store(key_row(p_.grad_v, p_.grad_v_strides, key), p_.head_dim_v, grad_v, 1.0f);
+  }
+
+  __device__ __forceinline__ void repair_row(int row, int group_head) const {
+    const Row q = load(query_row(p_.q, p_.q_strides, row, group_head), p_.head_dim);
+    const Row grad_o = load(query_row(p_.grad_o, p_.grad_o_strides, row, group_head), p_.head_dim_v);
+    Row grad_q{};
+#pragma unroll 1
+    for (int key = range_.begin_key(row); key < min(range_.end_key(row), range_.len_kv); ++key) {
+      const Row k = load(key_row(p_.k, p_.k_strides, key), p_.head_dim);
+      const Row v = load(key_row(p_.v, p_.v_strides, key), p_.head_dim_v);
+      add(grad_q, weights(q, k, v, grad_o, row, key, group_head).ds, k);
+    }
+    store(query_row(p_.grad_q, p_.grad_q_strides, row, group_head), p_.head_dim, grad_q, p_.main.scale);
+  }
+
+  const ModifiedRepairParams& p_;
+  const KeyWork work_;
+  const PairRange range_;
+  const int first_key_;
+};
+
+/// A block looks at as many flags as it has threads.
+template <typename Element>
+__global__ void __launch_bounds__(kRepairThreads) modified_repair_kernel(const __grid_constant__ ModifiedRepairParams params) {
+  __shared__ int s_flags[kRepairThreads];
+  const int num_tiles = num_key_tiles(params.main);
+  const int64_t num_slices = int64_t{kRepairSlices} * num_tiles * params.main.order.num_heads;
+  const int64_t first_slice = static_cast<int64_t>(blockIdx.x) * kRepairThreads;
+  const int mine = first_slice + threadIdx.x < num_slices ? params.main.repair_flags[first_slice + threadIdx.x] : 0;
+  s_flags[threadIdx.x] = mine;
+  if (!__syncthreads_or(mine)) {
+    return;
+  }
+#pragma unroll 1
+  for (int i = 0; i < kRepairThreads; ++i) {
+    if (s_flags[i] != 0) {
+      ModifiedRepair<Element>(params, num_tiles, first_slice + i).run(s_flags[i]);
+    }
+  }
+}
+
+}  // namespace
+
+void launch_modified_repair(const ModifiedRepairParams& params, DType dtype, cudaStream_t stream) {
+  const int64_t slices = int64_t{kRepairSlices} * params.main.order.num_tiles * params.main.order.num_heads;
+  void* arguments[] = {const_cast<ModifiedRepairParams*>(&params)};
+  const void* kernel = dtype == DType::kFloat16 ? reinterpret_cast<const void*>(modified_repair_kernel<__half>)
+                                                : reinterpret_cast<const void*>(modified_repair_kernel<__nv_bfloat16>);
+  const auto blocks = static_cast<unsigned>((slices + kRepairThreads - 1) / kRepairThreads);
+  cuda_check(cudaLaunchKernel(kernel, dim3(blocks), dim3(kRepairThreads), arguments, 0, stream),
+             "launch of the sm90 backward repair kernel for modified scores");
+}
+
+}  // namespace fa::sm90

@@ -1,0 +1,111 @@
+// What happens to the accumulators of S^T and dP^T between the products: rows are keys, columns are queries. Element 4j + 2r + e of a thread is key r (of its
+// two, eight apart) and query 8j + e from the thread's first column.
+//
+// A policy takes what it can out of the inner loop: prepare adds to a row's shift what all its scores have in common (shift_of), the consumer computes what all
+// scores of a key and a step have in common (KeyTerms), and what is left per pair is at most a few operations.
+#pragma once
+
+#include <cstdint>
+
+#include "attention/hopper_scores.cuh"
+#include "ptx/exp2.cuh"
+#include "ptx/mma_sync.cuh"
+
+namespace fa::sm90 {
+
+/// What prepare adds to a row's log-sum-exp in base 2. kAlibi: distance = row + offset - key, of which the row's place in its tile goes here. kSoftcap: with
+/// t = tanh(x) = 1 - 2r, r = 1 / (1 + exp(2x)), the score is softcap - 2 softcap r.
+__device__ __forceinline__ float shift_beyond_lse(const ScoreParams& params, float slope_log2, int row_in_tile) {
+  return fmaf(slope_log2, static_cast<float>(row_in_tile), -params.softcap_log2);
+}
+
+/// Which elements of a thread's key are visible, bit 2j + e: those whose column, relative to the thread's first, lies in [begin, end).
+template <int kBits>
+__device__ __forceinline__ uint32_t column_bits(int begin, int end) {
+  static_assert(kBits == 16 || kBits == 32);
+  const auto below = [](int column) {
+    const int count = max(0, min(column / 8 * 2 + min(column % 8, 2), kBits));
+    return count >= 32 ? 0xFFFFFFFFu : (1u << count) - 1u;
+  };
+  return below(max(end, 0)) & ~below(max(begin, 0));
+}
+
+__device__ __forceinline__ bool bit_of(uint32_t bits, int i) {
+  return (bits >> i & 1u) != 0;
+}
+
+/// A step's constants.
+struct StepScores {
+  float scale_log2;
+  float softcap_factor;  ///< kSoftcap: 2 scale / softcap * log2(e)
+  float softcap_log2;    ///< kSoftcap
+  float slope_log2;      ///< kAlibi
+  float distance;        ///< kAlibi: from the thread's first key to the position of the step's first row
+  uint32_t visible[2];   ///< if masked: column_bits of key r
+};
+
+/// S -> w, what dP - delta is multiplied by, in place, and p, both 0 where hidden; of elements 4j … 4j + 3. s_shift: of the thread's first column.
+template <class Policy, bool kMasked, int kNum>
+__device__ __forceinline__ void weigh_scores(float (&s)[kNum], float (&p)[4], int j, const float* s_shift, const StepScores& step) {
+  const float2 shifts = *reinterpret_cast<const float2*>(s_shift + 8 * j);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int r = i / 2, e = i % 2;
+    const float shift = e ? shifts.y : shifts.x;
+    float& w = s[4 * j + i];
+    if constexpr (Policy::kSoftcap) {
+      // q = 4r: the derivative of the capped score is 1 - t^2 = 4r (1 - r) = q - q^2 / 4.
+      const float q = ptx::reciprocal_approx(fmaf(ptx::exp2_approx(w * step.softcap_factor), 0.25f, 0.25f));
+      p[i] = ptx::exp2_approx(fmaf(q, -0.5f * step.softcap_log2, -shift));
+      w = p[i] * fmaf(-0.25f * q, q, q);
+    } else if constexpr (Policy::kAlibi && kMasked) {
+      const float column = static_cast<float>(8 * j + e + threadIdx.x % 4 * 2);
+      const float shift_in_tile = fmaf(-step.slope_log2, column, shift);
+      w = p[i] = ptx::exp2_approx(fmaf(w, step.scale_log2, fmaf(-step.slope_log2, fabsf(step.distance - 8.0f * r + column), -shift_in_tile)));
+    } else if constexpr (Policy::kAlibi) {
+      w = p[i] = ptx::exp2_approx(fmaf(w, step.scale_log2, -step.slope_log2 * (step.distance - 8.0f * r) - shift));
+    } else {
+      w = p[i] = ptx::exp2_approx(fmaf(w, step.scale_log2, -shift));
+    }
+    if constexpr (kMasked) {
+      const bool visible = bit_of(step.visible[r], 2 * j + e);
+      p[i] = visible ? p[i] : 0.0f;
+      w = visible ? w : 0.0f;
+    }
+  }
+}
+
+/// All elements: w in place of s, p rounded to the A operand of grad_v.
+template <typename Element, class Policy, bool kMasked, int kNum>
+__device__ __forceinline__ void weigh_scores(float (&s)[kNum], uint32_t (&p_operand)[kNum / 2], const float* s_shift, const StepScores& step) {
+#pragma unroll
+  for (int j = 0; j < kNum / 4; ++j) {
+    float p[4];
+    weigh_scores<Policy, kMasked>(s, p, j, s_shift, step);
+    p_operand[2 * j] = ptx::pack2<Element>(p[0], p[1]);
+    p_operand[2 * j + 1] = ptx::pack2<Element>(p[2], p[3]);
+  }
+}
+
+/// dP -> dS = w (dP - delta), rounded to the A operand of grad_k, without the factor scale. s_delta: of the thread's first column.
+template <typename Element, bool kMasked, int kNum>
+__device__ __forceinline__ void differentiate_scores(uint32_t (&ds_operand)[kNum / 2], const float (&dp)[kNum], const float (&w)[kNum], const float* s_delta,
+                                                     const StepScores& step) {
+#pragma unroll
+  for (int j = 0; j < kNum / 4; ++j) {
+    const float2 deltas = *reinterpret_cast<const float2*>(s_delta + 8 * j);
+    float ds[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int r = i / 2, e = i % 2;
+      ds[i] = w[4 * j + i] * (dp[4 * j + i] - (e ? deltas.y : deltas.x));
+      if constexpr (kMasked) {
+        ds[i] = bit_of(step.visible[r], 2 * j + e) ? ds[i] : 0.0f;  // w is 0, but dP may be NaN
+      }
+    }
+    ds_operand[2 * j] = ptx::pack2<Element>(ds[0], ds[1]);
+    ds_operand[2 * j + 1] = ptx::pack2<Element>(ds[2], ds[3]);
+  }
+}
+
+}  // namespace fa::sm90

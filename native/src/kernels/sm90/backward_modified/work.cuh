@@ -1,0 +1,108 @@
+// A work item of the Hopper backward kernel with modified scores: a tile of keys of one key head, and the query tiles that see it.
+#pragma once
+
+#include "kernels/sm90/backward_modified/params.h"
+
+namespace fa::sm90 {
+
+struct KeyWork {
+  enum Kind : int { kNone, kWithSteps, kUnseen };
+  int kind;      ///< kNone: there is no more; kUnseen: nobody sees the keys
+  int index;     ///< of the item, for the flags of the repair pass
+  int batch;     ///< entry of the tensors
+  int sequence;  ///< batch of the semantics
+  int kv_head;
+  int first_key;  ///< within the sequence
+  int len_q;      ///< of the sequence
+  int len_kv;
+  int q_begin;         ///< first query of the sequence in the tensors
+  int kv_begin;        ///< first key
+  int row_begin;       ///< first row of the sequence in a head of the workspace
+  int workspace_head;  ///< of the key head's first query head
+  int first_step;      ///< query tiles that see a key of the tile
+  int end_step;
+  int whole_first;  ///< query tiles from here …
+  int whole_last;   ///< … to the one before this need no mask; first_step <= whole_first <= whole_last <= end_step
+
+  /// The range of pairs within the sequence.
+  __device__ __forceinline__ PairRange range(const ModifiedBackwardParams& params) const {
+    PairRange range = params.scores.range;
+    range.len_q = len_q;
+    range.len_kv = len_kv;
+    if (params.table.data != nullptr) {
+      range.offset = params.bottom_right ? len_kv - len_q : 0;
+    }
+    return range;
+  }
+  /// Whether rows of k behind the end of the sequence belong to others.
+  __device__ __forceinline__ bool has_foreign_keys(const ModifiedBackwardParams& params, int tile_kv) const {
+    return params.table.data != nullptr && first_key + tile_kv > len_kv;
+  }
+  /// Whether rows of the query tile do.
+  __device__ __forceinline__ bool has_foreign_queries(const ModifiedBackwardParams& params, int end_query) const {
+    return params.table.data != nullptr && end_query > len_q;
+  }
+};
+
+/// The first lane's item, in all lanes of the warp: the shuffles tell the compiler that it is the same in all.
+__device__ __forceinline__ KeyWork uniform_work(const KeyWork& work) {
+  constexpr int kWords = sizeof(KeyWork) / sizeof(int);
+  static_assert(kWords * sizeof(int) == sizeof(KeyWork));
+  union {
+    KeyWork work;
+    int words[kWords];
+  } item{work};
+#pragma unroll
+  for (int i = 0; i < kWords; ++i) {
+    item.words[i] = __shfl_sync(0xFFFFFFFF, item.words[i], 0);
+  }
+  return item.work;
+}
+
+/// Tiles of keys per key head.
+__device__ __forceinline__ int num_key_tiles(const ModifiedBackwardParams& params) {
+  return params.table.data != nullptr ? params.table.num_tiles() : params.order.num_tiles;
+}
+
+/// Item `index` of num_tiles * order.num_heads.
+__device__ __forceinline__ KeyWork key_work(const ModifiedBackwardParams& params, int index, int num_tiles, int tile_q, int tile_kv) {
+  TileOrder order = params.order;
+  order.num_tiles = num_tiles;
+  const TileOrder::Work place = order.work(index);
+  KeyWork work;
+  work.index = index;
+  if (params.table.data != nullptr) {
+    const SequenceTile tile = params.table.tile(place.tile);
+    work.batch = tile.batch;
+    work.sequence = tile.sequence;
+    work.kv_head = place.head;
+    work.first_key = tile.tile * tile_kv;
+    work.len_q = tile.len_q;
+    work.len_kv = tile.len_kv;
+    work.q_begin = tile.q_begin;
+    work.kv_begin = tile.kv_begin;
+    work.row_begin = tile.row_begin;
+  } else {
+    work.batch = work.sequence = place.head / params.heads_kv;
+    work.kv_head = place.head - work.batch * params.heads_kv;
+    work.first_key = place.tile * tile_kv;
+    work.len_q = params.scores.range.len_q;
+    work.len_kv = params.scores.range.len_kv;
+    work.q_begin = work.kv_begin = work.row_begin = 0;
+  }
+  work.workspace_head = place.head * params.group_size;
+  const PairRange range = work.range(params);
+  work.first_step = range.begin_row(work.first_key) / tile_q;
+  work.end_step = (min(range.end_row(min(work.first_key + tile_kv, work.len_kv) - 1), work.len_q) + tile_q - 1) / tile_q;
+  const int last_key = work.first_key + tile_kv - 1;
+  int whole_begin = last_key < work.len_kv ? range.begin_row(last_key) : work.len_q;
+  if (params.scores.alibi_slopes != nullptr && range.right != 0) {
+    whole_begin = max(whole_begin, last_key - range.offset);  // where a key may lie behind the position, distances have both signs: the masked form
+  }
+  work.whole_first = max(min((min(whole_begin, work.len_q) + tile_q - 1) / tile_q, work.end_step), work.first_step);
+  work.whole_last = max(min(range.end_row(work.first_key) / tile_q, work.end_step), work.whole_first);
+  work.kind = work.first_step < work.end_step ? KeyWork::kWithSteps : KeyWork::kUnseen;
+  return work;
+}
+
+}  // namespace fa::sm90

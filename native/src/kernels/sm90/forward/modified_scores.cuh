@@ -1,0 +1,172 @@
+// Scores beyond scale and causal mask, on the accumulator fragment of a 64-row warpgroup tile: what Config::Scores (attention/hopper_scores.cuh) says.
+//
+// Where scores themselves change, they are kept in base 2, so that the softmax multiplies them with 1; otherwise they stay as the product left them.
+#pragma once
+
+#include "attention/hopper_scores.cuh"
+#include "kernels/sm90/forward/schedule.cuh"
+#include "kernels/sm90/forward/softmax.cuh"
+#include "ptx/thread_index.cuh"
+
+namespace fa::sm90 {
+
+/// Sets the scores of keys in front of the first visible one to -infinity. hidden[r]: such keys of the tile, counted from this thread's first column.
+template <int kNum>
+__device__ __forceinline__ void hide_first(float (&s)[kNum], const int (&hidden)[2]) {
+#pragma unroll
+  for (int i = 0; i < kNum; ++i) {
+    s[i] = (i >> 2) * 8 + (i & 1) >= hidden[fragment_row(i)] ? s[i] : kMinusInfinity;
+  }
+}
+
+/// The optimistic step (softmax.cuh) where the exponent is another function of the score: exponent(x, i) for accumulator i, relative to the reference. redo()
+/// must bring back S in base 2, masked.
+template <int kNum, typename Exponent, typename Redo>
+__device__ __forceinline__ void optimistic_modified_step(float (&s)[kNum], RowState& rows, Rescale& rescale, const Exponent& exponent, const Redo& redo) {
+  float tile_sum[2] = {0.0f, 0.0f};
+#pragma unroll
+  for (int i = 0; i < kNum; ++i) {
+    s[i] = ptx::exp2_approx(exponent(s[i], i));
+    tile_sum[fragment_row(i)] += s[i];
+  }
+  settle_tile(s, rows, rescale, 1.0f, tile_sum, [&](float(&scores)[kNum]) {
+    redo(scores);
+    exact_step(scores, rows, rescale, 1.0f);
+  });
+}
+
+/// The modifications for a warpgroup's rows of a work tile. Arguments of the functions: s, the scores of key tile n, its first key, and row, the thread's first
+/// query (the second is 8 further on).
+template <typename Config>
+class ScoreModifier {
+  using Scores = typename Config::Scores;
+  using Params = typename Config::Params;
+
+ public:
+  /// slope: slope_of(), which reads memory, once per work tile.
+  __device__ __forceinline__ ScoreModifier(const Params& params, const SequenceWorkTile& tile, float slope)
+      : params_(params), range_(range_of(params, tile)), slope_(slope) {}
+
+  /// ALiBi slope of the work tile's head in base 2.
+  static __device__ __forceinline__ float slope_of(const Params& params, const SequenceWorkTile& tile) {
+    return Scores::kAlibi ? alibi_slope_log2(params.scores, tile.sequence(), tile.head()) : 0.0f;
+  }
+
+  /// Factor from scores, as they are after modify(), to base 2.
+  static __device__ __forceinline__ float unit_log2(const Params& params) {
+    return Scores::kChangesScores ? 1.0f : params.scale_log2;
+  }
+
+  /// The modified score of one pair in base 2. distance: of the query's position from the key.
+  static __device__ __forceinline__ float pair_score(const Params& params, float slope, int distance, float score) {
+    if constexpr (Scores::kSoftcap) {
+      return softcap_score(params.scores, score);
+    } else {
+      return fmaf(-slope, Scores::kAlibi ? fabsf(static_cast<float>(distance)) : 0.0f, score * params.scale_log2);
+    }
+  }
+
+  /// S = Q K^T becomes the modified score of each pair. Not yet masked.
+  template <int kNum>
+  __device__ __forceinline__ void modify(float (&s)[kNum], int row, int first_key) const {
+    if constexpr (Scores::kSoftcap) {
+#pragma unroll
+      for (int i = 0; i < kNum; ++i) {
+        s[i] = softcap_score(params_.scores, s[i]);
+      }
+    } else if constexpr (Scores::kAlibi) {
+      float distance[2];
+      thread_distances(row, first_key, distance);
+#pragma unroll
+      for (int i = 0; i < kNum; ++i) {
+        s[i] = fmaf(-slope_, fabsf(distance[fragment_row(i)] - column(i)), s[i] * params_.scale_log2);
+      }
+    }
+  }
+
+  /// Hides what the range hides. first_row: the warpgroup's.
+  template <int kNum>
+  __device__ __forceinline__ void mask(float (&s)[kNum], int first_row, int row, int first_key) const {
+    const int thread_key = first_key + ptx::fresh_thread_index() % 4 * 2;
+    if (range_.end_key(first_row) < first_key + 2 * kNum) {
+      const int visible[2] = {range_.end_key(row) - thread_key, range_.end_key(row + 8) - thread_key};
+      apply_mask<0, kNum>(s, visible);
+    }
+    if (range_.begin_key(first_row + 63) > first_key) {
+      const int hidden[2] = {range_.begin_key(row) - thread_key, range_.begin_key(row + 8) - thread_key};
+      hide_first(s, hidden);
+    }
+  }
+
+  /// The step without a look at the maximum, for tiles whose keys are not behind the position of any row (ALiBi). masked: with the range's mask, which must then not hide by softcap's leave.
+  template <bool kMasked, int kNum, typename Recompute>
+  __device__ __forceinline__ void optimistic(float (&s)[kNum], RowState& rows, Rescale& rescale, int first_row, int row, int first_key,
+                                             const Recompute& recompute) const {
+    static_assert(!(kMasked && Scores::kSoftcap), "a hidden score is -infinity only behind the softcap");
+    if constexpr (kMasked) {
+      mask(s, first_row, row, first_key);
+    }
+    const auto redo = [&](float(&scores)[kNum]) {
+      recompute(scores);
+      modify(scores, row, first_key);
+      if constexpr (kMasked) {
+        mask(scores, first_row, row, first_key);
+      }
+    };
+    if constexpr (Scores::kSoftcap) {
+      const float cap = params_.scores.softcap_log2, twice_inverse = params_.scores.twice_inverse_softcap_log2;
+      const float offset[2] = {cap - rows.reference[0], cap - rows.reference[1]};
+      const auto exponent = [&](float x, int i) { return fmaf(softcap_complement(x, twice_inverse), -2.0f * cap, offset[fragment_row(i)]); };
+      optimistic_modified_step(s, rows, rescale, exponent, redo);
+    } else if constexpr (Scores::kAlibi) {
+      float distance[2];
+      thread_distances(row, first_key, distance);
+      const float offset[2] = {fmaf(-slope_, distance[0], -rows.reference[0]), fmaf(-slope_, distance[1], -rows.reference[1])};
+      const auto exponent = [&](float x, int i) { return fmaf(x, params_.scale_log2, fmaf(slope_, column(i), offset[fragment_row(i)])); };
+      optimistic_modified_step(s, rows, rescale, exponent, redo);
+    } else {
+      optimistic_step(s, rows, rescale, params_.scale_log2, redo);
+    }
+  }
+
+ private:
+  /// Column of accumulator i, counted from the thread's first.
+  static __device__ __forceinline__ constexpr float column(int i) { return static_cast<float>((i >> 2) * 8 + (i & 1)); }
+
+  /// Positions of the thread's two queries, counted from its first column.
+  __device__ __forceinline__ void thread_distances(int row, int first_key, float (&distance)[2]) const {
+    const int first = row + range_.offset - first_key - ptx::fresh_thread_index() % 4 * 2;
+    distance[0] = static_cast<float>(first);
+    distance[1] = static_cast<float>(first + 8);
+  }
+
+  const Params& params_;
+  const PairRange range_;
+  const float slope_;
+};
+
+/// What a row's sums come to with the sink of its head: what O is multiplied with, and the log-sum-exp. Without branches on the row.
+template <typename Config>
+__device__ __forceinline__ void modified_results(const typename Config::Params& params, const SequenceWorkTile& tile, int row, const RowState& rows, float (&inverse_sum)[2],
+                                                 float (&lse)[2]) {
+  const ScoreParams& scores = params.scores;
+  const PairRange range = range_of(params, tile);
+  constexpr float kLn2 = 0.6931471805599453f;
+  const float sink = scores.sinks != nullptr ? scores.sinks[tile.head()] : kMinusInfinity;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float sum = rows.sum[r];
+    sum += __shfl_xor_sync(0xFFFFFFFF, sum, 1);
+    sum += __shfl_xor_sync(0xFFFFFFFF, sum, 2);
+    const float reference = rows.reference[r] * ScoreModifier<Config>::unit_log2(params);
+    const float sink_log2 = sink * kScoreLog2E, top = fmaxf(reference, sink_log2), finite_top = top == kMinusInfinity ? 0.0f : top;
+    const float factor = ptx::exp2_approx(reference - finite_top);
+    const float with_sink = fmaf(sum, factor, ptx::exp2_approx(sink_log2 - finite_top));
+    // Nothing seen: 0. Only scores of -infinity: NaN, since that is 0 / 0 in the unfused form.
+    const bool sees_keys = range.begin_key(row + 8 * r) < range.end_key(row + 8 * r);
+    inverse_sum[r] = with_sink == 0.0f ? (sees_keys ? NAN : 0.0f) : __fdividef(factor, with_sink);
+    lse[r] = sum == 0.0f ? sink : fmaf(finite_top, kLn2, __logf(with_sink));
+  }
+}
+
+}  // namespace fa::sm90

@@ -1,0 +1,422 @@
+#!/usr/bin/env python3
+"""Checks mask and score variants of the CUDA kernels, forward, against PyTorch in float64, at sizes around the tiles' edges; and times them.
+
+usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 check_variants.py [--kernel sm90] [--only SUBSTRING] [--seed N] [--count N] [--no-checks] [--times]
+
+Inputs lie in larger tensors of NaN, outputs are poisoned. O is held to what a tensor-core kernel owes (three roundings of the largest |v|, 1.5 in the norm), the
+log-sum-exp to fp32.
+"""
+import argparse
+import ctypes
+import itertools
+import math
+import random
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bindings" / "python"))
+from flash_attention import _abi, attention_forward  # noqa: E402
+from flash_attention._library import check, library  # noqa: E402
+from flash_attention.options import Options, pointer, view  # noqa: E402
+
+EPS = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+
+
+def inside_nan(shape, dtype):
+    b, s, h, d = shape
+    return torch.full((b, s + 3, h + 1, (d + 7) // 8 * 8 + 8), math.nan, device="cuda", dtype=dtype)[:, :s, :h, :d]
+
+
+def seen_pairs(len_q, len_kv, o):
+    """(len_q, len_kv): causal mask, window and chunk; and the distances of ALiBi."""
+    position = torch.arange(len_q, device="cuda")[:, None] + (len_kv - len_q if o.get("causal") == "bottom_right" else 0)
+    key = torch.arange(len_kv, device="cuda")[None, :]
+    seen = torch.ones(len_q, len_kv, dtype=torch.bool, device="cuda")
+    if o.get("causal"):
+        seen &= key <= position
+    if o.get("window"):
+        left, right = o["window"]
+        seen &= (left is None or left < 0) | (key >= position - (left or 0))
+        seen &= (right is None or right < 0) | (key <= position + (right or 0))
+    if o.get("chunk"):
+        seen &= torch.div(position, o["chunk"], rounding_mode="floor") == torch.div(key, o["chunk"], rounding_mode="floor")
+    return seen, (position - key).abs()
+
+
+def sequence_spans(q, k, o):
+    """(batch entry, first query, queries, first key, keys) of every sequence."""
+    if "cu_seqlens_q" in o:
+        cu_q, cu_kv = o["cu_seqlens_q"].tolist(), o["cu_seqlens_kv"].tolist()
+        places = [(0, cu_q[i], cu_q[i + 1] - cu_q[i], cu_kv[i], cu_kv[i + 1] - cu_kv[i]) for i in range(len(cu_q) - 1)]
+    else:
+        places = [(i, 0, q.shape[1], 0, k.shape[1]) for i in range(q.shape[0])]
+    spans = []
+    for i, (b, q0, n_q, k0, n_kv) in enumerate(places):
+        used_q = o["seqused_q"][i].item() if "seqused_q" in o else n_q
+        used_kv = o["seqused_kv"][i].item() if "seqused_kv" in o else n_kv
+        left = o.get("left_padded")
+        spans.append((b, q0 + (n_q - used_q if left else 0), used_q, k0 + (n_kv - used_kv if left else 0), used_kv))
+    return spans
+
+
+def kept_pairs(batch, heads, len_q, len_kv, probability, seed):
+    """(heads, len_q, len_kv): which pairs dropout keeps. Philox4x32-10 in 64-bit integers; products wrap, their bits stay right."""
+    low = 0xFFFFFFFF
+    i = torch.arange(len_q, device="cuda")[None, :, None]
+    j = torch.arange(len_kv, device="cuda")[None, None, :]
+    head = (batch * heads + torch.arange(heads, device="cuda"))[:, None, None]
+    c = [x.expand(heads, len_q, len_kv) for x in (j // 4, i, head, torch.zeros_like(head))]
+    key = [seed & low, seed >> 32]
+    for _ in range(10):
+        a, b = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
+        c = [(b >> 32 & low) ^ c[1] ^ key[0], b & low, (a >> 32 & low) ^ c[3] ^ key[1], a & low]
+        key = [key[0] + 0x9E3779B9 & low, key[1] + 0xBB67AE85 & low]
+    word = torch.stack(c).gather(0, (j % 4).expand(1, heads, len_q, len_kv))[0]
+    return word >= int(probability * 2**32)
+
+
+def one_sequence(q, k, v, index, o):
+    """o (len_q, heads, d_v), lse (heads, len_q) and where they are finite, of one sequence in float64. Hidden NaN and infinity are not read."""
+    (len_q, heads, d), len_kv = q.shape, k.shape[0]
+    seen, distance = seen_pairs(len_q, len_kv, o)
+    seen = seen.expand(heads, len_q, len_kv)
+    s = torch.einsum("ihd,jhd->hij", q, k) * (o.get("scale") or d**-0.5)
+    if o.get("softcap"):
+        s = o["softcap"] * torch.tanh(s / o["softcap"])
+    if "bias" in o:
+        bias = o["bias"][index % o["bias"].shape[0]].double()
+        s = s + bias[:, :len_q, :len_kv]
+        seen = seen & (bias[:, :len_q, :len_kv] != -math.inf)
+    if "alibi_slopes" in o:
+        slopes = o["alibi_slopes"][index] if o["alibi_slopes"].dim() == 2 else o["alibi_slopes"]
+        s = s - slopes.double()[:, None, None] * distance
+    if "visible" in o:
+        seen = seen & o["visible"][index % o["visible"].shape[0]].bool()[:, :len_q, :len_kv]
+    if "block_mask" in o:
+        size_q, size_kv = o["block_size"]
+        blocks = o["block_mask"][index % o["block_mask"].shape[0]].bool().repeat_interleave(size_q, 1).repeat_interleave(size_kv, 2)
+        seen = seen & blocks[:, :len_q, :len_kv]
+    s = s.masked_fill(~seen, -math.inf)
+    if "sinks" in o:
+        s = torch.cat([s, o["sinks"].double()[:, None, None].expand(heads, len_q, 1)], 2)
+    lse = torch.logsumexp(s, 2) if s.shape[2] else torch.full((heads, len_q), -math.inf, dtype=torch.float64, device="cuda")
+    p = torch.exp(s - lse.masked_fill(lse == -math.inf, 0)[:, :, None])[:, :, :len_kv]
+    p = torch.where(seen, p, torch.zeros_like(p))
+    if o.get("dropout_p"):
+        p = p * kept_pairs(index, heads, len_q, len_kv, o["dropout_p"], o["dropout_seed"]) / (1 - o["dropout_p"])
+    finite_v = torch.where(v.isfinite(), v, torch.zeros_like(v))
+    out = torch.einsum("hij,jhd->ihd", p, finite_v)
+    reached = torch.einsum("hij,jhd->ihd", seen.double(), (~v.isfinite()).double()) > 0
+    return out.masked_fill(reached, math.nan), lse
+
+
+def exact(q, k, v, o):
+    group = q.shape[2] // k.shape[2]
+    q, k, v = q.double(), k.double().repeat_interleave(group, 2), v.double().repeat_interleave(group, 2)
+    out = torch.zeros(*q.shape[:3], v.shape[3], dtype=torch.float64, device="cuda")
+    lse = torch.full((q.shape[0], q.shape[2], q.shape[1]), -math.inf, dtype=torch.float64, device="cuda")
+    for index, (b, q0, n_q, k0, n_kv) in enumerate(sequence_spans(q, k, o)):
+        if n_q > 0:
+            out[b, q0:q0 + n_q], lse[b, :, q0:q0 + n_q] = one_sequence(q[b, q0:q0 + n_q], k[b, k0:k0 + n_kv], v[b, k0:k0 + n_kv], index, o)
+    return out, lse
+
+
+def compare(out, lse, want_out, want_lse, dtype, v, tolerance):
+    finite = want_out.isfinite()
+    if not bool((out.isfinite() == finite).all()):
+        wrong = (out.isfinite() != finite).nonzero()
+        return f"finite where it must not be or the reverse: {len(wrong)} elements, first {wrong[0].tolist()}"
+    error = (out.double() - want_out)[finite].abs()
+    largest_v = float(v[v.isfinite()].abs().max()) if bool(v.isfinite().any()) else 1.0
+    worst, norm = (float(error.max()), float(want_out[finite].norm())) if error.numel() else (0.0, 0.0)
+    if not worst <= 3 * EPS[dtype] * largest_v * tolerance:
+        return f"largest error {worst:.2e}, allowed {3 * EPS[dtype] * largest_v * tolerance:.2e}"
+    if norm > 0 and not float(error.norm()) / norm <= 1.5 * EPS[dtype] * tolerance:
+        return f"relative error {float(error.norm()) / norm:.2e}, allowed {1.5 * EPS[dtype] * tolerance:.2e}"
+    known = want_lse.isfinite()
+    if not bool((lse.isfinite() == known).all()) or not bool((lse[want_lse == -math.inf] == -math.inf).all()):
+        wrong = (lse.isfinite() != known).nonzero()
+        return f"log-sum-exp is finite where it must not be, or the reverse, first {wrong[0].tolist() if len(wrong) else '?'}"
+    off = ((lse.double() - want_lse)[known].abs() / want_lse[known].abs().clamp(min=1.0))
+    worst = float(off.max()) if off.numel() else 0.0
+    return f"log-sum-exp off by {worst:.2e}" if not worst <= 2e-5 * tolerance else None
+
+
+class Checker:
+    def __init__(self, kernel, only):
+        self.kernel, self.only, self.failures, self.cases, self.refused, self.worst = kernel, only, 0, 0, {}, 0.0
+
+    def case(self, name, b, len_q, len_kv, heads_q, heads_kv, d, dtype, o, dv=None, touch=None, tolerance=1.0):
+        shown = {n: (tuple(x.shape) if isinstance(x, torch.Tensor) else x) for n, x in o.items()}
+        text = f"{name} b{b} q{len_q} kv{len_kv} h{heads_q}/{heads_kv} d{d}/{dv or d} {str(dtype)[6:]} {shown}"
+        if self.only and self.only not in text:
+            return
+        q, k, v = (inside_nan(s, dtype) for s in ((b, len_q, heads_q, d), (b, len_kv, heads_kv, d), (b, len_kv, heads_kv, dv or d)))
+        for t in (q, k, v):
+            t.copy_(torch.randn(t.shape, device="cuda"))
+        if touch:
+            touch(q, k, v)
+        room = torch.full((q.shape[0] * len_q * heads_q * (dv or d) + 8192,), 7.0, device="cuda", dtype=dtype)
+        out = room[4096:room.numel() - 4096].view(b, len_q, heads_q, dv or d)
+        out.fill_(math.nan)
+        self.cases += 1
+        try:
+            _, lse = attention_forward(q, k, v, out=out, kernel=self.kernel, **o)
+            torch.cuda.synchronize()
+        except Exception as error:  # noqa: BLE001
+            if "does not compute" in str(error):
+                self.refused[name] = str(error)[-120:]
+                self.cases -= 1
+                return
+            wrong = str(error)
+            if "CUDA" in wrong or "device" in wrong:
+                print(f"{text}: {wrong}", flush=True)
+                sys.exit(1)
+        else:
+            fence = bool((room[:4096] == 7).all()) and bool((room[-4096:] == 7).all())
+            wrong = compare(out, lse, *exact(q, k, v, o), dtype, v, tolerance) if fence else "a write outside o"
+        if wrong:
+            self.failures += 1
+            if self.failures <= 12:
+                print(f"  {text}: {wrong}", flush=True)
+
+
+def slopes(*shape):
+    return torch.rand(*shape, device="cuda") * 0.5
+
+
+RANGES = [{"window": (0, 0)}, {"window": (5, -1)}, {"window": (-1, 7)}, {"window": (20, 3)}, {"window": (127, 0)}, {"window": (128, 0)}, {"window": (300, 0)},
+          {"window": (64, 64)}, {"window": (1000, 200)}, {"window": (191, -1)}, {"window": (100, 0), "causal": "top_left"},
+          {"window": (100, 0), "causal": "bottom_right"}, {"window": (513, 0), "causal": "bottom_right"}, {"chunk": 1}, {"chunk": 16}, {"chunk": 50}, {"chunk": 128},
+          {"chunk": 200, "causal": "top_left"}, {"chunk": 333, "causal": "bottom_right"}, {"chunk": 256, "window": (100, 5)}]
+LENGTHS = [(1, 1), (64, 128), (127, 129), (128, 128), (129, 257), (200, 300), (513, 777), (777, 513), (1024, 1024), (300, 1500), (1500, 300), (2, 700), (700, 2)]
+
+
+def scores_of(heads, b):
+    return {"alibi": {"alibi_slopes": slopes(heads)}, "alibi per batch": {"alibi_slopes": slopes(b, heads)}, "alibi of both signs": {"alibi_slopes": slopes(heads) - 0.25},
+            "steep alibi": {"alibi_slopes": slopes(heads) * 40}, "softcap": {"softcap": 30.0}, "tight softcap": {"softcap": 1.5}, "sinks": {"sinks": torch.randn(heads, device="cuda")},
+            "dominant sinks": {"sinks": torch.randn(heads, device="cuda") * 30}}
+
+
+def pairs_of(heads, b, len_q, len_kv, dtype):
+    rand = lambda *s: torch.randn(*s, device="cuda")
+    return {"bias": {"bias": rand(b, heads, len_q, len_kv)}, "bias of rows": {"bias": rand(1, heads, 1, len_kv).to(dtype)}, "shared bias": {"bias": rand(1, 1, len_q, len_kv).to(dtype)},
+            "hiding bias": {"bias": rand(1, 1, len_q, len_kv).masked_fill(rand(1, 1, len_q, len_kv) > 0, -math.inf)},
+            "visible": {"visible": rand(b, heads, len_q, len_kv) > 0}, "key padding": {"visible": rand(b, 1, 1, len_kv) > -1},
+            "blocks": {"block_mask": rand(1, heads, -(-len_q // 64), -(-len_kv // 128)) > 0, "block_size": (64, 128)},
+            "few blocks": {"block_mask": rand(b, 1, -(-len_q // 128), -(-len_kv // 48)) > 1, "block_size": (128, 48)},
+            "dropout": {"dropout_p": 0.3, "dropout_seed": 12345678901}, "visible softcap alibi": {"visible": rand(b, 1, len_q, len_kv) > 0, "softcap": 5.0, "alibi_slopes": slopes(heads)}}
+
+
+def sequences_of(kind, rng, b, len_q, len_kv):
+    """Sequence options; packed kinds pack b sequences into one batch entry."""
+    lengths = lambda n, most: [rng.choice([0, 1, rng.randint(0, most), rng.randint(0, most), most]) for _ in range(n)]
+    tensor = lambda x: torch.tensor(x, dtype=torch.int32, device="cuda")
+    if kind.startswith("packed"):
+        n_q, n_kv = lengths(b, len_q), lengths(b, len_kv)
+        o = {"cu_seqlens_q": tensor([0, *itertools.accumulate(n_q)]), "cu_seqlens_kv": tensor([0, *itertools.accumulate(n_kv)]), "max_len_q": max(n_q), "max_len_kv": max(n_kv)}
+        if kind != "packed":
+            o |= {"seqused_q": tensor([rng.randint(0, n) for n in n_q]), "seqused_kv": tensor([rng.randint(0, n) for n in n_kv])}
+        sizes = 1, sum(n_q) + 3, sum(n_kv) + 5
+    else:
+        o = {"seqused_kv": tensor(lengths(b, len_kv))}
+        if kind != "used keys":
+            o["seqused_q"] = tensor(lengths(b, len_q))
+        sizes = b, len_q, len_kv
+    return o | ({"left_padded": True} if "left" in kind else {}), sizes
+
+
+SEQUENCES = ["packed", "packed used", "packed left", "used", "used keys", "left"]
+
+
+def random_cases(checker, count, seed):
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    for i in range(count):
+        d, dtype = rng.choice([64, 128, 256, 128, 64, 40, 96]), rng.choice([torch.float16, torch.bfloat16])
+        (len_q, len_kv), (heads_q, heads_kv), b = rng.choice(LENGTHS), rng.choice([(2, 1), (4, 2), (3, 3)]), rng.choice([1, 2])
+        o, name = {}, []
+        if rng.random() < 0.7:
+            o |= rng.choice(RANGES)
+            name.append("range")
+        elif rng.random() < 0.6:
+            o["causal"] = rng.choice(["top_left", "bottom_right"])
+        which = rng.random()
+        if which < 0.55:
+            key = rng.choice(list(scores_of(heads_q, b)))
+            o |= scores_of(heads_q, b)[key]
+            name.append(key)
+        elif which < 0.8:
+            options = pairs_of(heads_q, b, len_q, len_kv, dtype)
+            key = rng.choice(list(options))
+            o |= options[key]
+            name.append(key)
+        if rng.random() < 0.2 and "sinks" not in o:
+            o["sinks"] = torch.randn(heads_q, device="cuda")
+            name.append("+sinks")
+        checker.case(" ".join(name) or "plain", b, len_q, len_kv, heads_q, heads_kv, d, dtype, o, dv=rng.choice([None, None, d // 16 * 8]))
+    for i in range(count // 4):
+        d, dtype, kind = rng.choice([64, 128, 256]), rng.choice([torch.float16, torch.bfloat16]), rng.choice(SEQUENCES)
+        heads_q, heads_kv = rng.choice([(2, 1), (4, 2), (3, 3)])
+        b = rng.choice([1, 3, 9])
+        o, (batch, len_q, len_kv) = sequences_of(kind, rng, b, rng.choice([5, 130, 700]), rng.choice([5, 130, 700]))
+        extra = rng.choice([{}, {}, {"causal": "top_left"}, {"causal": "bottom_right"}, {"window": (100, 0), "causal": "bottom_right"}, {"softcap": 5.0}, {"chunk": 100},
+                            {"alibi_slopes": slopes(b, heads_q)}, {"sinks": torch.randn(heads_q, device="cuda")}])
+        hidden = hide_unused(o) if rng.random() < 0.5 else None
+        checker.case(f"sequences: {kind}", batch, len_q, len_kv, heads_q, heads_kv, d, dtype, o | extra, touch=hidden)
+
+
+def hide_unused(o):
+    """NaN where no sequence is."""
+    def touch(q, k, v):
+        used = [torch.zeros(t.shape[:2], dtype=torch.bool, device="cuda") for t in (q, k)]
+        for b, q0, n_q, k0, n_kv in sequence_spans(q, k, o):
+            used[0][b, q0:q0 + n_q] = True
+            used[1][b, k0:k0 + n_kv] = True
+        q[~used[0]] = math.nan
+        k[~used[1]] = math.nan
+        v[~used[1]] = math.inf
+    return touch
+
+
+def fixed_cases(checker):
+    torch.manual_seed(3)
+    # Windows at every alignment of their edges to the tiles.
+    for d, edge in itertools.product((64, 128, 256), (0, 1, 63, 64, 65, 127, 128, 129, 191, 192, 255, 256, 400)):
+        checker.case("window edge", 1, 700, 700, 2, 1, d, torch.float16, {"window": (edge, 0)})
+        checker.case("window edge", 1, 513, 650, 1, 1, d, torch.bfloat16, {"window": (edge, edge // 2), **({"causal": None})})
+        checker.case("chunk edge", 1, 600, 600, 2, 1, d, torch.float16, {"chunk": edge + 1, **({"causal": "bottom_right"} if edge % 2 else {})})
+    # Many query tiles: order of work, persistent blocks.
+    for d, o in itertools.product((64, 128, 256), ({"window": (200, 0)}, {"causal": "bottom_right", "softcap": 20.0}, {"causal": "top_left", "alibi_slopes": slopes(40)}, {"chunk": 512})):
+        checker.case("many tiles", 2, 1500, 1500, 40, 8, d, torch.float16, o)
+
+    # NaN and infinity stay in the rows that see them.
+    def spot(tensor, row, value):
+        return lambda q, k, v: {"q": q, "k": k, "v": v}[tensor][:, row, 0].fill_(value)
+
+    variants = [{"window": (70, 0)}, {"window": (70, 30)}, {"chunk": 100}, {"causal": "bottom_right", "softcap": 20.0}, {"window": (90, 0), "alibi_slopes": slopes(2)},
+                {"window": (130, 2), "softcap": 9.0}, {"visible": torch.rand(1, 2, 500, 500, device="cuda") > 0.4}]
+    for d, o, row, value in itertools.product((64, 128, 256), variants, (0, 129, 255, 300, 499), (math.nan, math.inf)):
+        checker.case("special v", 1, 500, 500, 2, 2, d, torch.float16, o, touch=spot("v", row, value))
+    for d, o, row in itertools.product((64, 128), variants, (129, 300)):
+        checker.case("nan k", 1, 500, 500, 2, 2, d, torch.float16, o, touch=spot("k", row, math.nan))
+        checker.case("nan q", 1, 500, 500, 2, 2, d, torch.float16, o, touch=spot("q", row, math.nan))
+
+    # Logits that grow from tile to tile, by row and by lane, against the cheap path of the softmax.
+    def growing(growth, where):
+        def touch(q, k, v):
+            q.mul_(0.1)
+            q[..., 0] = 16.0
+            j = torch.arange(k.shape[1], device="cuda", dtype=torch.float32)
+            k[..., 0] = (growth * where(j) / 16.0).to(k.dtype)[None, :, None]
+        return touch
+
+    patterns = {"up": lambda j: torch.div(j, 64, rounding_mode="floor"), "down": lambda j: 14 - torch.div(j, 64, rounding_mode="floor"),
+                "lane": lambda j: (14 - torch.div(j, 64, rounding_mode="floor")) * (j % 8 == 5)}
+    for d, dtype, growth, pattern in itertools.product((64, 128, 256), (torch.float16, torch.bfloat16), (2.0, 20.0, 200.0), patterns):
+        for o in ({"window": (300, 0)}, {"window": (400, 100)}, {"causal": "bottom_right", "softcap": 50.0}, {"alibi_slopes": slopes(2) * 4, "causal": "bottom_right"}, {"softcap": 300.0},
+                  {"alibi_slopes": slopes(2) - 0.25}):
+            checker.case(f"growing {pattern}", 1, 300, 900, 2, 2, d, dtype, {**o, "scale": 1.0}, touch=growing(growth, patterns[pattern]), tolerance=2.0)
+
+
+def timed(name, b, length, heads, d, o, pairs, kernel, repeats=15, dtype=torch.float16):
+    """Median milliseconds and TFLOP/s over visible pairs of one prepared call."""
+    q, k, v = (torch.randn(b, length, heads, d, device="cuda", dtype=dtype) for _ in range(3))
+    out, lse, size = torch.empty_like(q), torch.empty(b, heads, length, device="cuda"), ctypes.c_uint64()
+    options, kept = Options(kernel=kernel, **o).native(q)
+    params = _abi.fa_forward_params(struct_size=ctypes.sizeof(_abi.fa_forward_params), device=_abi.fa_device(_abi.FA_DEVICE_CUDA, 0), q=view(q), k=view(k), v=view(v), o=view(out),
+                                    lse=pointer(lse), options=ctypes.pointer(options), stream=torch.cuda.current_stream().cuda_stream)
+    native = library()
+    check(native.fa_attention_forward_workspace_size(ctypes.byref(params), ctypes.byref(size)))
+    workspace = torch.empty(max(1, size.value), dtype=torch.uint8, device="cuda")
+    params.workspace, params.workspace_bytes = workspace.data_ptr(), size.value
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+    for _ in range(3):
+        check(native.fa_attention_forward(ctypes.byref(params)))
+    events[0].record()
+    for event in events[1:]:
+        check(native.fa_attention_forward(ctypes.byref(params)))
+        event.record()
+    torch.cuda.synchronize()
+    ms = statistics.median(x.elapsed_time(y) for x, y in zip(events, events[1:]))
+    flops = 4.0 * heads * d * pairs
+    print(f"{name:44} {ms:8.3f} ms {flops / ms / 1e9:7.0f} TFLOP/s", flush=True)
+
+
+def window_pairs(b, length, left, right):
+    rows = torch.arange(length, dtype=torch.float64)
+    return b * float((torch.clamp(rows + right + 1, max=length) - torch.clamp(rows - left, min=0)).sum())
+
+
+def heavy_tail(total=65536, longest=16384, mean=1024, seed=5):
+    rng, lengths = random.Random(seed), [longest]
+    while sum(lengths) < total:
+        lengths.append(min(longest, max(16, int(rng.paretovariate(1.2) * mean / 5))))
+    lengths[-1] -= sum(lengths) - total
+    return [n for n in lengths if n > 0]
+
+
+def times(kernel):
+    S, B, H = 8192, 2, 16
+    causal = {"causal": "bottom_right"}
+    for d, heads in ((128, 16), (64, 32), (256, 8)):
+        pairs = B * S * (S + 1) / 2
+        run = lambda name, o, p, b=B, s=S: timed(f"d{d} {name}", b, s, heads, d, o, p, kernel)
+        run("full", {}, B * S * S)
+        run("causal", causal, pairs)
+        run("window 1024 causal", causal | {"window": (1023, 0)}, window_pairs(B, S, 1023, 0))
+        run("window 1024 both sides", {"window": (1024, 1024)}, window_pairs(B, S, 1024, 1024))
+        run("window 1024 causal, 65536", causal | {"window": (1023, 0)}, window_pairs(1, 65536, 1023, 0), 1, 65536)
+        run("window 1024 both sides, 65536", {"window": (1024, 1024)}, window_pairs(1, 65536, 1024, 1024), 1, 65536)
+        run("chunk 2048 causal", causal | {"chunk": 2048}, B * (S // 2048) * 2048 * 2049 / 2)
+        run("alibi causal", causal | {"alibi_slopes": slopes(heads)}, pairs)
+        run("softcap 30 causal", causal | {"softcap": 30.0}, pairs)
+        run("sinks causal", causal | {"sinks": torch.randn(heads, device="cuda")}, pairs)
+        if d == 128:
+            run("alibi full", {"alibi_slopes": slopes(heads)}, B * S * S)
+            times_of_sequences(kernel)
+
+
+def times_of_sequences(kernel):
+    """Packed sequences of a heavy tail beside equally long ones with as many pairs per query."""
+    lengths = heavy_tail()
+    cu = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device="cuda")
+    packed = {"cu_seqlens_q": cu, "cu_seqlens_kv": cu, "max_len_q": max(lengths), "max_len_kv": max(lengths)}
+    print(f"{len(lengths)} sequences, mean {sum(lengths) / len(lengths):.0f}, longest {max(lengths)}")
+    for extra in ({}, {"causal": "bottom_right"}):
+        p = sum(n * n if not extra else n * (n + 1) / 2 for n in lengths)
+        equal = math.isqrt(int(sum(n * n for n in lengths) / len(lengths)))
+        try:
+            timed(f"d128 packed heavy tail {extra}", 1, sum(lengths), 16, 128, packed | extra, p, kernel)
+        except Exception as error:  # noqa: BLE001
+            print(f"packed: {str(error)[-100:]}")
+        timed(f"d128 dense {extra}, {equal} long", 65536 // equal, equal, 16, 128, extra, (65536 // equal) * (equal**2 if not extra else equal * (equal + 1) / 2), kernel)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kernel", default="auto")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--count", type=int, default=800)
+    parser.add_argument("--no-checks", action="store_true")
+    parser.add_argument("--times", action="store_true")
+    options = parser.parse_args()
+    started, failures = time.time(), 0
+    if not options.no_checks:
+        checker = Checker(options.kernel, options.only)
+        fixed_cases(checker)
+        random_cases(checker, options.count, options.seed)
+        failures = checker.failures
+        print(f"{checker.cases - failures} of {checker.cases} cases right, {time.time() - started:.1f} s; refused: {checker.refused}")
+    if options.times:
+        times(options.kernel)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
