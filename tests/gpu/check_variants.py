@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Checks mask and score variants of the CUDA kernels, forward, against PyTorch in float64, at sizes around the tiles' edges; and times them.
 
-usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 check_variants.py [--kernel sm90] [--only SUBSTRING] [--seed N] [--count N] [--no-checks] [--times]
+usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 check_variants.py [--kernel sm90]
+       [--only SUBSTRING] [--seed N] [--count N] [--no-checks] [--times]
 
-Inputs lie in larger tensors of NaN, outputs are poisoned. O is held to what a tensor-core kernel owes (three roundings of the largest |v|, 1.5 in the norm), the
+Inputs lie in larger tensors of NaN, outputs are poisoned.
+O is held to what a tensor-core kernel owes (three roundings of the largest |v|, 1.5 in the norm), the
 log-sum-exp to fp32.
 """
 import argparse
@@ -191,25 +193,31 @@ def slopes(*shape):
 
 RANGES = [{"window": (0, 0)}, {"window": (5, -1)}, {"window": (-1, 7)}, {"window": (20, 3)}, {"window": (127, 0)}, {"window": (128, 0)}, {"window": (300, 0)},
           {"window": (64, 64)}, {"window": (1000, 200)}, {"window": (191, -1)}, {"window": (100, 0), "causal": "top_left"},
-          {"window": (100, 0), "causal": "bottom_right"}, {"window": (513, 0), "causal": "bottom_right"}, {"chunk": 1}, {"chunk": 16}, {"chunk": 50}, {"chunk": 128},
+          {"window": (100, 0), "causal": "bottom_right"}, {"window": (513, 0), "causal": "bottom_right"}, {"chunk": 1}, {"chunk": 16},
+          {"chunk": 50}, {"chunk": 128},
           {"chunk": 200, "causal": "top_left"}, {"chunk": 333, "causal": "bottom_right"}, {"chunk": 256, "window": (100, 5)}]
-LENGTHS = [(1, 1), (64, 128), (127, 129), (128, 128), (129, 257), (200, 300), (513, 777), (777, 513), (1024, 1024), (300, 1500), (1500, 300), (2, 700), (700, 2)]
+LENGTHS = [(1, 1), (64, 128), (127, 129), (128, 128), (129, 257), (200, 300), (513, 777), (777, 513),
+           (1024, 1024), (300, 1500), (1500, 300), (2, 700), (700, 2)]
 
 
 def scores_of(heads, b):
-    return {"alibi": {"alibi_slopes": slopes(heads)}, "alibi per batch": {"alibi_slopes": slopes(b, heads)}, "alibi of both signs": {"alibi_slopes": slopes(heads) - 0.25},
-            "steep alibi": {"alibi_slopes": slopes(heads) * 40}, "softcap": {"softcap": 30.0}, "tight softcap": {"softcap": 1.5}, "sinks": {"sinks": torch.randn(heads, device="cuda")},
+    return {"alibi": {"alibi_slopes": slopes(heads)}, "alibi per batch": {"alibi_slopes": slopes(b, heads)},
+            "alibi of both signs": {"alibi_slopes": slopes(heads) - 0.25},
+            "steep alibi": {"alibi_slopes": slopes(heads) * 40}, "softcap": {"softcap": 30.0}, "tight softcap": {"softcap": 1.5},
+            "sinks": {"sinks": torch.randn(heads, device="cuda")},
             "dominant sinks": {"sinks": torch.randn(heads, device="cuda") * 30}}
 
 
 def pairs_of(heads, b, len_q, len_kv, dtype):
     rand = lambda *s: torch.randn(*s, device="cuda")
-    return {"bias": {"bias": rand(b, heads, len_q, len_kv)}, "bias of rows": {"bias": rand(1, heads, 1, len_kv).to(dtype)}, "shared bias": {"bias": rand(1, 1, len_q, len_kv).to(dtype)},
+    return {"bias": {"bias": rand(b, heads, len_q, len_kv)}, "bias of rows": {"bias": rand(1, heads, 1, len_kv).to(dtype)},
+            "shared bias": {"bias": rand(1, 1, len_q, len_kv).to(dtype)},
             "hiding bias": {"bias": rand(1, 1, len_q, len_kv).masked_fill(rand(1, 1, len_q, len_kv) > 0, -math.inf)},
             "visible": {"visible": rand(b, heads, len_q, len_kv) > 0}, "key padding": {"visible": rand(b, 1, 1, len_kv) > -1},
             "blocks": {"block_mask": rand(1, heads, -(-len_q // 64), -(-len_kv // 128)) > 0, "block_size": (64, 128)},
             "few blocks": {"block_mask": rand(b, 1, -(-len_q // 128), -(-len_kv // 48)) > 1, "block_size": (128, 48)},
-            "dropout": {"dropout_p": 0.3, "dropout_seed": 12345678901}, "visible softcap alibi": {"visible": rand(b, 1, len_q, len_kv) > 0, "softcap": 5.0, "alibi_slopes": slopes(heads)}}
+            "dropout": {"dropout_p": 0.3, "dropout_seed": 12345678901},
+            "visible softcap alibi": {"visible": rand(b, 1, len_q, len_kv) > 0, "softcap": 5.0, "alibi_slopes": slopes(heads)}}
 
 
 def sequences_of(kind, rng, b, len_q, len_kv):
@@ -218,7 +226,8 @@ def sequences_of(kind, rng, b, len_q, len_kv):
     tensor = lambda x: torch.tensor(x, dtype=torch.int32, device="cuda")
     if kind.startswith("packed"):
         n_q, n_kv = lengths(b, len_q), lengths(b, len_kv)
-        o = {"cu_seqlens_q": tensor([0, *itertools.accumulate(n_q)]), "cu_seqlens_kv": tensor([0, *itertools.accumulate(n_kv)]), "max_len_q": max(n_q), "max_len_kv": max(n_kv)}
+        o = {"cu_seqlens_q": tensor([0, *itertools.accumulate(n_q)]), "cu_seqlens_kv": tensor([0, *itertools.accumulate(n_kv)]),
+             "max_len_q": max(n_q), "max_len_kv": max(n_kv)}
         if kind != "packed":
             o |= {"seqused_q": tensor([rng.randint(0, n) for n in n_q]), "seqused_kv": tensor([rng.randint(0, n) for n in n_kv])}
         sizes = 1, sum(n_q) + 3, sum(n_kv) + 5
@@ -264,7 +273,8 @@ def random_cases(checker, count, seed):
         heads_q, heads_kv = rng.choice([(2, 1), (4, 2), (3, 3)])
         b = rng.choice([1, 3, 9])
         o, (batch, len_q, len_kv) = sequences_of(kind, rng, b, rng.choice([5, 130, 700]), rng.choice([5, 130, 700]))
-        extra = rng.choice([{}, {}, {"causal": "top_left"}, {"causal": "bottom_right"}, {"window": (100, 0), "causal": "bottom_right"}, {"softcap": 5.0}, {"chunk": 100},
+        extra = rng.choice([{}, {}, {"causal": "top_left"}, {"causal": "bottom_right"}, {"window": (100, 0), "causal": "bottom_right"}, {"softcap": 5.0},
+                            {"chunk": 100},
                             {"alibi_slopes": slopes(b, heads_q)}, {"sinks": torch.randn(heads_q, device="cuda")}])
         hidden = hide_unused(o) if rng.random() < 0.5 else None
         checker.case(f"sequences: {kind}", batch, len_q, len_kv, heads_q, heads_kv, d, dtype, o | extra, touch=hidden)
@@ -291,14 +301,16 @@ def fixed_cases(checker):
         checker.case("window edge", 1, 513, 650, 1, 1, d, torch.bfloat16, {"window": (edge, edge // 2), **({"causal": None})})
         checker.case("chunk edge", 1, 600, 600, 2, 1, d, torch.float16, {"chunk": edge + 1, **({"causal": "bottom_right"} if edge % 2 else {})})
     # Many query tiles: order of work, persistent blocks.
-    for d, o in itertools.product((64, 128, 256), ({"window": (200, 0)}, {"causal": "bottom_right", "softcap": 20.0}, {"causal": "top_left", "alibi_slopes": slopes(40)}, {"chunk": 512})):
+    for d, o in itertools.product((64, 128, 256), ({"window": (200, 0)}, {"causal": "bottom_right", "softcap": 20.0},
+                                                   {"causal": "top_left", "alibi_slopes": slopes(40)}, {"chunk": 512})):
         checker.case("many tiles", 2, 1500, 1500, 40, 8, d, torch.float16, o)
 
     # NaN and infinity stay in the rows that see them.
     def spot(tensor, row, value):
         return lambda q, k, v: {"q": q, "k": k, "v": v}[tensor][:, row, 0].fill_(value)
 
-    variants = [{"window": (70, 0)}, {"window": (70, 30)}, {"chunk": 100}, {"causal": "bottom_right", "softcap": 20.0}, {"window": (90, 0), "alibi_slopes": slopes(2)},
+    variants = [{"window": (70, 0)}, {"window": (70, 30)}, {"chunk": 100}, {"causal": "bottom_right", "softcap": 20.0},
+                {"window": (90, 0), "alibi_slopes": slopes(2)},
                 {"window": (130, 2), "softcap": 9.0}, {"visible": torch.rand(1, 2, 500, 500, device="cuda") > 0.4}]
     for d, o, row, value in itertools.product((64, 128, 256), variants, (0, 129, 255, 300, 499), (math.nan, math.inf)):
         checker.case("special v", 1, 500, 500, 2, 2, d, torch.float16, o, touch=spot("v", row, value))
@@ -318,7 +330,8 @@ def fixed_cases(checker):
     patterns = {"up": lambda j: torch.div(j, 64, rounding_mode="floor"), "down": lambda j: 14 - torch.div(j, 64, rounding_mode="floor"),
                 "lane": lambda j: (14 - torch.div(j, 64, rounding_mode="floor")) * (j % 8 == 5)}
     for d, dtype, growth, pattern in itertools.product((64, 128, 256), (torch.float16, torch.bfloat16), (2.0, 20.0, 200.0), patterns):
-        for o in ({"window": (300, 0)}, {"window": (400, 100)}, {"causal": "bottom_right", "softcap": 50.0}, {"alibi_slopes": slopes(2) * 4, "causal": "bottom_right"}, {"softcap": 300.0},
+        for o in ({"window": (300, 0)}, {"window": (400, 100)}, {"causal": "bottom_right", "softcap": 50.0},
+                  {"alibi_slopes": slopes(2) * 4, "causal": "bottom_right"}, {"softcap": 300.0},
                   {"alibi_slopes": slopes(2) - 0.25}):
             checker.case(f"growing {pattern}", 1, 300, 900, 2, 2, d, dtype, {**o, "scale": 1.0}, touch=growing(growth, patterns[pattern]), tolerance=2.0)
 
@@ -328,7 +341,8 @@ def timed(name, b, length, heads, d, o, pairs, kernel, repeats=15, dtype=torch.f
     q, k, v = (torch.randn(b, length, heads, d, device="cuda", dtype=dtype) for _ in range(3))
     out, lse, size = torch.empty_like(q), torch.empty(b, heads, length, device="cuda"), ctypes.c_uint64()
     options, kept = Options(kernel=kernel, **o).native(q)
-    params = _abi.fa_forward_params(struct_size=ctypes.sizeof(_abi.fa_forward_params), device=_abi.fa_device(_abi.FA_DEVICE_CUDA, 0), q=view(q), k=view(k), v=view(v), o=view(out),
+    params = _abi.fa_forward_params(struct_size=ctypes.sizeof(_abi.fa_forward_params), device=_abi.fa_device(_abi.FA_DEVICE_CUDA, 0), q=view(q),
+                                    k=view(k), v=view(v), o=view(out),
                                     lse=pointer(lse), options=ctypes.pointer(options), stream=torch.cuda.current_stream().cuda_stream)
     native = library()
     check(native.fa_attention_forward_workspace_size(ctypes.byref(params), ctypes.byref(size)))
@@ -394,7 +408,8 @@ def times_of_sequences(kernel):
             timed(f"d128 packed heavy tail {extra}", 1, sum(lengths), 16, 128, packed | extra, p, kernel)
         except Exception as error:  # noqa: BLE001
             print(f"packed: {str(error)[-100:]}")
-        timed(f"d128 dense {extra}, {equal} long", 65536 // equal, equal, 16, 128, extra, (65536 // equal) * (equal**2 if not extra else equal * (equal + 1) / 2), kernel)
+        timed(f"d128 dense {extra}, {equal} long", 65536 // equal, equal, 16, 128, extra,
+              (65536 // equal) * (equal**2 if not extra else equal * (equal + 1) / 2), kernel)
 
 
 def main():

@@ -15,8 +15,7 @@ inline constexpr uint32_t kSm90AlibiVariants = kSm90RangeVariants | kVariantAlib
 /// Two more special-function instructions per score.
 inline constexpr uint32_t kSm90SoftcapVariants = kSm90RangeVariants | kVariantSoftcap;
 /// Everything, by the portable kernels: single pairs' bias, masks and dropout cost more there than what Hopper could save, and softcap with ALiBi is rare.
-inline constexpr uint32_t kSm90PairVariants =
-    kSm90AlibiVariants | kSm90SoftcapVariants | kVariantBias | kVariantVisible | kVariantBlockMask | kVariantDropout;
+inline constexpr uint32_t kSm90PairVariants = kSm90AlibiVariants | kSm90SoftcapVariants | kVariantBias | kVariantVisible | kVariantBlockMask | kVariantDropout;
 
 /// Cheapest first: a problem takes the first set that holds its variants. Index 0 is the plain kernel.
 inline constexpr uint32_t kSm90ScoreSets[] = {0, kSm90RangeVariants, kSm90AlibiVariants, kSm90SoftcapVariants, kSm90PairVariants};

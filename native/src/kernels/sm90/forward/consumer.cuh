@@ -161,8 +161,8 @@ class Consumer {
         }
       }
     } else {
-      // Below this, no key is behind what all rows see, and with ALiBi none behind a row's position. Bounds are formed anew where a loop needs them, since there
-      // are no registers to keep them in.
+      // Below this, no key is behind what all rows see, and with ALiBi none behind a row's position. Bounds are formed anew where a loop needs them, since
+      // there are no registers to keep them in.
       const int exact_end = Scores::kAlibi ? min(keys.full_end, max(0, first_row(tile) + range_of(params_, tile).offset + 1) / Config::kTileKv) : keys.full_end;
 #pragma unroll 1
       for (; n >= exact_end && n >= keys.begin; --n) {

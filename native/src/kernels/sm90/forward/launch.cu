@@ -27,7 +27,8 @@ constexpr Launcher kLaunchers[][2] = {
 static_assert(sizeof(kLaunchers) / sizeof(kLaunchers[0]) == kNumSm90ForwardTiles, "one row per tile");
 
 template <int kVariant, int kSet>
-constexpr ModifiedLauncher kModified[2] = {launch_forward<ModifiedForward<__half, kVariant, kSet>>, launch_forward<ModifiedForward<__nv_bfloat16, kVariant, kSet>>};
+constexpr ModifiedLauncher kModified[2] = {launch_forward<ModifiedForward<__half, kVariant, kSet>>,
+                                           launch_forward<ModifiedForward<__nv_bfloat16, kVariant, kSet>>};
 
 /// [row of kSm90ModifiedForwardTiles][row of kSm90ScoreSets - 1] -> [0: fp16, 1: bf16].
 constexpr const ModifiedLauncher* kModifiedLaunchers[][kSm90PairSet - 1] = {
@@ -35,7 +36,8 @@ constexpr const ModifiedLauncher* kModifiedLaunchers[][kSm90PairSet - 1] = {
     {kModified<1, 1>, kModified<1, 2>, kModified<1, 3>},
     {kModified<2, 1>, kModified<2, 2>, kModified<2, 3>},
 };
-static_assert(sizeof(kModifiedLaunchers) / sizeof(kModifiedLaunchers[0]) == sizeof(kSm90ModifiedForwardTiles) / sizeof(kSm90ModifiedForwardTiles[0]), "a row each");
+static_assert(sizeof(kModifiedLaunchers) / sizeof(kModifiedLaunchers[0]) == sizeof(kSm90ModifiedForwardTiles) / sizeof(kSm90ModifiedForwardTiles[0]),
+              "a row each");
 
 /// Sequences: writes the table of query tiles, and the outputs where no sequence is.
 void prepare(const Sm90ForwardTile& tile, const ForwardArgs& args) {

@@ -4,9 +4,8 @@
 #include "kernels/sm90/forward/launch_kernel.cuh"
 
 /// Row of kSm90ModifiedForwardTiles and of kSm90ScoreSets, in both element types. Ends without a semicolon.
-#define FA_SM90_INSTANTIATE_FORWARD(tile, set)                                                                            \
-  namespace fa::sm90 {                                                                                                    \
-  template void launch_forward<ModifiedForward<__half, tile, set>>(const ModifiedForwardParams&, int64_t, cudaStream_t);  \
-  template void launch_forward<ModifiedForward<__nv_bfloat16, tile, set>>(const ModifiedForwardParams&, int64_t,          \
-                                                                          cudaStream_t);                                  \
+#define FA_SM90_INSTANTIATE_FORWARD(tile, set)                                                                                  \
+  namespace fa::sm90 {                                                                                                          \
+  template void launch_forward<ModifiedForward<__half, tile, set>>(const ModifiedForwardParams&, int64_t, cudaStream_t);        \
+  template void launch_forward<ModifiedForward<__nv_bfloat16, tile, set>>(const ModifiedForwardParams&, int64_t, cudaStream_t); \
   }

@@ -83,8 +83,8 @@ __device__ __forceinline__ bool all_nan(const ForwardParams& params, const TileP
 }
 
 /// o: the thread's two rows of O before the division by the row sums, from the definition: each key of [begin, end) only where it is visible. begin and end are
-/// the same in the whole warp, since the lanes of a row exchange partial products. weigh(r, score, key): weight of a score of query r; sees(r, key): whether that
-/// query sees the key.
+/// the same in the whole warp, since the lanes of a row exchange partial products. weigh(r, score, key): weight of a score of query r; sees(r, key): whether
+/// that query sees the key.
 template <typename Element, int kOutputs, typename Weigh, typename Sees>
 __device__ __forceinline__ void recompute_output(const ForwardParams& params, const TilePlace& place, const int (&query)[2], int begin, int end,
                                                  const Weigh& weigh, const Sees& sees, float (&o)[kOutputs]) {
@@ -149,8 +149,8 @@ __device__ __forceinline__ void remove_masked_values(const ForwardParams& params
   }
 }
 
-/// The same with modified scores. first_row: the warpgroup's. Votes and shuffles must lie behind no branch that the compiler takes for divergent: it would no longer
-/// keep descriptors in uniform registers, not even in loops far away (48 R2UR per step).
+/// The same with modified scores. first_row: the warpgroup's. Votes and shuffles must lie behind no branch that the compiler takes for divergent: it would no
+/// longer keep descriptors in uniform registers, not even in loops far away (48 R2UR per step).
 template <typename Config, int kOutputs>
 __device__ __forceinline__ void remove_masked_values(const ModifiedForwardParams& params, const SequenceWorkTile& tile, int first_row, int row,
                                                      const RowState& rows, float (&o)[kOutputs]) {
@@ -173,8 +173,8 @@ __device__ __forceinline__ void remove_masked_values(const ModifiedForwardParams
 #pragma unroll
   for (int part = 0; part < Config::kHeadDim / 64; ++part) {
     const int column = min(64 * part + ptx::fresh_thread_index() % 32 * 2, params.head_dim_v - 2);
-    const float2 value = detail::load_pair<Element>(params.v, place.batch, place.first_key + min(common_begin, last_key - 1),
-                                                    params.group_size.quotient(place.head), column);
+    const float2 value =
+        detail::load_pair<Element>(params.v, place.batch, place.first_key + min(common_begin, last_key - 1), params.group_size.quotient(place.head), column);
     nan = nan & isnan(value.x) & isnan(value.y);
   }
   // One vote for both: with one more, ptxas took everything here for divergent.

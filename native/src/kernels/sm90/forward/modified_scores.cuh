@@ -53,9 +53,7 @@ class ScoreModifier {
   }
 
   /// Factor from scores, as they are after modify(), to base 2.
-  static __device__ __forceinline__ float unit_log2(const Params& params) {
-    return Scores::kChangesScores ? 1.0f : params.scale_log2;
-  }
+  static __device__ __forceinline__ float unit_log2(const Params& params) { return Scores::kChangesScores ? 1.0f : params.scale_log2; }
 
   /// The modified score of one pair in base 2. distance: of the query's position from the key.
   static __device__ __forceinline__ float pair_score(const Params& params, float slope, int distance, float score) {
@@ -98,7 +96,8 @@ class ScoreModifier {
     }
   }
 
-  /// The step without a look at the maximum, for tiles whose keys are not behind the position of any row (ALiBi). masked: with the range's mask, which must then not hide by softcap's leave.
+  /// The step without a look at the maximum, for tiles whose keys are not behind the position of any row (ALiBi). masked: with the range's mask, which must
+  /// then not hide by softcap's leave.
   template <bool kMasked, int kNum, typename Recompute>
   __device__ __forceinline__ void optimistic(float (&s)[kNum], RowState& rows, Rescale& rescale, int first_row, int row, int first_key,
                                              const Recompute& recompute) const {
@@ -131,7 +130,9 @@ class ScoreModifier {
 
  private:
   /// Column of accumulator i, counted from the thread's first.
-  static __device__ __forceinline__ constexpr float column(int i) { return static_cast<float>((i >> 2) * 8 + (i & 1)); }
+  static __device__ __forceinline__ constexpr float column(int i) {
+    return static_cast<float>((i >> 2) * 8 + (i & 1));
+  }
 
   /// Positions of the thread's two queries, counted from its first column.
   __device__ __forceinline__ void thread_distances(int row, int first_key, float (&distance)[2]) const {
@@ -147,8 +148,8 @@ class ScoreModifier {
 
 /// What a row's sums come to with the sink of its head: what O is multiplied with, and the log-sum-exp. Without branches on the row.
 template <typename Config>
-__device__ __forceinline__ void modified_results(const typename Config::Params& params, const SequenceWorkTile& tile, int row, const RowState& rows, float (&inverse_sum)[2],
-                                                 float (&lse)[2]) {
+__device__ __forceinline__ void modified_results(const typename Config::Params& params, const SequenceWorkTile& tile, int row, const RowState& rows,
+                                                 float (&inverse_sum)[2], float (&lse)[2]) {
   const ScoreParams& scores = params.scores;
   const PairRange range = range_of(params, tile);
   constexpr float kLn2 = 0.6931471805599453f;

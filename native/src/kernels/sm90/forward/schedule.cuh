@@ -153,9 +153,7 @@ class ModifiedWorkIterator : WorkIterator<Config> {
   __device__ __forceinline__ ModifiedWorkIterator(const ModifiedForwardParams& params, int team)
       : Base(params, team), modified_(params), num_tiles_(params.sequences.data != nullptr ? params.sequences.num_tiles() : 0) {}
 
-  __device__ __forceinline__ bool done() const {
-    return modified_.sequences.data != nullptr ? Base::unit() >= num_tiles_ * modified_.heads_q : Base::done();
-  }
+  __device__ __forceinline__ bool done() const { return modified_.sequences.data != nullptr ? Base::unit() >= num_tiles_ * modified_.heads_q : Base::done(); }
   using Base::advance;
 
   __device__ __forceinline__ WorkTile tile(SequenceExtents& extents) const {
