@@ -110,6 +110,7 @@ for stage in "${stages[@]}"; do
       step python 12 limited python3 -m unittest discover -s "$root/tests/python"
       step kernels 8 limited python3 "$root/tests/gpu/check_portable.py" --kernel auto
       step kernels-sm80 4 limited python3 "$root/tests/gpu/check_portable.py" --kernel sm80
+      step variants-forward 4 limited python3 "$root/tests/gpu/check_variants.py"
       step kernels-large 4 limited python3 "$root/tests/gpu/check_portable.py" --kernel auto --large
       step kernels-variants 8 limited python3 "$root/tests/gpu/check_variants.py" --kernel auto
       step kernels-variants-sm80 8 limited python3 "$root/tests/gpu/check_variants.py" --kernel sm80 --count 200 ;;

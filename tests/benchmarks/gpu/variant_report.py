@@ -54,7 +54,7 @@ def markdown(result):
     """A table per pass: times of ours, the fastest base, the ratio and the bar."""
     device, rows = result["device"], result["rows"]
     after = device["after"]
-    lines = [f"Mask and score variants on {after['name']}, driver {after['driver_version']}, PyTorch {device['torch']} (CUDA {device['cuda']}), ",
+    lines = [f"Mask and score variants on {after['name']}, driver {after['driver_version']}, PyTorch {device['torch']} (CUDA {device['cuda']}),",
              f"{device['utc'][:10]}; library: {device['library']}. fp16, median of calls that take turns; TFLOP/s count visible pairs.", ""]
     for what in ("forward", "backward"):
         lines += [f"| {what}: case | ours | ms | TFLOP/s | fastest base | ms | TFLOP/s | ratio | bar |", "|" + " --- |" * 9]
