@@ -19,7 +19,7 @@ struct HopperScores {
   static constexpr uint32_t kVariants = kVariants_;
   /// Anything at all: key tiles then have two ends, and ScoreParams is there.
   static constexpr bool kModified = kVariants != 0;
-  /// Functions of single pairs by run-time branches (bias, boolean and block mask, dropout, and softcap and ALiBi beside them).
+  /// Functions of single pairs (bias, boolean and block mask, dropout) beside the others: no Hopper kernel is compiled for them.
   static constexpr bool kPairs = (kVariants & (kVariantBias | kVariantVisible | kVariantBlockMask | kVariantDropout)) != 0;
   /// ALiBi or softcap, always on, alone.
   static constexpr bool kAlibi = !kPairs && (kVariants & kVariantAlibi) != 0;
