@@ -31,12 +31,12 @@ void read_sequences(const fa::SequenceJob& job) {
 
 /// As launch.cu of the kernels does it.
 template <class Config, template <class> class Block, class Params>
-void run_over(const fa::SequenceTable& table, Params params) {
+void run_over(const fa::SequenceTable& table, Params params, size_t more_bytes = 0) {
   params.sequences = table;
   params.order.num_tiles = table.capacity;
   params.order.section_heads = 2;
   params.order.last_first = false;
-  launch_blocks<Config, Block>(params);
+  launch_blocks<Config, Block>(params, more_bytes);
 }
 
 template <int kForwardRow, int kBackwardRow, int kGradQRow, int kGradBiasRow>
@@ -51,7 +51,9 @@ void check(const CaseOptions& options) {
     read_sequences(job);
     ModifiedForwardParams forward_params{attention.forward_params(forward), scores, {}, options.mask == Mask::kCausalBottomRight};
     forward_params.order.num_heads = options.heads_q;
-    run_over<ForwardConfig<__half, ForwardRow<kForwardRow>, ModifiedScores>, ForwardBlock>(job.tables[0].table, forward_params);
+    EXPECT_EQ(options.stage_bias, scores.bias_staged);
+    using Forward = ForwardConfig<__half, ForwardRow<kForwardRow>, ModifiedScores>;
+    run_over<Forward, ForwardBlock>(job.tables[0].table, forward_params, scores.bias_staged ? sizeof(typename Forward::BiasTile) : 0);
     attention.compare_forward();
 
     const BackwardVariant& backward = kBackward[kBackwardRow];
@@ -60,8 +62,9 @@ void check(const CaseOptions& options) {
     backward_job.by_number = by_number.data();
     read_sequences(backward_job);
     const BackwardParams params = attention.backward_params(backward);
-    run_over<BackwardConfig<__half, BackwardRow<kBackwardRow>, ModifiedScores>, BackwardBlock>(backward_job.tables[0].table,
-                                                                                               ModifiedBackwardParams{params, scores, nullptr, 0, 0, {}});
+    using Backward = BackwardConfig<__half, BackwardRow<kBackwardRow>, ModifiedScores>;
+    run_over<Backward, BackwardBlock>(backward_job.tables[0].table, ModifiedBackwardParams{params, scores, nullptr, 0, 0, {}},
+                                      scores.bias_staged ? Backward::kStages * sizeof(typename Backward::BiasTile) : 0);
     attention.compare_grad_kv();
     if (options.deterministic) {
       run_over<GradQConfig<__half, GradQRow<kGradQRow>, ModifiedScores>, GradQBlock>(
@@ -74,7 +77,8 @@ void check(const CaseOptions& options) {
       std::vector<uint32_t> memory;
       GradBiasParams bias = attention.grad_bias_params({params, scores, nullptr, options.batch, 0, {}}, kGradBias[kGradBiasRow], &memory);
       bias.sequences_by_number = by_number.data();
-      launch_blocks<GradBiasConfig<__half, GradBiasRow<kGradBiasRow>>, GradBiasBlock>(bias);
+      using GradBias = GradBiasConfig<__half, GradBiasRow<kGradBiasRow>>;
+      launch_blocks<GradBias, GradBiasBlock>(bias, scores.bias_staged ? sizeof(typename GradBias::BiasTile) : 0);
       attention.compare_grad_bias(memory);
     }
     if (options.sinks) {
@@ -169,6 +173,18 @@ TEST_P(Sm80Sequences, Bias) {
     options.visible = kind == 4 ? 1 : 0;
     check_d64(options);
   }
+}
+
+/// A bias of 16 bits that travels through shared memory.
+TEST_P(Sm80Sequences, StagedBias) {
+  CaseOptions options = sequences(GetParam());
+  options.len_kv = 160;  // a multiple of 8, and room for the unused places of the longest
+  options.bias = 5;
+  options.stage_bias = true;
+  options.mask = Mask::kCausalBottomRight;
+  check_d64(options);
+  options.head_dim = 128;
+  check_d128(options);
 }
 
 /// NaN in one sequence reaches no other one.
