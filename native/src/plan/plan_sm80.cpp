@@ -44,6 +44,7 @@ bool refuse(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
 /// Variants that plans are made for.
 constexpr uint32_t kPlannedVariants = kModifiedVariants;
 
+/// See uses_bias_tiles().
 constexpr bool kUseBiasTiles = true;
 
 /// First row of a table that is wide enough and whose shared memory the device has; rows are sorted by width, then by preference. -1 if there is none.
