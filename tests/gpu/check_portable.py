@@ -108,13 +108,16 @@ class Checker:
         self.failures, self.cases, self.worst_ratio = [], 0, 0.0
 
     def case(self, batch, len_q, len_kv, heads_q, heads_kv, dim, dim_v, dtype, mask="none", layout="bshd", pad=0, grad_lse=False, amplitude=1.0, scale=None,
-             deterministic=False, poison=None):
+             deterministic=False, poison=None, creep=0.0):
         name = (f"b{batch} q{len_q} kv{len_kv} h{heads_q}/{heads_kv} d{dim}/{dim_v} {str(dtype)[6:]} {mask} {layout}+{pad} lse{int(grad_lse)} "
-                f"amp{amplitude} det{int(deterministic)} {poison or ''}")
+                f"amp{amplitude} det{int(deterministic)} {poison or ''} creep{creep}")
         self.cases += 1
         scale = scale or 1 / math.sqrt(dim)
         shapes = {"q": (len_q, heads_q, dim), "k": (len_kv, heads_kv, dim), "v": (len_kv, heads_kv, dim_v), "grad_o": (len_q, heads_q, dim_v)}
         values = {n: torch.randn(batch, *s, device="cuda") * (amplitude if n in "qk" else 1) for n, s in shapes.items()}
+        if creep:  # logits fall by so much from one group of 64 keys to the next: a kernel that starts at the last key sees them creep up
+            values["q"][..., 0] = 4.0
+            values["k"][..., 0] = -creep / 4.0 / scale * (torch.arange(len_kv, device="cuda") / 64.0)[None, :, None]
         if poison:
             self.poison(values, poison, len_q, len_kv)
         ins = {n: guarded(batch, *shapes[n], dtype, layout, values[n].to(dtype), pad)[0] for n in shapes}
@@ -201,6 +204,9 @@ def run(checker, quick):
     for amplitude in (8.0, 100.0):
         checker.case(1, 256, 256, 2, 2, 64, 64, f16, "none", amplitude=amplitude)
         checker.case(1, 256, 256, 2, 2, 128, 128, b16, "bottom_right", amplitude=amplitude)
+    for dim, creep in itertools.product((64, 128, 192, 256), (0.3, 0.6, 1.3)):
+        checker.case(1, 130, 2500, 2, 2, dim, dim, f16, creep=creep)
+        checker.case(1, 130, 900, 2, 2, dim, dim, b16 if creep == 0.6 else f16, "bottom_right", creep=creep)
     for dim in (64, 128, 192, 256):
         for mask in ("none", "bottom_right"):
             checker.case(2, 1000, 1030, 4, 2, dim, dim, f16, mask, deterministic=True)

@@ -133,7 +133,7 @@ def adversarial_problems(tile_kv, d, dtype):
     out = []
     length = 6 * tile_kv + 7
 
-    def add(name, pattern, rows=None, tolerance=1.0, mask=NONE):
+    def add(name, pattern, rows=None, tolerance=1.0, mask=NONE, length=length):
         def touch(q, k, v):
             q.mul_(0.1)
             q[..., 0] = 16.0
@@ -156,6 +156,9 @@ def adversarial_problems(tile_kv, d, dtype):
         last = lambda j: (j >= length - length % tile_kv - tile_kv).float()
         add(f"first tile {growth:g} above", lambda j, g=growth: g * last(j), tolerance=tolerance)
         add(f"first tile {growth:g} below", lambda j, g=growth: -g * last(j), tolerance=tolerance)
+
+    for growth in (0.3, 0.7, 1.0, 1.3, 1.6):  # too little per tile to be noticed from one to the next
+        add(f"creeps up by {growth:g}", lambda j, g=growth: g * (39 - torch.div(j, tile_kv, rounding_mode="floor")), tolerance=1.5, length=40 * tile_kv)
 
     def special(name, change, mask):
         out.append(Problem(name, 1, 2 * 192 + 5, 5 * tile_kv + 3, 2, 2, d, d, mask, dtype=dtype, touch=change))
