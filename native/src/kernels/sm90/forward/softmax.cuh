@@ -180,8 +180,8 @@ __device__ __forceinline__ void raise_reference(float (&p)[kNum], RowState& rows
   for (int r = 0; r < 2; ++r) {
     const float growth = fmaxf(largest[r], 1.0f);
     rescale.factor[r] = __fdividef(1.0f, growth);
-    // A copy of the scale that ptxas cannot tell from a computed number: dividing by the scale itself makes nvcc 12.4 load it into an ordinary register in every
-    // step of the loop, instead of a uniform one.
+    // A copy of the scale that ptxas cannot tell from a computed number: dividing by the scale itself makes nvcc 12.4 load it into an ordinary register in
+    // every step of the loop, instead of a uniform one.
     const float divisor = fmaf(growth, 0.0f, scale_log2);
     rows.reference[r] += growth > 1.0f ? __fdividef(__log2f(growth), divisor) : 0.0f;
     rows.sum[r] *= rescale.factor[r];
