@@ -7,10 +7,10 @@ usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 peers.py [--jso
 
 --publish measures everything that tests/benchmarks/results holds and writes <date>-<device>.json and its plots there (plots.py).
 
-Grid: batch * length = 16384, heads * head_dim = 2048, random normal inputs (B, S, H, D). Times are CUDA events around one call, the median of many calls. The
-tensors of a case are larger than the second-level cache, so every call starts from device memory. TFLOP/s: forward 4 B H S^2 d (half if causal), backward
-2.5 times that. Extra memory: what a call allocates beside its inputs and outputs; for eager backward with what its forward keeps for it, for ours the workspace
-and the log-sum-exp.
+Grid: batch * length = 16384, heads * head_dim = 2048, random normal inputs (B, S, H, D). Times are CUDA events around one call, the median of many calls; all
+but eager attention take turns, so that they meet the same clocks. The tensors of a case are larger than the second-level cache, so every call starts from device
+memory. TFLOP/s: forward 4 B H S^2 d (half if causal), backward 2.5 times that. Extra memory: what a call allocates beside its inputs and outputs; for eager
+backward with what its forward keeps for it, for ours the workspace and the log-sum-exp.
 """
 import argparse
 import datetime
@@ -29,6 +29,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from fa_ctypes import Library  # noqa: E402
 
 TOKENS, WIDTH = 16384, 2048
+TURNS = 3
 # What is measured unless the command line says otherwise.
 USUAL = {"dtypes": "float16", "kernels": "sm80", "peers": "fa2,cudnn", "base": "fa2"}
 PUBLISHED = {"dtypes": "float16,bfloat16", "kernels": "auto,sm80", "peers": "fa2,cudnn,eager", "base": "fa2,cudnn,eager"}
@@ -41,24 +42,32 @@ def state():
     return dict(zip(fields.split(","), (x.strip() for x in line.split(","))))
 
 
-def median_ms(call, budget_s):
-    """Median time of a call in ms, and the spread (90th less 10th percentile, relative)."""
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    for _ in range(2):
-        call()
-    start.record()
+def timed(call, count):
+    """Times of `count` calls in ms, after one that is not timed."""
     call()
-    end.record()
-    torch.cuda.synchronize()
-    count = max(5, min(60, int(budget_s * 1e3 / max(start.elapsed_time(end), 1e-3))))
     events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
-    for a, b in events:
-        a.record()
+    for start, end in events:
+        start.record()
         call()
-        b.record()
+        end.record()
     torch.cuda.synchronize()
-    times = sorted(a.elapsed_time(b) for a, b in events)
-    return statistics.median(times), (times[int(0.9 * (count - 1))] - times[int(0.1 * (count - 1))]) / times[count // 2]
+    return [start.elapsed_time(end) for start, end in events]
+
+
+def calls_within(call, budget_s):
+    """How many calls fill the budget: at least 5, at most 60."""
+    return max(5, min(60, int(budget_s * 1e3 / max(timed(call, 1)[0], 1e-3))))
+
+
+def summary(times):
+    """Median time in ms, and the spread (90th less 10th percentile, relative)."""
+    times = sorted(times)
+    median = statistics.median(times)
+    return median, (times[int(0.9 * (len(times) - 1))] - times[int(0.1 * (len(times) - 1))]) / median
+
+
+def median_ms(call, budget_s):
+    return summary(timed(call, calls_within(call, budget_s)))
 
 
 class Case:
@@ -146,28 +155,61 @@ def fits_eager(case, what):
     return (4 if what == "forward" else 7) * matrix < torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
-def measure(case, what, implementations, budget_s):
-    factor = 1.0 if what == "forward" else 2.5
-    row = {}
-    for name in implementations:
-        if name == "eager" and not fits_eager(case, what):
-            continue
-        call = None
+def prepare(case, what, name):
+    """The call of an implementation, and the device memory it takes."""
+    kind, _, kernel = name.partition(":")
+    peer_what = "backward" if what == "deterministic" else what
+    return case.extra_bytes(kind, what, (lambda: case.ours(kernel, what)) if kind == "ours" else (lambda: getattr(case, kind)(peer_what)))
+
+
+def failed(error):
+    return {"error": str(error).split("\n")[0][:200]}
+
+
+def measured(case, what, times, extra):
+    ms, spread = summary(times)
+    return {"ms": ms, "spread": spread, "tflops": (1.0 if what == "forward" else 2.5) * case.flops / ms * 1e-9, "extra_bytes": extra}
+
+
+def measure_in_turns(case, what, names, budget_s):
+    """{name: measurement}. The implementations take turns, so that the clocks that a long problem before this one left behind, and those that this one
+    causes, meet all alike; the first turn of each is not counted."""
+    calls, row = {}, {}
+    for name in names:
         try:
-            kind, _, kernel = name.partition(":")
-            if name == "eager":
-                case.eager_inputs = [t.contiguous() for t in case.heads_first()]
-            peer_what = "backward" if what == "deterministic" else what
-            make = (lambda: case.ours(kernel, what)) if kind == "ours" else (lambda: getattr(case, kind)(peer_what))
-            call, extra = case.extra_bytes(kind, what, make)
-            ms, spread = median_ms(call, budget_s)
-            row[name] = {"ms": ms, "spread": spread, "tflops": factor * case.flops / ms * 1e-9, "extra_bytes": extra}
+            call, extra = prepare(case, what, name)
+            calls[name] = call, extra, -(-calls_within(call, budget_s) // TURNS), []
         except (RuntimeError, AttributeError) as error:
-            row[name] = {"error": str(error).split("\n")[0][:200]}
-        if name == "eager":
-            call = case.eager_inputs = None
-            torch.cuda.empty_cache()
+            row[name] = failed(error)
+    for turn in range(TURNS + 1):
+        for name, (call, _, count, times) in calls.items():
+            try:
+                times += timed(call, count)[: count if turn else 0]
+            except RuntimeError as error:
+                row[name] = failed(error)
+    row.update({name: measured(case, what, times, extra) for name, (_, extra, _, times) in calls.items() if name not in row})
     return row
+
+
+def measure_eager(case, what, budget_s):
+    """Eager attention by itself, since its matrices may take most of the memory; {} if they do not fit."""
+    if not fits_eager(case, what):
+        return {}
+    call = None
+    try:
+        case.eager_inputs = [t.contiguous() for t in case.heads_first()]
+        call, extra = prepare(case, what, "eager")
+        return {"eager": measured(case, what, timed(call, calls_within(call, budget_s)), extra)}
+    except (RuntimeError, AttributeError) as error:
+        return {"eager": failed(error)}
+    finally:
+        call = case.eager_inputs = None
+        torch.cuda.empty_cache()
+
+
+def measure(case, what, implementations, budget_s):
+    row = measure_in_turns(case, what, [name for name in implementations if name != "eager"], budget_s)
+    return row | measure_eager(case, what, budget_s) if "eager" in implementations else row
 
 
 def geometric_mean(values):
