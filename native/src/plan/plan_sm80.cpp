@@ -41,12 +41,6 @@ bool refuse(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
   return true;
 }
 
-/// Variants that plans are made for.
-constexpr uint32_t kPlannedVariants = kModifiedVariants;
-
-/// See uses_bias_tiles().
-constexpr bool kUseBiasTiles = true;
-
 /// First row of a table that is wide enough and whose shared memory the device has; rows are sorted by width, then by preference. -1 if there is none.
 template <class Variant, int kNum>
 int first_fitting(const Variant (&table)[kNum], int64_t head_dim, int64_t shared_limit, int (*shared_bytes)(const Variant&)) {
@@ -153,12 +147,8 @@ bool plan_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, R
 
 }  // namespace
 
-bool sm80::uses_bias_tiles() {
-  return kUseBiasTiles;
-}
-
 bool plan_sm80(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not) {
-  if (refuse(problem, caps, why_not) || refuse_variants(problem, kPlannedVariants, why_not)) {
+  if (refuse(problem, caps, why_not) || refuse_variants(problem, kModifiedVariants, why_not)) {
     return false;
   }
   return problem.pass == Pass::kForward ? plan_forward(problem, caps, plan, why_not) : plan_backward(problem, caps, plan, why_not);

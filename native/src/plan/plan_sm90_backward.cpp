@@ -16,9 +16,6 @@ constexpr double kMaxBlocks = 2147483647.0;
 /// The passes around the main kernel have up to 32 threads per padded row and 256 threads per block.
 constexpr double kMaxRows = 8.0 * kMaxBlocks;
 
-/// Whether the paired tiles are chosen from; without them the deterministic mode takes the next wider tile.
-constexpr bool kChoosePaired = true;
-
 /// Whether a deterministic tile is the faster one for a call that asks for no order: for its lengths, unless half of a head's last tile were empty.
 bool serves_any_order(const Sm90BackwardTile& tile, const Problem& problem) {
   return !problem.deterministic && tile.deterministic && problem.len_q >= tile.any_order_min && problem.len_q <= tile.any_order_max && problem.len_kv > 0 &&
@@ -36,7 +33,7 @@ int choose_tile(const Problem& problem) {
   int best = -1;
   for (int i = 0; i < kNumSm90BackwardTiles; ++i) {
     const Sm90BackwardTile& tile = kSm90BackwardTiles[i];
-    const bool fits = (kChoosePaired || !tile.paired) && (tile.deterministic == problem.deterministic || serves_any_order(tile, problem)) &&
+    const bool fits = (tile.deterministic == problem.deterministic || serves_any_order(tile, problem)) &&
                       tile.head_dim >= std::max(problem.head_dim, problem.head_dim_v) && tile.min_len_q <= problem.len_q;
     if (fits && (best < 0 || better(tile, kSm90BackwardTiles[best]))) {
       best = i;

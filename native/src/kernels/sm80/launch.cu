@@ -52,7 +52,7 @@ int64_t l2_bytes_of(fa_device device) {
 }
 
 int64_t stage_bias(ScoreParams* params, fa_device device, int64_t shared_bytes, int64_t bias_bytes, int blocks_per_sm) {
-  if (!uses_bias_tiles() || !can_stage_bias(*params)) return 0;
+  if (!can_stage_bias(*params)) return 0;
   constexpr int64_t kReservedBytes = 1024;  // per block, by the system
   const int64_t per_block = attribute_of(device, cudaDevAttrMaxSharedMemoryPerBlockOptin, "cudaDeviceGetAttribute of the shared memory per block");
   const int64_t per_sm = attribute_of(device, cudaDevAttrMaxSharedMemoryPerMultiprocessor, "cudaDeviceGetAttribute of the shared memory per multiprocessor");

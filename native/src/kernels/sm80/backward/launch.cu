@@ -105,7 +105,7 @@ bool writes_grad_bias(const BackwardArgs& args) {
   const PairTensor& g = args.grad_bias;
   const bool every_pair = g.batches == problem.batch && g.heads == problem.heads_q && g.rows == problem.len_q && v.bias_dtype != DType::kFloat32;
   const bool all_seen = problem.mask == Mask::kNone && v.chunk == 0 && !v.block_mask && !v.sequences.given;
-  return uses_bias_tiles() && g.data != nullptr && every_pair && all_seen && v.softcap == 0.0f && !problem.deterministic && lies_in_pairs(g, 2, problem.len_kv);
+  return g.data != nullptr && every_pair && all_seen && v.softcap == 0.0f && !problem.deterministic && lies_in_pairs(g, 2, problem.len_kv);
 }
 
 /// Queues a main or grad_q kernel: the plain one, or the modified one where the problem sets a variant. bias_bytes: a tile of the bias of each stage, for
