@@ -20,8 +20,8 @@ struct Sm90BackwardTile {
   int head_dim;  ///< columns of all tiles in shared memory; smaller head dims are padded with zeros
   int tile_q;    ///< query rows per step
   /// True: grad_q of a step is computed in the step behind it, so that the warpgroups need not wait for each other's dS; the second is kept half a step behind
-  /// the first; query tiles from the last to the first. False: in the same step, and from the first to the last. The wide kernel always delays it, and goes from
-  /// the last to the first.
+  /// the first; query tiles from the last to the first. False: in the same step, and from the first to the last. The wide kernel always delays it, and goes
+  /// from the last to the first.
   bool delayed_grad_q;
   /// True: key tiles are added to grad_q in the order of their keys, the first begins the sum and the last rounds it. Paired or wide, with delayed_grad_q.
   bool deterministic;
@@ -40,6 +40,9 @@ struct Sm90BackwardTile {
   constexpr int tile_kv() const { return 64 * kWarpgroups * (paired ? kCluster : 1); }
   /// Query rows that are worked on together: a head's rows are padded to a multiple, and masked pairs of whole steps are multiplied as well.
   constexpr int step_rows() const { return paired ? 2 * tile_q : tile_q; }
+  /// Tiles of q in flight. The paired kernel has three where they fit registers as well as shared memory: while the second warpgroup lags behind, two are free
+  /// only half a step before they are needed.
+  constexpr int q_stages() const { return paired && head_dim == 64 ? 3 : kStages; }
   constexpr int64_t row_padding() const { return std::max(128, step_rows()); }
   constexpr int threads() const { return 128 * (1 + kWarpgroups); }
   constexpr int consumer_registers() const { return is_wide() ? 232 : 240; }
@@ -75,7 +78,7 @@ struct Sm90BackwardTile {
              2 * ds_stages() * kDsBytes + kTailBytes;
     }
     if (paired) {  // of dS the block's own tile, the other block's and one to be sent
-      return 3 * kv_tile_bytes() / kCluster + kStages * 2 * q_tile_bytes() + 3 * score_tile_bytes() / kCluster + kTailBytes;
+      return 3 * kv_tile_bytes() / kCluster + (kStages + q_stages()) * q_tile_bytes() + 3 * score_tile_bytes() / kCluster + kTailBytes;
     }
     return 2 * kv_tile_bytes() + kStages * (2 * q_tile_bytes() + score_tile_bytes()) + kTailBytes;
   }
@@ -100,7 +103,7 @@ inline constexpr int kNumSm90BackwardTiles = sizeof(kSm90BackwardTiles) / sizeof
 /// 16 keys of every (batch, key head). The size is O(batch * heads_q * len_q * head_dim + batch * heads_kv * len_kv).
 struct Sm90BackwardWorkspace {
   int64_t padded_rows;    ///< per head: a whole number of tiles of every configuration
-  int64_t section_heads;  ///< key heads whose blocks are launched side by side, for the order of additions; of the wide kernel at least; 0: as the cache suggests
+  int64_t section_heads;  ///< key heads whose blocks are launched side by side; in the wide kernel at least; 0: as the cache suggests
   int64_t num_counters;
   uint64_t delta_offset_bytes;
   uint64_t grad_q_offset_bytes;
@@ -111,8 +114,8 @@ struct Sm90BackwardWorkspace {
 
 /// Blocks that run at a time, one per multiprocessor. Only the order of work depends on it.
 inline constexpr int64_t kSm90ResidentBlocks = 132;
-/// Where a head's key tiles follow each other at a step or two through the same query tiles, one head alone does not keep all multiprocessors busy once its tiles
-/// become short; so many side by side do.
+/// Where a head's key tiles follow each other at a step or two through the same query tiles, one head alone does not keep all multiprocessors busy once its
+/// tiles become short; so many side by side do.
 inline constexpr int64_t kSm90WideHeads = 8;
 
 inline Sm90BackwardWorkspace sm90_backward_workspace(const Sm90BackwardTile& tile, const Problem& problem) {
