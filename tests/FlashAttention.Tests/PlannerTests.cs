@@ -126,7 +126,8 @@ public sealed class PlannerTests
     }
 
     /// <summary>
-    /// Above head_dim 128 key tiles are added in order, with one kernel less, for 257 to 4096 queries of at least 32 key heads, and always when that is asked for.
+    /// Above head_dim 128 key tiles are added in order, with one kernel less, for 257 to 4096 queries of at least 32 key heads, and always when that is
+    /// asked for.
     /// </summary>
     [TestCase(256, 256, 32, false, false)]
     [TestCase(257, 256, 32, false, true)]
