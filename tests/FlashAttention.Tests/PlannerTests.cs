@@ -125,6 +125,33 @@ public sealed class PlannerTests
         Assert.That(plan.tile_kv, Is.EqualTo(tileKv), plan.Reason());
     }
 
+    /// <summary>
+    /// Above head_dim 128 key tiles are added in order, with one kernel less, for 257 to 4096 queries of at least 32 key heads, and always when that is
+    /// asked for.
+    /// </summary>
+    [TestCase(256, 256, 32, false, false)]
+    [TestCase(257, 256, 32, false, true)]
+    [TestCase(300, 500, 32, false, true)]
+    [TestCase(512, 512, 31, false, false)]
+    [TestCase(4096, 4096, 32, false, true)]
+    [TestCase(4096, 4097, 32, false, false)]
+    [TestCase(4097, 4096, 32, false, false)]
+    [TestCase(100, 5000, 1, true, true)]
+    public void WideHeadsAddInOrder(int lenQ, int lenKv, int batch, bool deterministic, bool ordered)
+    {
+        foreach (int headDim in new[] { 136, 192, 200, 256 })
+        {
+            ProblemCase problem = Base with
+            {
+                LenQ = lenQ, LenKv = lenKv, Batch = batch, HeadsQ = 2, HeadsKv = 1, HeadDim = headDim, HeadDimV = headDim, Deterministic = deterministic,
+            };
+            fa_plan_description plan = PlanQuery.Of(problem, fa_pass.FA_PASS_BACKWARD, Cuda, 90);
+            AssertSensible(plan, SharedMemoryLimit(90));
+            Assert.That(plan.KernelName().EndsWith("_deterministic", StringComparison.Ordinal), Is.EqualTo(ordered), plan.Reason());
+            Assert.That(plan.launches, Is.EqualTo(ordered ? 2 : 3), "prepare, main and, unless the main kernel rounds grad_q, finish");
+        }
+    }
+
     [Test]
     public void APlanCanBeInsistedOn()
     {

@@ -13,21 +13,26 @@ namespace fa {
 /// The backward half of plan_sm90.
 bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not);
 
+/// The wide kernel's query tiles from the last to the first, and at least eight heads side by side, also where additions to grad_q are in any order.
+inline constexpr bool kWideFromLastQueryTile = true;
+
 struct Sm90BackwardTile {
   int head_dim;  ///< columns of all tiles in shared memory; smaller head dims are padded with zeros
   int tile_q;    ///< query rows per step
   /// True: grad_q of a step is computed in the step behind it, so that the warpgroups need not wait for each other's dS; the second is kept half a step behind
-  /// the first; query tiles from the last to the first. False: in the same step, and from the first to the last.
+  /// the first; query tiles from the last to the first. False: in the same step, and from the first to the last. The wide kernel always delays it, and goes
+  /// from the last to the first.
   bool delayed_grad_q;
-  /// True: key tiles are added to grad_q in the order of their keys. Paired or wide, with delayed_grad_q.
+  /// True: key tiles are added to grad_q in the order of their keys, the first begins the sum and the last rounds it. Paired or wide, with delayed_grad_q.
   bool deterministic;
   int64_t min_len_q;  ///< chosen for at least so many queries
   /// True: clusters of two blocks share a tile of keys and exchange dS (src/kernels/sm90/backward_pair); query tiles in pairs. Deterministic only.
   bool paired = false;
-  /// A deterministic tile also serves calls that ask for no order, where it is faster: those of any_order_min … any_order_max queries
-  /// and at most as many keys.
+  /// A deterministic tile also serves calls that ask for no order, where it is faster: those of any_order_min … any_order_max queries, at most as many keys and
+  /// at least any_order_heads key heads, since few would wait for each other's turns.
   int64_t any_order_min = 1;
   int64_t any_order_max = 0;
+  int64_t any_order_heads = 1;
 
   static constexpr int kWarpgroups = 2;  ///< consumer warpgroups, each with 64 keys; in the wide kernel both with the 64 keys of their block
   static constexpr int kStages = 2;      ///< tiles of q and of grad_o in flight, and of dS
@@ -35,6 +40,9 @@ struct Sm90BackwardTile {
   constexpr int tile_kv() const { return 64 * kWarpgroups * (paired ? kCluster : 1); }
   /// Query rows that are worked on together: a head's rows are padded to a multiple, and masked pairs of whole steps are multiplied as well.
   constexpr int step_rows() const { return paired ? 2 * tile_q : tile_q; }
+  /// Tiles of q in flight. The paired kernel has three where they fit registers as well as shared memory: while the second warpgroup lags behind, two are free
+  /// only half a step before they are needed.
+  constexpr int q_stages() const { return paired && head_dim == 64 ? 3 : kStages; }
   constexpr int64_t row_padding() const { return std::max(128, step_rows()); }
   constexpr int threads() const { return 128 * (1 + kWarpgroups); }
   constexpr int consumer_registers() const { return is_wide() ? 232 : 240; }
@@ -43,10 +51,11 @@ struct Sm90BackwardTile {
   constexpr int64_t kv_tile_bytes() const { return int64_t{2} * tile_kv() * head_dim; }
   constexpr int64_t score_tile_bytes() const { return int64_t{2} * tile_q * tile_kv(); }
   /// The main kernel begins the sums of grad_q by itself, and rounds them when they are complete.
-  constexpr bool finishes_grad_q() const { return paired; }
+  constexpr bool finishes_grad_q() const { return deterministic; }
 
   // The wide kernel (src/kernels/sm90/backward_wide), for more than 128 columns: a cluster of two blocks shares a tile of keys, each with 64 of them.
   constexpr bool is_wide() const { return head_dim > 128; }
+  constexpr bool from_last_query_tile() const { return deterministic || kWideFromLastQueryTile; }
   constexpr int blocks_per_tile() const { return is_wide() || paired ? kCluster : 1; }
   /// grad_o comes in parts of whole 64-column panels, each with a barrier of its own, where two whole tiles do not fit.
   constexpr int grad_o_parts() const { return head_dim == 256 ? 2 : 1; }
@@ -69,7 +78,7 @@ struct Sm90BackwardTile {
              2 * ds_stages() * kDsBytes + kTailBytes;
     }
     if (paired) {  // of dS the block's own tile, the other block's and one to be sent
-      return 3 * kv_tile_bytes() / kCluster + kStages * 2 * q_tile_bytes() + 3 * score_tile_bytes() / kCluster + kTailBytes;
+      return 3 * kv_tile_bytes() / kCluster + (kStages + q_stages()) * q_tile_bytes() + 3 * score_tile_bytes() / kCluster + kTailBytes;
     }
     return 2 * kv_tile_bytes() + kStages * (2 * q_tile_bytes() + score_tile_bytes()) + kTailBytes;
   }
@@ -84,8 +93,8 @@ inline constexpr Sm90BackwardTile kSm90BackwardTiles[] = {
     {64, 128, true, false, 2048},
     {64, 128, true, true, 0, true},
     {128, 64, true, true, 0, true, 257, 1024},
-    {192, 64, true, true, 0},
-    {256, 64, true, true, 0},
+    {192, 64, true, true, 0, false, 257, 4096, 32},
+    {256, 64, true, true, 0, false, 257, 4096, 32},
 };
 inline constexpr int kNumSm90BackwardTiles = sizeof(kSm90BackwardTiles) / sizeof(kSm90BackwardTiles[0]);
 
@@ -94,7 +103,7 @@ inline constexpr int kNumSm90BackwardTiles = sizeof(kSm90BackwardTiles) / sizeof
 /// 16 keys of every (batch, key head). The size is O(batch * heads_q * len_q * head_dim + batch * heads_kv * len_kv).
 struct Sm90BackwardWorkspace {
   int64_t padded_rows;    ///< per head: a whole number of tiles of every configuration
-  int64_t section_heads;  ///< key heads whose blocks are launched side by side; 0: as the cache suggests
+  int64_t section_heads;  ///< key heads whose blocks are launched side by side; in the wide kernel at least; 0: as the cache suggests
   int64_t num_counters;
   uint64_t delta_offset_bytes;
   uint64_t grad_q_offset_bytes;
@@ -105,21 +114,24 @@ struct Sm90BackwardWorkspace {
 
 /// Blocks that run at a time, one per multiprocessor. Only the order of work depends on it.
 inline constexpr int64_t kSm90ResidentBlocks = 132;
+/// Where a head's key tiles follow each other at a step or two through the same query tiles, one head alone does not keep all multiprocessors busy once its
+/// tiles become short; so many side by side do.
+inline constexpr int64_t kSm90WideHeads = 8;
 
 inline Sm90BackwardWorkspace sm90_backward_workspace(const Sm90BackwardTile& tile, const Problem& problem) {
   Sm90BackwardWorkspace w{};
   const int64_t key_tiles = (problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv();
   const int64_t key_heads = problem.batch * problem.heads_kv, heads = problem.batch * problem.heads_q;
   w.padded_rows = (problem.len_q + tile.row_padding() - 1) / tile.row_padding() * tile.row_padding();
-  if (tile.finishes_grad_q()) {
+  if (tile.deterministic) {
     // As many heads as fill the multiprocessors, and so many that no more key tiles of a head run side by side than it has steps to be staggered by.
     const int64_t resident = kSm90ResidentBlocks / tile.blocks_per_tile();
     const int64_t steps = std::max<int64_t>(problem.group_size() * ((problem.len_q + tile.step_rows() - 1) / tile.step_rows()), 1);
-    const int64_t wanted = std::max(resident / std::max<int64_t>(key_tiles, 1), resident / steps);
+    const int64_t wanted = std::max(tile.is_wide() ? kSm90WideHeads : resident / std::max<int64_t>(key_tiles, 1), resident / steps);
     w.section_heads = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(key_heads, 1));
-    w.num_counters = heads * (w.padded_rows / tile.tile_q);
-  } else if (tile.deterministic) {
-    w.num_counters = heads * (w.padded_rows / tile.tile_q) * tile.blocks_per_tile();
+    w.num_counters = heads * (w.padded_rows / tile.tile_q) * (tile.is_wide() ? tile.kCluster : 1);
+  } else if (tile.is_wide() && tile.from_last_query_tile()) {
+    w.section_heads = std::clamp<int64_t>(kSm90WideHeads, 1, std::max<int64_t>(key_heads, 1));
   }
   const uint64_t rows = static_cast<uint64_t>(heads) * static_cast<uint64_t>(w.padded_rows);
   w.delta_offset_bytes = rows * sizeof(float);

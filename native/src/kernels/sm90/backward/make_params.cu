@@ -11,9 +11,6 @@ namespace {
 /// What the query tiles of one head stream through L2 together: heads are worked on side by side only as long as they share it.
 constexpr int64_t kCacheBytes = int64_t{50} << 20;
 
-/// Where key tiles are added in order, a head advances by a key tile per step at most; so many heads side by side keep all blocks busy none the less.
-constexpr int kOrderedHeads = 8;
-
 int64_t visible_len_kv_of(const Problem& problem) {
   return problem.is_causal() ? std::clamp<int64_t>(problem.len_q + problem.causal_offset(), 0, problem.len_kv) : problem.len_kv;
 }
@@ -83,10 +80,9 @@ BackwardParams make_backward_params(const Sm90BackwardTile& tile, const Backward
   params.order.num_tiles = static_cast<int>((problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv());
   params.order.num_heads = static_cast<int>(problem.batch * problem.heads_kv);
   const int64_t head_bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * tile.head_dim) * problem.group_size();
-  params.order.section_heads =
-      tile.finishes_grad_q() ? static_cast<int>(workspace.section_heads) : TileOrder::choose_section(params.order.num_heads, head_bytes, kCacheBytes);
-  if (tile.deterministic && tile.is_wide()) {
-    params.order.section_heads = std::min(params.order.num_heads, std::max(params.order.section_heads, kOrderedHeads));
+  params.order.section_heads = static_cast<int>(workspace.section_heads);
+  if (!tile.paired) {
+    params.order.section_heads = std::max(params.order.section_heads, TileOrder::choose_section(params.order.num_heads, head_bytes, kCacheBytes));
   }
 
   params.grad_q = static_cast<uint16_t*>(args.grad_q.data);

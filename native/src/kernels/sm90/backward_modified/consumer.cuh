@@ -83,11 +83,7 @@ class ModifiedConsumer {
     while (true) {
 #pragma unroll 1
       for (; step < stop; ++step) {
-        if (step < first_step_ || step >= end_step_) {
-          process_unseen(work, step);
-        } else {
-          process<true>(grad_k, grad_v, work, step);
-        }
+        process<true>(grad_k, grad_v, work, step);
       }
       if (step >= work.end_step) {
         break;
@@ -146,22 +142,82 @@ class ModifiedConsumer {
   }
 
   /// One tile of queries. Every product is waited for before the end: a group in flight across the loop's back edge makes ptxas serialise all of them (C7514).
+  /// Of queries that see none of the warpgroup's keys, only the other's, dS of its own keys is 0 and there is nothing to do but its part of grad_q. Both
+  /// warpgroups come to the same barrier instruction none the less (synccheck takes two of them for divergence), and in the masked form with no product in
+  /// flight, since what is around it is conditional.
   template <bool kMasked>
   __device__ __forceinline__ void process(Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int step) {
     using namespace ptx;
     const int stage = cursor_.stage, first_query = step * Config::kTileQ;
-    const uint32_t phase = cursor_.phase, stage_step = stage * kQStageStep, buffer_step = key_step_;
-    Scores s, dp;
-
-    // S^T = K Q^T, dP^T = V dO^T
-    mbarrier_wait(&smem_.q_full[stage], phase);
+    const uint32_t stage_step = stage * kQStageStep, buffer_step = key_step_;
+    const bool seen = !kMasked || (step >= first_step_ && step < end_step_);
+    Operand p_operand, ds_operand;
+    mbarrier_wait(&smem_.q_full[stage], cursor_.phase);
     if constexpr (kMasked) {
       clean_queries(work, first_query);
     }
+    if (seen) {
+      form_scores<kMasked>(p_operand, ds_operand, first_query);
+    } else {
+      skip_scores(p_operand, ds_operand);
+    }
+    share_ds(ds_operand, stage);
+
+    // grad_v, then grad_q and grad_k, for both of which dS of both warpgroups must be there
+    if constexpr (!kMasked) {
+      wgmma_fence();
+      accumulate(grad_v, p_operand, stage_step + kToGradO);
+      wgmma_commit_group();
+    }
+    fence_proxy_async_shared();
+    named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);
+    float grad_q[Config::kGradQ];
+    wgmma_fence();
+    if (seen) {
+      if constexpr (kMasked) {
+        accumulate(grad_v, p_operand, stage_step + kToGradO);
+        wgmma_commit_group();
+      }
+      multiply_grad_q(grad_q, buffer_step, stage);
+      wgmma_commit_group();
+      accumulate(grad_k, ds_operand, stage_step);
+      wgmma_commit_group();
+
+      wgmma_wait_group<1>();
+      pin_registers(grad_q);
+      if (threadIdx.x % 32 == 0) {
+        mbarrier_arrive(&smem_.grad_o_empty[stage]);
+      }
+      add_grad_q(grad_q);
+      wgmma_wait_group<0>();
+      pin_registers(grad_v);
+      pin_registers(grad_k);
+      if (threadIdx.x % 32 == 0) {
+        mbarrier_arrive(&smem_.q_empty[stage]);
+      }
+    } else {
+      multiply_grad_q(grad_q, buffer_step, stage);
+      wgmma_commit_group();
+      wgmma_wait_group<0>();
+      pin_registers(grad_q);
+      add_grad_q(grad_q);
+    }
+    advance();
+  }
+
+  /// P and dS of a step whose q is there.
+  template <bool kMasked>
+  __device__ __forceinline__ void form_scores(Operand& p_operand, Operand& ds_operand, int first_query) {
+    using namespace ptx;
+    const int stage = cursor_.stage;
+    const uint32_t stage_step = stage * kQStageStep, buffer_step = key_step_;
+    Scores s, dp;
+
+    // S^T = K Q^T, dP^T = V dO^T
     wgmma_fence();
     multiply_scores(s, desc_k_, buffer_step, stage_step);
     wgmma_commit_group();
-    mbarrier_wait(&smem_.grad_o_full[stage], phase);
+    mbarrier_wait(&smem_.grad_o_full[stage], cursor_.phase);
     multiply_scores(dp, desc_v_, buffer_step, stage_step + kToGradO);
     wgmma_commit_group();
 
@@ -179,7 +235,6 @@ class ModifiedConsumer {
     }
 
     // P, dS
-    Operand p_operand, ds_operand;
     const float* s_shift = &smem_.shift[stage][threadIdx.x % 4 * 2];
     const float* s_delta = &smem_.delta[stage][threadIdx.x % 4 * 2];
     wgmma_wait_group<1>();
@@ -188,34 +243,19 @@ class ModifiedConsumer {
     wgmma_wait_group<0>();
     pin_registers(dp);
     differentiate_scores<Element, kMasked>(ds_operand, dp, s, s_delta, scores);
-    share_ds(ds_operand, stage);
+  }
 
-    // grad_v, then grad_q and grad_k, for both of which dS of both warpgroups must be there
-    wgmma_fence();
-    accumulate(grad_v, p_operand, stage_step + kToGradO);
-    wgmma_commit_group();
-    fence_proxy_async_shared();
-    named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);
-    float grad_q[Config::kGradQ];
-    wgmma_fence();
-    multiply_grad_q(grad_q, buffer_step, stage);
-    wgmma_commit_group();
-    accumulate(grad_k, ds_operand, stage_step);
-    wgmma_commit_group();
-
-    wgmma_wait_group<1>();
-    pin_registers(grad_q);
+  /// Of a step whose queries see none of the warpgroup's keys: gives q and grad_o back.
+  __device__ __forceinline__ void skip_scores(Operand& p_operand, Operand& ds_operand) {
+    ptx::mbarrier_wait(&smem_.grad_o_full[cursor_.stage], cursor_.phase);
     if (threadIdx.x % 32 == 0) {
-      mbarrier_arrive(&smem_.grad_o_empty[stage]);
+      ptx::mbarrier_arrive(&smem_.q_empty[cursor_.stage]);
+      ptx::mbarrier_arrive(&smem_.grad_o_empty[cursor_.stage]);
     }
-    add_grad_q(grad_q);
-    wgmma_wait_group<0>();
-    pin_registers(grad_v);
-    pin_registers(grad_k);
-    if (threadIdx.x % 32 == 0) {
-      mbarrier_arrive(&smem_.q_empty[stage]);
+#pragma unroll
+    for (int i = 0; i < Config::kScores / 2; ++i) {
+      p_operand[i] = ds_operand[i] = 0;
     }
-    advance();
   }
 
   /// Ends a step. key_step_ does not change, but the compiler must not know: it would compute all descriptors of k and v before the loop and keep them in local
@@ -232,31 +272,6 @@ class ModifiedConsumer {
       clean_rows(smem_.q[cursor_.stage], work.len_q - first_query);
       clean_rows(smem_.grad_o[cursor_.stage], work.len_q - first_query);
     }
-  }
-
-  /// A tile of queries that see none of the warpgroup's keys, only the other's: dS of its own keys is 0.
-  __device__ __forceinline__ void process_unseen(const KeyWork& work, int step) {
-    using namespace ptx;
-    const int stage = cursor_.stage;
-    mbarrier_wait(&smem_.q_full[stage], cursor_.phase);
-    clean_queries(work, step * Config::kTileQ);
-    mbarrier_wait(&smem_.grad_o_full[stage], cursor_.phase);
-    if (threadIdx.x % 32 == 0) {
-      mbarrier_arrive(&smem_.q_empty[stage]);
-      mbarrier_arrive(&smem_.grad_o_empty[stage]);
-    }
-    const Operand zeros = {};
-    share_ds(zeros, stage);
-    fence_proxy_async_shared();
-    named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);
-    float grad_q[Config::kGradQ];
-    wgmma_fence();
-    multiply_grad_q(grad_q, key_step_, stage);
-    wgmma_commit_group();
-    wgmma_wait_group<0>();
-    pin_registers(grad_q);
-    add_grad_q(grad_q);
-    advance();
   }
 
   /// scores = the warpgroup's 64 rows of k or v times a tile of q or grad_o, transposed.

@@ -24,7 +24,8 @@ struct BackwardPairConfig {
   static constexpr int kClusterSize = kTile.kCluster;
   static constexpr int kClusterKeys = kTile.tile_kv();
   static constexpr int kTileKv = kClusterKeys / kClusterSize;  ///< keys of a block
-  static constexpr int kStages = kTile.kStages;                ///< stage 0 holds the tile whose dS is sent, stage 1 the block's own
+  static constexpr int kStages = kTile.kStages;                ///< of grad_o: stage 0 holds the tile whose dS is sent, stage 1 the block's own
+  static constexpr int kQStages = kTile.q_stages();            ///< of q, in turns
   static constexpr int kWarpgroups = kTile.kWarpgroups;
   static constexpr int kThreads = kTile.threads();
   static constexpr int kConsumerThreads = 128 * kWarpgroups;
@@ -51,19 +52,19 @@ struct BackwardPairConfig {
     alignas(1024) KeyRows k;                          ///< afterwards grad_k
     alignas(1024) KeyRows v;                          ///< afterwards grad_v
     alignas(1024) KeyRows peer_k;                     ///< the other block's
-    alignas(1024) QTile q[kStages];
+    alignas(1024) QTile q[kQStages];
     alignas(1024) QTile grad_o[kStages];
     alignas(1024) DsTile own_ds;   ///< of the block's own query tile
     alignas(1024) DsTile peer_ds;  ///< of the same query tile, from the other block
     alignas(1024) DsTile sent_ds;  ///< of the other block's query tile, on its way there
     PairBlock block;               ///< for where registers are scarce
-    alignas(128) float lse_log2[kStages][kTileQ];
+    alignas(128) float lse_log2[kQStages][kTileQ];
     alignas(128) float delta[kStages][kTileQ];
     uint64_t k_full;
     uint64_t v_full;
     uint64_t peer_k_full;
-    uint64_t q_full[kStages];  ///< q and lse_log2
-    uint64_t q_empty[kStages];
+    uint64_t q_full[kQStages];  ///< q and lse_log2
+    uint64_t q_empty[kQStages];
     uint64_t grad_o_full[kStages];  ///< grad_o and delta
     uint64_t grad_o_empty[kStages];
     // One phase per pair of query tiles; "empty" for the first pair once there was a product, meaningless as yet.
@@ -78,7 +79,7 @@ struct BackwardPairConfig {
     uint64_t grad_q_added;  ///< the consumer warps have added
 
     /// Descriptor units from a tile to its counterpart.
-    static constexpr uint32_t kToGradO = kStages * sizeof(QTile) / 16;
+    static constexpr uint32_t kToGradO = kQStages * sizeof(QTile) / 16;
     static constexpr uint32_t kToPeerK = 2 * sizeof(KeyRows) / 16;
     static constexpr uint32_t kToPeerDs = sizeof(DsTile) / 16;
   };

@@ -3,6 +3,7 @@
 
 #include "kernels/sm90/backward/pairs.cuh"
 #include "kernels/sm90/backward/scores.cuh"
+#include "kernels/sm90/backward/steps.cuh"
 #include "kernels/sm90/backward_pair/block.cuh"
 #include "kernels/sm90/backward_pair/config.h"
 #include "kernels/sm90/backward_pair/grad_q.cuh"
@@ -89,6 +90,12 @@ class PairConsumer {
 
  private:
   static constexpr int kNever = 1 << 30;
+  /// With as many tiles of q in flight as of grad_o both have the same stage.
+  static constexpr bool kOwnQCursor = Config::kQStages != Config::kStages;
+
+  __device__ __forceinline__ int q_stage_of(int stage) const {
+    return kOwnQCursor ? q_cursor_.stage : stage;
+  }
 
   /// A pair of query tiles: first the other block's, whose dS is sent, then the own.
   template <bool kMasked>
@@ -107,26 +114,33 @@ class PairConsumer {
   template <bool kMasked>
   __device__ __forceinline__ void step(Gradient& grad_k, Gradient& grad_v, int pair, int stage) {
     using namespace ptx;
-    const uint32_t stage_step = stage * kQStageStep;
+    const int q_stage = q_stage_of(stage);
     Scores p, ds;
 
     // S^T = K Q^T, dP^T = V dO^T
-    mbarrier_wait(&smem_.q_full[stage], phase_);
+    mbarrier_wait(&smem_.q_full[q_stage], kOwnQCursor ? q_cursor_.phase : phase_);
     wgmma_fence();
-    multiply_scores(p, desc_k_, stage_step);
+    multiply_scores(p, desc_k_, q_stage * kQStageStep);
     wgmma_commit_group();
     mbarrier_wait(&smem_.grad_o_full[stage], phase_);
-    multiply_scores(ds, desc_v_, stage_step + SharedStorage::kToGradO);
+    multiply_scores(ds, desc_v_, stage * kQStageStep + SharedStorage::kToGradO);
     wgmma_commit_group();
+    if (stage == 0) {
+      if (!first_) {
+        wait_for_ds(phase_ ^ 1);
+      }
+      mbarrier_wait(&smem_.sent_empty, phase_ ^ 1);
+    }
 
     // P, dS
     wgmma_wait_group<1>();
     pin_registers(p);
-    exponentiate_scores(p, &smem_.lse_log2[stage][threadIdx.x % 4 * 2], params_.scale_log2);
+    exponentiate_scores(p, &smem_.lse_log2[q_stage][threadIdx.x % 4 * 2], params_.scale_log2);
     if constexpr (kMasked) {
       hide_scores(p, first_row_, block_.query_tile(pair, stage) * Config::kTileQ);
     }
-    mbarrier_wait(&smem_.k_full, 0);  // long complete; but a branch, which keeps some of the exponentials in front of the next wait
+    // For what the rest of the step needs. It is there long since; but a wait is a branch, which keeps some of the exponentials in front of the next one.
+    mbarrier_wait(&smem_.k_full, 0);
     wgmma_wait_group<0>();
     pin_registers(ds);
     differentiate_scores(ds, p, &smem_.delta[stage][threadIdx.x % 4 * 2]);
@@ -142,79 +156,82 @@ class PairConsumer {
     } else {
       finish_own(grad_k, grad_v, p_operand, ds_operand);
     }
+    if constexpr (kOwnQCursor) {
+      q_cursor_.advance();
+    }
   }
 
-  /// The rest of the step with the other block's query tile: grad_q of the pair before, whose dS from both blocks had a step to arrive; dS to be sent; grad_v,
+  /// The rest of the step with the other block's query tile: dS to be sent; grad_v; grad_q of the pair before, whose dS from both blocks had a step to arrive;
   /// grad_k.
   __device__ __forceinline__ void finish_sent(Gradient& grad_k, Gradient& grad_v, const Operand& p_operand, const Operand& ds_operand) {
     using namespace ptx;
-    const int lane = threadIdx.x % 32;
-    if (first_) {
-      if (threadIdx.x < 256) {  // consumer warpgroup 0
-        named_barrier_arrive(Config::kBarrierStart, Config::kConsumerThreads);
-      }
-    } else {
-      wait_for_ds(phase_ ^ 1);
+    const bool first_lane = threadIdx.x % 32 == 0;
+    if (first_ && threadIdx.x < 256) {  // consumer warpgroup 0
+      named_barrier_arrive(Config::kBarrierStart, Config::kConsumerThreads);
     }
-    mbarrier_wait(&smem_.sent_empty, phase_ ^ 1);
     float grad_q[Config::kGradQ];
-    wgmma_fence();
-    grad_q_.multiply(grad_q);
-    wgmma_commit_group();
-
     write_ds(ds_operand, kToSentDs);
-    __syncwarp();
-    if (lane == 0) {
-      mbarrier_arrive(&smem_.sent_full);
-    }
+    wgmma_fence();
     accumulate(grad_v, p_operand, SharedStorage::kToGradO);
     wgmma_commit_group();
-    accumulate(grad_k, ds_operand, 0);
+    grad_q_.multiply(grad_q);
+    wgmma_commit_group();
+    publish(&smem_.sent_full);
+    accumulate(grad_k, ds_operand, q_stage_of(0) * kQStageStep);
     wgmma_commit_group();
 
     wgmma_wait_group<2>();
+    pin_registers(grad_v);
+    if (first_lane) {
+      mbarrier_arrive(&smem_.grad_o_empty[0]);
+    }
+    wgmma_wait_group<1>();
     pin_registers(grad_q);
-    if (lane == 0) {
+    if (first_lane) {
       mbarrier_arrive(&smem_.own_empty);
       mbarrier_arrive_cluster(cluster_address(&smem_.peer_empty, block_.rank ^ 1));
     }
     if (!first_) {
       add_previous(grad_q);
     }
-    release_stage<0>(grad_k, grad_v);
+    wgmma_wait_group<0>();
+    pin_registers(grad_k);
+    if (first_lane) {
+      mbarrier_arrive(&smem_.q_empty[q_stage_of(0)]);
+    }
     complete_previous(grad_q);
   }
 
   /// The rest of the step with the own query tile: dS to be multiplied in the next pair; grad_v, grad_k.
   __device__ __forceinline__ void finish_own(Gradient& grad_k, Gradient& grad_v, const Operand& p_operand, const Operand& ds_operand) {
     using namespace ptx;
+    const bool first_lane = threadIdx.x % 32 == 0;
     mbarrier_wait(&smem_.own_empty, phase_);
     write_ds(ds_operand, 0);
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) {
-      mbarrier_arrive(&smem_.own_full);
-    }
     wgmma_fence();
     accumulate(grad_v, p_operand, kQStageStep + SharedStorage::kToGradO);
     wgmma_commit_group();
-    accumulate(grad_k, ds_operand, kQStageStep);
+    publish(&smem_.own_full);
+    accumulate(grad_k, ds_operand, q_stage_of(1) * kQStageStep);
     wgmma_commit_group();
-    release_stage<1>(grad_k, grad_v);
-  }
-
-  /// Waits for grad_v, the group before the last, and grad_k, the last, and gives their buffers back.
-  template <int kStage>
-  __device__ __forceinline__ void release_stage(Gradient& grad_k, Gradient& grad_v) {
-    using namespace ptx;
     wgmma_wait_group<1>();
     pin_registers(grad_v);
-    if (threadIdx.x % 32 == 0) {
-      mbarrier_arrive(&smem_.grad_o_empty[kStage]);
+    if (first_lane) {
+      mbarrier_arrive(&smem_.grad_o_empty[1]);
     }
     wgmma_wait_group<0>();
     pin_registers(grad_k);
+    if (first_lane) {
+      mbarrier_arrive(&smem_.q_empty[q_stage_of(1)]);
+    }
+  }
+
+  /// Makes what the warp has written visible to products and copies, and says so.
+  __device__ __forceinline__ void publish(uint64_t* full) {
+    ptx::fence_proxy_async_shared();
+    __syncwarp();
     if (threadIdx.x % 32 == 0) {
-      mbarrier_arrive(&smem_.q_empty[kStage]);
+      ptx::mbarrier_arrive(full);
     }
   }
 
@@ -292,14 +309,13 @@ class PairConsumer {
     }
   }
 
-  /// dS^T from registers to shared memory as dS, to own_ds or, at kToSentDs, to sent_ds.
+  /// dS^T from registers to shared memory as dS, to own_ds or, at kToSentDs, to sent_ds; publish follows.
   __device__ __forceinline__ void write_ds(const Operand& operand, uint32_t offset_bytes) {
 #pragma unroll
     for (int k = 0; k < Config::kTileQ / 16; ++k) {
       ptx::stmatrix_x4_trans(s_own_ds_ + offset_bytes + k * 16 * tile::kPanelRowBytes, operand[4 * k], operand[4 * k + 1], operand[4 * k + 2],
                              operand[4 * k + 3]);
     }
-    ptx::fence_proxy_async_shared();
   }
 
   /// Tells the repair pass of NaN and infinity that may have come from masked pairs: the tensor core multiplies them with zero, and 0 * NaN is NaN.
@@ -384,9 +400,10 @@ class PairConsumer {
   bool first_ = true;               // pair
   bool previous_complete_ = false;  // nothing is added to that tile after this block
   int previous_ = 0;                // tile of the accumulator that grad_q of the pair before belongs to
-  uint32_t phase_ = 0;              // parity of the pair
-  int first_row_[2];                // first query that sees the thread's keys, less the thread's first column
-  uint32_t s_own_ds_;               // the lane's row of stmatrix in own_ds
+  StepCursor<Config::kQStages> q_cursor_;
+  uint32_t phase_ = 0;  // parity of the pair
+  int first_row_[2];    // first query that sees the thread's keys, less the thread's first column
+  uint32_t s_own_ds_;   // the lane's row of stmatrix in own_ds
 };
 
 }  // namespace fa::sm90

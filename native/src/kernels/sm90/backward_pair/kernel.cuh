@@ -32,10 +32,12 @@ __global__ void __cluster_dims__(Config::kClusterSize, 1, 1) __launch_bounds__(C
     ptx::mbarrier_init(&smem.v_full, 1);
     ptx::mbarrier_init(&smem.peer_k_full, 1);
     for (int stage = 0; stage < Config::kStages; ++stage) {
-      ptx::mbarrier_init(&smem.q_full[stage], 1);
       ptx::mbarrier_init(&smem.grad_o_full[stage], 1);
-      ptx::mbarrier_init(&smem.q_empty[stage], Config::kConsumerWarps);
       ptx::mbarrier_init(&smem.grad_o_empty[stage], Config::kConsumerWarps);
+    }
+    for (int stage = 0; stage < Config::kQStages; ++stage) {
+      ptx::mbarrier_init(&smem.q_full[stage], 1);
+      ptx::mbarrier_init(&smem.q_empty[stage], Config::kConsumerWarps);
     }
     ptx::mbarrier_init(&smem.own_full, Config::kConsumerWarps);
     ptx::mbarrier_init(&smem.own_empty, Config::kConsumerWarps);

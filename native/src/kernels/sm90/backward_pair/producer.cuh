@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/sm90/backward/producer.cuh"
+#include "kernels/sm90/backward/steps.cuh"
 #include "kernels/sm90/backward_pair/block.cuh"
 #include "kernels/sm90/backward_pair/config.h"
 #include "ptx/cluster.cuh"
@@ -24,6 +25,7 @@ class PairProducer {
     load_keys(&params_.map_k, smem_.k, &smem_.k_full, block_.first_key);
     bool keys_loaded = false;
     uint32_t phase = 0;
+    StepCursor<Config::kQStages> q_cursor;
     for (int group_head = 0; group_head < params_.group_size; ++group_head) {
       const int head = block_.kv_head * params_.group_size + group_head, flat_head = block_.first_head + group_head;
 #pragma unroll 1
@@ -31,8 +33,9 @@ class PairProducer {
 #pragma unroll 1
         for (int stage = 0; stage < Config::kStages; ++stage) {
           const int first_row = block_.query_tile(pair, stage) * Config::kTileQ;
-          load_query_tile<Config>(&params_.map_q, smem_.q[stage], &params_.map_statistics, smem_.lse_log2[stage], flat_head, &smem_.q_full[stage],
-                                  &smem_.q_empty[stage], phase, first_row, head, block_.batch);
+          load_query_tile<Config>(&params_.map_q, smem_.q[q_cursor.stage], &params_.map_statistics, smem_.lse_log2[q_cursor.stage], flat_head,
+                                  &smem_.q_full[q_cursor.stage], &smem_.q_empty[q_cursor.stage], q_cursor.phase, first_row, head, block_.batch);
+          q_cursor.advance();
           if (!keys_loaded) {
             load_keys(&params_.map_v, smem_.v, &smem_.v_full, block_.first_key);
           }

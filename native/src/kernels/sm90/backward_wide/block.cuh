@@ -14,6 +14,20 @@ struct ClusterBlock {
   int peer_key;   ///< first key of the other block
 };
 
+/// A query tile of one head of the group, and its part of the grad_q accumulator.
+struct QueryTile {
+  int group_head;
+  int query_tile;
+  float* g_tile = nullptr;
+};
+
+/// Key tiles that come to a query tile: the first ones.
+template <typename Config>
+__device__ __forceinline__ int num_visitors(const BackwardParams& params, int query_tile) {
+  const int end_key = (query_tile + 1) * Config::kTileQ + params.causal_offset;
+  return params.causal ? min((end_key + Config::kTileKv - 1) / Config::kTileKv, params.order.num_tiles) : params.order.num_tiles;
+}
+
 template <typename Config>
 __device__ __forceinline__ ClusterBlock cluster_block(const BackwardParams& params) {
   ClusterBlock block;

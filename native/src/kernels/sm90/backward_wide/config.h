@@ -32,8 +32,9 @@ struct BackwardWideConfig {
   static constexpr int kDsStages = kTile.ds_stages();
   /// With one tile of dS all warpgroups wait for its last reader, so warpgroup 1 multiplies with the last dS before it forms dP; with two, behind it.
   static constexpr bool kGradQFirst = kDsStages == 1;
-  /// Additions to grad_q in the order of the keys (grad_q_turns.cuh), query tiles from the last to the first.
+  /// Additions to grad_q in the order of the keys (grad_q_turns.cuh); the first key tile stores, the last one rounds. Query tiles from the last to the first.
   static constexpr bool kDeterministic = kTile.deterministic;
+  static constexpr bool kFromLastQueryTile = kTile.from_last_query_tile();
   static constexpr int kTurnStages = 4;  ///< steps by which opening may be ahead of counting
 
   static constexpr int kThreads = kTile.threads();

@@ -45,32 +45,34 @@ class WideConsumer {
     }
   }
 
-  /// Calls step(masked, query tile, its part of the accumulator) for all query tiles that the keys are seen by; masked is a Masked<>.
+  /// Calls step(masked, QueryTile) for all query tiles that the keys are seen by; masked is a Masked<>.
   template <typename Step>
   __device__ __forceinline__ void for_each_step(const Step& step) const {
 #pragma unroll 1
     for (int group_head = 0; group_head < params.group_size; ++group_head) {
       float* g_accumulator = params.grad_q_accumulator + workspace_row(params, block.tile, group_head, 0) * Config::kHeadDim;
-      const auto tile_of = [&](int tile) { return g_accumulator + static_cast<int64_t>(tile) * (Config::kTileQ * Config::kHeadDim); };
-      if constexpr (Config::kDeterministic) {
+      const auto tile_of = [&](int tile) {
+        return QueryTile{group_head, tile, g_accumulator + static_cast<int64_t>(tile) * (Config::kTileQ * Config::kHeadDim)};
+      };
+      if constexpr (Config::kFromLastQueryTile) {
         int tile = params.num_q_tiles - 1;
 #pragma unroll 1
         for (; tile >= block.tile.end_masked; --tile) {
-          step(Masked<false>{}, tile, tile_of(tile));
+          step(Masked<false>{}, tile_of(tile));
         }
 #pragma unroll 1
         for (; tile >= block.tile.first_step; --tile) {
-          step(Masked<true>{}, tile, tile_of(tile));
+          step(Masked<true>{}, tile_of(tile));
         }
       } else {
         int tile = block.tile.first_step;
 #pragma unroll 1
         for (; tile < block.tile.end_masked; ++tile) {
-          step(Masked<true>{}, tile, tile_of(tile));
+          step(Masked<true>{}, tile_of(tile));
         }
 #pragma unroll 1
         for (; tile < params.num_q_tiles; ++tile) {
-          step(Masked<false>{}, tile, tile_of(tile));
+          step(Masked<false>{}, tile_of(tile));
         }
       }
     }

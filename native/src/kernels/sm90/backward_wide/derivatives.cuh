@@ -21,7 +21,7 @@ class DerivativeWarpgroup {
         desc_v_(tile::k_major_descriptor(smem.v)),
         desc_grad_o_(tile::k_major_descriptor(smem.grad_o[0])),
         desc_q_rows_(tile::mn_major_descriptor(smem.q[0], Config::kTileQ)),
-        grad_q_(smem, common_.block.rank) {
+        grad_q_(params, smem, common_.block) {
     const int matrix = common_.lane / 8, row = common_.lane % 8;
     s_ds_ = ptx::shared_address(smem.ds[0]) + tile::swizzled_offset_bytes(matrix / 2 * 8 + row, common_.warp * 2 + matrix % 2);
   }
@@ -38,7 +38,7 @@ class DerivativeWarpgroup {
     }
     // k_full is not waited for: the first P, without which there is no dS to be multiplied with k, was formed behind it.
     ptx::mbarrier_wait(&smem.v_full, 0);
-    common_.for_each_step([&](auto masked, int query_tile, float* g_tile) { process<decltype(masked)::value>(grad_k, query_tile, g_tile); });
+    common_.for_each_step([&](auto masked, const QueryTile& place) { process<decltype(masked)::value>(grad_k, place); });
     common_.add_last(grad_q_);
     const bool bad_grad_k = common_.params.causal && Common::any_nonfinite(grad_k);
     const bool bad_keys = common_.params.causal && keys_nonfinite();
@@ -54,7 +54,7 @@ class DerivativeWarpgroup {
  private:
   /// One tile of queries; every product is waited for before the end.
   template <bool kMasked>
-  __device__ __forceinline__ void process(typename Common::Gradient& grad_k, int query_tile, float* g_tile) {
+  __device__ __forceinline__ void process(typename Common::Gradient& grad_k, const QueryTile& place) {
     using namespace ptx;
     SharedStorage& smem = common_.smem;
     float ds[Config::kScores], grad_q[GradQ::kRegisters];
@@ -84,7 +84,7 @@ class DerivativeWarpgroup {
       pin_registers(grad_q);
       grad_q_.release();
       grad_q_.add(grad_q);
-      grad_q_.advance(g_tile);
+      grad_q_.advance(place);
       wgmma_wait_group<0>();
     } else {
       grad_q_.multiply(grad_q);
@@ -92,7 +92,7 @@ class DerivativeWarpgroup {
       wgmma_wait_group<1>();
     }
     pin_registers(ds);
-    differentiate<kMasked>(ds, query_tile, &smem.delta[slots[0]][common_.lane % 4 * 2]);
+    differentiate<kMasked>(ds, place.query_tile, &smem.delta[slots[0]][common_.lane % 4 * 2]);
 #pragma unroll
     for (int part = 0; part < Config::kParts; ++part) {
       common_.release(&smem.grad_o_empty[slots[part]]);
@@ -120,7 +120,7 @@ class DerivativeWarpgroup {
     wgmma_commit_group();
     if constexpr (!Config::kGradQFirst) {
       grad_q_.add(grad_q);
-      grad_q_.advance(g_tile);
+      grad_q_.advance(place);
     }
     wgmma_wait_group<0>();
 #pragma unroll

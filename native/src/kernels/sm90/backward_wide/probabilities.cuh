@@ -19,7 +19,7 @@ class ProbabilityWarpgroup {
         desc_k_(tile::k_major_descriptor(smem.k)),
         desc_q_(tile::k_major_descriptor(smem.q[0])),
         desc_grad_o_rows_(tile::mn_major_descriptor(smem.grad_o[0], Config::kTileQ)),
-        grad_q_(smem, common_.block.rank) {}
+        grad_q_(params, smem, common_.block) {}
 
   __device__ __forceinline__ void run() {
     SharedStorage& smem = common_.smem;
@@ -33,7 +33,7 @@ class ProbabilityWarpgroup {
     }
     ptx::mbarrier_wait(&smem.k_full, 0);
     // v_full, which also covers peer_k, is not waited for: the first dS, which the first product with peer_k needs, was formed behind it.
-    common_.for_each_step([&](auto masked, int query_tile, float* g_tile) { process<decltype(masked)::value>(grad_v, query_tile, g_tile); });
+    common_.for_each_step([&](auto masked, const QueryTile& place) { process<decltype(masked)::value>(grad_v, place); });
     common_.add_last(grad_q_);
     if (common_.params.causal) {
       const bool bad = Common::any_nonfinite(grad_v);
@@ -48,7 +48,7 @@ class ProbabilityWarpgroup {
  private:
   /// One tile of queries. Every product is waited for before the end: a group in flight across the loop's back edge makes ptxas serialise all of them (C7514).
   template <bool kMasked>
-  __device__ __forceinline__ void process(typename Common::Gradient& grad_v, int query_tile, float* g_tile) {
+  __device__ __forceinline__ void process(typename Common::Gradient& grad_v, const QueryTile& place) {
     using namespace ptx;
     SharedStorage& smem = common_.smem;
     const int stage = q_cursor_.stage;
@@ -71,7 +71,7 @@ class ProbabilityWarpgroup {
     pin_registers(p);
     exponentiate_scores(p, &smem.lse_log2[stage][common_.lane % 4 * 2], common_.params.scale_log2);
     if constexpr (kMasked) {
-      hide_scores(p, common_.first_row, query_tile * Config::kTileQ);
+      hide_scores(p, common_.first_row, place.query_tile * Config::kTileQ);
     }
     common_.release(&smem.q_empty[stage]);
     pass_on(p);
@@ -96,7 +96,7 @@ class ProbabilityWarpgroup {
       wgmma_commit_group();
     }
     grad_q_.add(grad_q);
-    grad_q_.advance(g_tile);
+    grad_q_.advance(place);
     if constexpr (Config::kParts == 2) {
       wgmma_wait_group<1>();
       common_.release(&smem.grad_o_empty[slots[0]]);

@@ -30,7 +30,7 @@ class WideProducer {
     for (int group_head = 0; group_head < params_.group_size; ++group_head) {
 #pragma unroll 1
       for (int i = block_.tile.first_step; i < params_.num_q_tiles; ++i) {
-        const int query_tile = Config::kDeterministic ? params_.num_q_tiles - 1 - (i - block_.tile.first_step) : i;
+        const int query_tile = Config::kFromLastQueryTile ? params_.num_q_tiles - 1 - (i - block_.tile.first_step) : i;
         const int first_row = query_tile * Config::kTileQ;
         load_q(group_head, first_row, q_cursor);
         if (!keys_loaded) {
