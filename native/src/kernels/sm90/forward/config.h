@@ -13,6 +13,11 @@
 
 namespace fa::sm90 {
 
+/// Whether kernels with modified scores form the upper half of a lower edge tile alone where a warpgroup does not see the rest.
+inline constexpr bool kTrimsLowerEdge = true;
+/// Whether their producers bring the next work tile's last k and v tile into L2 while the present one is worked on.
+inline constexpr bool kPrefetchesNextKeys = false;
+
 /// TileSource::kTile is the Sm90ForwardTile to build; Scores_ what happens to scores beyond scale and causal mask.
 template <typename Element_, typename TileSource, typename Scores_ = PlainHopperScores>
 struct ForwardConfig {
@@ -38,6 +43,9 @@ struct ForwardConfig {
   static constexpr bool kPingPong = kTile.ping_pong;
   /// A first key tile of which only the lower half is visible is formed by products of half the width.
   static constexpr bool kTrimsFirst = kTileKv == 128;
+  /// So is, where scores do not change, a last key tile of which only the upper half is visible. Behind a softcap the lower edge takes the exact step; with
+  /// ALiBi, ptxas 12.4 finds too few registers for one more form of the step (C7511).
+  static constexpr bool kTrimsLast = kTrimsLowerEdge && kTrimsFirst && Scores::kModified && !Scores::kChangesScores;
 
   /// Accumulator registers of a thread: its part of a 64-row warpgroup tile.
   static constexpr int kScores = kTileKv / 2;
@@ -60,9 +68,9 @@ struct ForwardConfig {
     uint64_t v_empty[kStages];
     int4 work[kQStages];  ///< what the producer says of each q tile: work_message
     float sink;           ///< never written; see softmax.cuh
-    /// With modified scores, in place of `work`: the message and the extents of each work tile (SequenceWorkTile). Read until the tile is done, behind the
-    /// release of q, so there is room for those of the tiles that the producer may send meanwhile.
-    int4 sequence_work[2 * kQStages][2];
+    /// With modified scores, in place of `work`: what SequenceWorkTile reads of each work tile. Read until the tile is done, behind the release of q, so there
+    /// is room for those of the tiles that the producer may send meanwhile.
+    int4 sequence_work[2 * kQStages][SequenceWorkTile::num_messages(kWarpgroups)];
 
     __device__ __forceinline__ Element (&q(int stage))[kPanels][kTileQ][64] { return q_and_o[stage]; }
     __device__ __forceinline__ Element (&o())[kPanels][kTileQ][64] {

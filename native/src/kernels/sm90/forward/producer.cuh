@@ -20,20 +20,18 @@ __device__ __forceinline__ void load_kv_tile(const CUtensorMap* map, typename Co
   cursor.advance();
 }
 
-/// Sends a work tile to the consumers: its message and, if it sees keys, its rows of q. extents: with modified scores, otherwise 0.
+/// Sends a work tile to the consumers: its message and, if it sees keys, its rows of q. extents: with modified scores, otherwise 0. keys: of the whole tile.
 template <typename Config>
 __device__ __forceinline__ void load_q_tile(const typename Config::Params& params, typename Config::SharedStorage& smem, RingCursor<Config::kQStages>& cursor,
-                                            const WorkTile& tile, const SequenceExtents& extents, int block_end) {
+                                            const WorkTile& tile, const SequenceExtents& extents, const KeyTiles& keys) {
   uint64_t* full = &smem.q_full[cursor.stage()];
   ptx::mbarrier_wait(&smem.q_empty[cursor.stage()], cursor.phase() ^ 1);
   if constexpr (Config::Scores::kModified) {
-    int4(&messages)[2] = smem.sequence_work[cursor.template slot<2 * Config::kQStages>()];
-    messages[0] = work_message(tile, block_end);
-    messages[1] = make_int4(extents.len_q, extents.len_kv, extents.q_begin, extents.kv_begin);
+    write_messages<Config>(params, smem.sequence_work[cursor.template slot<2 * Config::kQStages>()], tile, extents, keys);
   } else {
-    smem.work[cursor.stage()] = work_message(tile, block_end);
+    smem.work[cursor.stage()] = work_message(tile, keys.end);
   }
-  if (block_end > 0) {
+  if (keys.end > 0) {
     ptx::mbarrier_arrive_expect_tx(full, sizeof(smem.q(0)));
 #pragma unroll
     for (int panel = 0; panel < Config::kPanels; ++panel) {
@@ -44,6 +42,25 @@ __device__ __forceinline__ void load_q_tile(const typename Config::Params& param
     ptx::mbarrier_arrive(full);
   }
   cursor.advance();
+}
+
+/// Brings the first k and v tile that the next work tile needs into L2. In a window those are keys that no block has read yet, for all blocks at about the
+/// same time; the other tiles are those of its neighbours.
+template <typename Config>
+__device__ __forceinline__ void prefetch_next_keys(const typename Config::Params& params, typename Config::Work next) {
+  next.advance();
+  if (next.done()) {
+    return;
+  }
+  SequenceExtents extents{};
+  const WorkTile tile = next.tile(extents);
+  const int last = key_tiles<Config::kTileKv>(rows_of(params, extents), tile.first_row, Config::kTileQ).end - 1;
+  const int kv_head = params.group_size.quotient(tile.head), batch = batch_entry(params, tile);
+#pragma unroll
+  for (int panel = 0; last >= 0 && panel < Config::kPanels; ++panel) {
+    ptx::tma_prefetch_4d(&params.map_k, 64 * panel, extents.kv_begin + last * Config::kTileKv, kv_head, batch);
+    ptx::tma_prefetch_4d(&params.map_v, 64 * panel, extents.kv_begin + last * Config::kTileKv, kv_head, batch);
+  }
 }
 
 /// Runs in one thread per team. Key tiles come from the last to the first: k one tile ahead of v, as the consumers take them.
@@ -57,25 +74,27 @@ __device__ __forceinline__ void produce(const typename Config::Params& params, t
     const WorkTile tile = work.tile(extents);
     const int kv_head = params.group_size.quotient(tile.head), batch = batch_entry(params, tile);
     const KeyTiles keys = key_tiles<Config::kTileKv>(rows_of(params, extents), tile.first_row, Config::kTileQ);
-    const int block_end = keys.end;
     const auto load_k = [&](int n) {
       load_kv_tile<Config>(&params.map_k, smem.k, smem.k_full, smem.k_empty, k_cursor, extents.kv_begin + n * Config::kTileKv, kv_head, batch);
     };
     const auto load_v = [&](int n) {
       load_kv_tile<Config>(&params.map_v, smem.v, smem.v_full, smem.v_empty, v_cursor, extents.kv_begin + n * Config::kTileKv, kv_head, batch);
     };
-    int n = block_end - 1;
+    int n = keys.end - 1;
     if (n < 0) {
-      load_q_tile<Config>(params, smem, q_cursor, tile, extents, block_end);
+      load_q_tile<Config>(params, smem, q_cursor, tile, extents, keys);
       continue;
     }
     // A single q tile in shared memory is free only when the consumers have formed the last scores of the tile before: the first k tile need not wait for that.
     if constexpr (Config::kQStages > 1) {
-      load_q_tile<Config>(params, smem, q_cursor, tile, extents, block_end);
+      load_q_tile<Config>(params, smem, q_cursor, tile, extents, keys);
       load_k(n);
     } else {
       load_k(n);
-      load_q_tile<Config>(params, smem, q_cursor, tile, extents, block_end);
+      load_q_tile<Config>(params, smem, q_cursor, tile, extents, keys);
+    }
+    if constexpr (Config::Scores::kModified && kPrefetchesNextKeys) {
+      prefetch_next_keys<Config>(params, work);
     }
 #pragma unroll 1
     for (; n > keys.begin; --n) {
@@ -84,7 +103,7 @@ __device__ __forceinline__ void produce(const typename Config::Params& params, t
     }
     load_v(keys.begin);
   }
-  load_q_tile<Config>(params, smem, q_cursor, WorkTile{0, 0, 0}, SequenceExtents{}, kNoMoreWork);
+  load_q_tile<Config>(params, smem, q_cursor, WorkTile{0, 0, 0}, SequenceExtents{}, KeyTiles{0, kNoMoreWork});
 }
 
 }  // namespace fa::sm90
