@@ -18,6 +18,17 @@ inline constexpr bool kTrimsLowerEdge = true;
 /// Whether their producers bring the next work tile's last k and v tile into L2 while the present one is worked on.
 inline constexpr bool kPrefetchesNextKeys = false;
 
+/// So many key tiles before it is loaded, a tile of a bias is brought into L2: two stages leave less time than device memory takes. 0: not at all.
+inline constexpr int kBiasTilesAhead = 3;
+
+/// Room for tiles of a bias, in panels of 64 keys as k has them of columns; none without stages.
+template <typename Element, int kStages, int kTileQ, int kTileKv>
+struct BiasStorage {
+  alignas(1024) Element tiles[kStages][kTileKv / 64][kTileQ][64];
+};
+template <typename Element, int kTileQ, int kTileKv>
+struct BiasStorage<Element, 0, kTileQ, kTileKv> {};
+
 /// TileSource::kTile is the Sm90ForwardTile to build; Scores_ what happens to scores beyond scale and causal mask.
 template <typename Element_, typename TileSource, typename Scores_ = PlainHopperScores>
 struct ForwardConfig {
@@ -71,6 +82,7 @@ struct ForwardConfig {
     /// With modified scores, in place of `work`: what SequenceWorkTile reads of each work tile. Read until the tile is done, behind the release of q, so there
     /// is room for those of the tiles that the producer may send meanwhile.
     int4 sequence_work[2 * kQStages][SequenceWorkTile::num_messages(kWarpgroups)];
+    BiasStorage<Element, Scores::kBias ? kStages : 0, kTileQ, kTileKv> bias;  ///< in the stages of k, under its barriers
 
     __device__ __forceinline__ Element (&q(int stage))[kPanels][kTileQ][64] { return q_and_o[stage]; }
     __device__ __forceinline__ Element (&o())[kPanels][kTileQ][64] {
@@ -84,6 +96,7 @@ struct ForwardConfig {
   static_assert(kTeams * kWarpgroups >= 2 && kTeams * kWarpgroups <= 4, "register split");
   static_assert(kTeams * kTile.consumer_registers() * kWarpgroups + kTile.producer_registers() <= (kTeams * kWarpgroups + 1) * kTile.entry_registers(),
                 "registers are moved between warpgroups, not added");
+  static_assert(Scores::kBias == kTile.staged_bias, "room for the bias");
   static_assert(sizeof(SharedStorage) == kTile.team_memory_bytes(), "the planner's arithmetic");
   static_assert(kTeams * sizeof(SharedStorage) <= 232448, "227 KiB of dynamic shared memory per block");
 };

@@ -244,7 +244,9 @@ class Consumer {
     pass_turn();
     wgmma_wait_group<0>();
     pin_registers(s);
-    release_k();
+    if constexpr (!Scores::kBias) {
+      release_k();
+    }
     Rescale unused;  // O is still empty
     if constexpr (kModified) {
       exact_modified_step(s, rows, unused, tile, n, masked);
@@ -253,6 +255,9 @@ class Consumer {
         mask(s, tile, n);
       }
       exact_step(s, rows, unused, params_.scale_log2);
+    }
+    if constexpr (Scores::kBias) {
+      release_k();
     }
 #pragma unroll
     for (int i = kKeys / 2; i < Config::kScores; ++i) {
@@ -375,10 +380,19 @@ class Consumer {
     }
   }
 
+  /// The bias that came with the current k tile.
+  __device__ __forceinline__ const void* bias_tile() const {
+    if constexpr (Scores::kBias) {
+      return smem_.bias.tiles[k_cursor_.stage()];
+    } else {
+      return nullptr;
+    }
+  }
+
   /// Modified scores: the exact step of any tile.
   template <int kScores>
   __device__ __forceinline__ void exact_modified_step(float (&s)[kScores], RowState& rows, Rescale& rescale, const Tile& tile, int n, bool masked) {
-    const ScoreModifier<Config> modifier(params_, tile, slope_);
+    const ScoreModifier<Config> modifier(params_, tile, slope_, bias_tile());
     const int row = thread_row(tile), first_key = n * Config::kTileKv;
     modifier.modify(s, row, first_key);
     if (masked) {
@@ -395,7 +409,7 @@ class Consumer {
     if constexpr (kKind == TileKind::kExact || (kLowerEdge && Scores::kSoftcap)) {
       exact_modified_step(s, rows, rescale, tile, n, true);
     } else {
-      const ScoreModifier<Config> modifier(params_, tile, slope_);
+      const ScoreModifier<Config> modifier(params_, tile, slope_, bias_tile());
       const int row = thread_row(tile), first_key = n * Config::kTileKv;
       if constexpr (Config::kSoftmax == Sm90Softmax::kOptimisticMaximum) {
         modifier.template optimistic<kLowerEdge>(s, rows, rescale, first_row(tile), row, first_key, recompute);

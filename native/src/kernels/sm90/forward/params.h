@@ -64,6 +64,7 @@ struct ModifiedForwardParams : ForwardParams {
   ScoreParams scores;
   SequenceTable sequences;  ///< query tiles of all sequences; without data every batch entry is a sequence
   bool packed;              ///< batch entry 0 holds all sequences
+  CUtensorMap map_bias;     ///< over (key, query, head, batch or sequence), 128-byte swizzle, boxes of 64 x tile_q
 };
 
 }  // namespace fa::sm90

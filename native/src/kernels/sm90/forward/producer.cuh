@@ -20,6 +20,35 @@ __device__ __forceinline__ void load_kv_tile(const CUtensorMap* map, typename Co
   cursor.advance();
 }
 
+/// Key tile n of k with the bias of a work tile's rows, in one buffer. begin: the last tile to come.
+template <typename Config>
+__device__ __forceinline__ void load_k_and_bias(const ModifiedForwardParams& params, typename Config::SharedStorage& smem, RingCursor<Config::kStages>& cursor,
+                                                const WorkTile& tile, const SequenceExtents& extents, int n, int begin, int kv_head) {
+  const int stage = cursor.stage();
+  uint64_t* full = &smem.k_full[stage];
+  ptx::mbarrier_wait(&smem.k_empty[stage], cursor.phase() ^ 1);
+  ptx::mbarrier_arrive_expect_tx(full, sizeof(smem.k[0]) + sizeof(smem.bias.tiles[0]));
+  const PairTensor& bias = params.scores.bias;
+  const int bias_head = bias.heads > 1 ? tile.head : 0, bias_batch = bias.batches > 1 ? tile.batch : 0;
+#pragma unroll
+  for (int panel = 0; panel < Config::kPanels; ++panel) {
+    ptx::tma_load_4d(&params.map_k, full, smem.k[stage][panel], 64 * panel, extents.kv_begin + n * Config::kTileKv, kv_head, batch_entry(params, tile),
+                     ptx::L2Hint::kEvictLast);
+  }
+#pragma unroll
+  for (int panel = 0; panel < Config::kTileKv / 64; ++panel) {
+    ptx::tma_load_4d(&params.map_bias, full, smem.bias.tiles[stage][panel], n * Config::kTileKv + 64 * panel, tile.first_row, bias_head, bias_batch,
+                     ptx::L2Hint::kEvictFirst);
+  }
+  if (kBiasTilesAhead > 0 && n - kBiasTilesAhead >= begin) {
+#pragma unroll
+    for (int panel = 0; panel < Config::kTileKv / 64; ++panel) {
+      ptx::tma_prefetch_4d(&params.map_bias, (n - kBiasTilesAhead) * Config::kTileKv + 64 * panel, tile.first_row, bias_head, bias_batch);
+    }
+  }
+  cursor.advance();
+}
+
 /// Sends a work tile to the consumers: its message and, if it sees keys, its rows of q. extents: with modified scores, otherwise 0. keys: of the whole tile.
 template <typename Config>
 __device__ __forceinline__ void load_q_tile(const typename Config::Params& params, typename Config::SharedStorage& smem, RingCursor<Config::kQStages>& cursor,
@@ -75,7 +104,11 @@ __device__ __forceinline__ void produce(const typename Config::Params& params, t
     const int kv_head = params.group_size.quotient(tile.head), batch = batch_entry(params, tile);
     const KeyTiles keys = key_tiles<Config::kTileKv>(rows_of(params, extents), tile.first_row, Config::kTileQ);
     const auto load_k = [&](int n) {
-      load_kv_tile<Config>(&params.map_k, smem.k, smem.k_full, smem.k_empty, k_cursor, extents.kv_begin + n * Config::kTileKv, kv_head, batch);
+      if constexpr (Config::Scores::kBias) {
+        load_k_and_bias<Config>(params, smem, k_cursor, tile, extents, n, keys.begin, kv_head);
+      } else {
+        load_kv_tile<Config>(&params.map_k, smem.k, smem.k_full, smem.k_empty, k_cursor, extents.kv_begin + n * Config::kTileKv, kv_head, batch);
+      }
     };
     const auto load_v = [&](int n) {
       load_kv_tile<Config>(&params.map_v, smem.v, smem.v_full, smem.v_empty, v_cursor, extents.kv_begin + n * Config::kTileKv, kv_head, batch);
