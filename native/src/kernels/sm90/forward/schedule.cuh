@@ -187,7 +187,8 @@ class ModifiedWorkIterator : WorkIterator<Config> {
   __device__ __forceinline__ WorkTile tile(SequenceExtents& extents) const {
     if (modified_.sequences.data == nullptr) {
       extents = {modified_.len_q, modified_.scores.range.len_kv, 0, 0};
-      return Base::tile();
+      const WorkTile tile = Base::tile();
+      return Config::Scores::kBias && modified_.batch_inside ? WorkTile{tile.first_row, tile.batch, tile.head} : tile;
     }
     const int section_heads = static_cast<int>(modified_.section_heads.divisor), section_tiles = section_heads * num_tiles_;
     const int section = Base::unit() / section_tiles, in_section = Base::unit() - section * section_tiles;
