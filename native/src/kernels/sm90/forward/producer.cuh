@@ -49,18 +49,19 @@ __device__ __forceinline__ void load_k_and_bias(const ModifiedForwardParams& par
   cursor.advance();
 }
 
-/// Sends a work tile to the consumers: its message and, if it sees keys, its rows of q. extents: with modified scores, otherwise 0. keys: of the whole tile.
+/// Sends a work tile to the consumers: its message and, if it sees keys, its rows of q. extents: with modified scores, otherwise 0. [block_begin, block_end):
+/// key tiles that some row sees.
 template <typename Config>
 __device__ __forceinline__ void load_q_tile(const typename Config::Params& params, typename Config::SharedStorage& smem, RingCursor<Config::kQStages>& cursor,
-                                            const WorkTile& tile, const SequenceExtents& extents, const KeyTiles& keys) {
+                                            const WorkTile& tile, const SequenceExtents& extents, int block_end, int block_begin) {
   uint64_t* full = &smem.q_full[cursor.stage()];
   ptx::mbarrier_wait(&smem.q_empty[cursor.stage()], cursor.phase() ^ 1);
   if constexpr (Config::Scores::kModified) {
-    write_messages<Config>(params, smem.sequence_work[cursor.template slot<2 * Config::kQStages>()], tile, extents, keys);
+    write_messages<Config>(params, smem.sequence_work[cursor.template slot<2 * Config::kQStages>()], tile, extents, block_end, block_begin);
   } else {
-    smem.work[cursor.stage()] = work_message(tile, keys.end);
+    smem.work[cursor.stage()] = work_message(tile, block_end);
   }
-  if (keys.end > 0) {
+  if (block_end > 0) {
     ptx::mbarrier_arrive_expect_tx(full, sizeof(smem.q(0)));
 #pragma unroll
     for (int panel = 0; panel < Config::kPanels; ++panel) {
@@ -76,19 +77,22 @@ __device__ __forceinline__ void load_q_tile(const typename Config::Params& param
 /// Brings the first k and v tile that the next work tile needs into L2. In a window those are keys that no block has read yet, for all blocks at about the
 /// same time; the other tiles are those of its neighbours.
 template <typename Config>
-__device__ __forceinline__ void prefetch_next_keys(const typename Config::Params& params, typename Config::Work next) {
-  next.advance();
-  if (next.done()) {
-    return;
-  }
-  SequenceExtents extents{};
-  const WorkTile tile = next.tile(extents);
-  const int last = key_tiles<Config::kTileKv>(rows_of(params, extents), tile.first_row, Config::kTileQ).end - 1;
-  const int kv_head = params.group_size.quotient(tile.head), batch = batch_entry(params, tile);
+__device__ __forceinline__ void prefetch_next_keys(const typename Config::Params& params, const typename Config::Work& work) {
+  if constexpr (Config::Scores::kModified && kPrefetchesNextKeys) {
+    typename Config::Work next = work;
+    next.advance();
+    if (next.done()) {
+      return;
+    }
+    SequenceExtents extents{};
+    const WorkTile tile = next.tile(extents);
+    const int last = key_tiles<Config::kTileKv>(rows_of(params, extents), tile.first_row, Config::kTileQ).end - 1;
+    const int kv_head = params.group_size.quotient(tile.head), batch = batch_entry(params, tile);
 #pragma unroll
-  for (int panel = 0; last >= 0 && panel < Config::kPanels; ++panel) {
-    ptx::tma_prefetch_4d(&params.map_k, 64 * panel, extents.kv_begin + last * Config::kTileKv, kv_head, batch);
-    ptx::tma_prefetch_4d(&params.map_v, 64 * panel, extents.kv_begin + last * Config::kTileKv, kv_head, batch);
+    for (int panel = 0; last >= 0 && panel < Config::kPanels; ++panel) {
+      ptx::tma_prefetch_4d(&params.map_k, 64 * panel, extents.kv_begin + last * Config::kTileKv, kv_head, batch);
+      ptx::tma_prefetch_4d(&params.map_v, 64 * panel, extents.kv_begin + last * Config::kTileKv, kv_head, batch);
+    }
   }
 }
 
@@ -113,22 +117,21 @@ __device__ __forceinline__ void produce(const typename Config::Params& params, t
     const auto load_v = [&](int n) {
       load_kv_tile<Config>(&params.map_v, smem.v, smem.v_full, smem.v_empty, v_cursor, extents.kv_begin + n * Config::kTileKv, kv_head, batch);
     };
-    int n = keys.end - 1;
+    const int block_end = keys.end;
+    int n = block_end - 1;
     if (n < 0) {
-      load_q_tile<Config>(params, smem, q_cursor, tile, extents, keys);
+      load_q_tile<Config>(params, smem, q_cursor, tile, extents, block_end, keys.begin);
       continue;
     }
     // A single q tile in shared memory is free only when the consumers have formed the last scores of the tile before: the first k tile need not wait for that.
     if constexpr (Config::kQStages > 1) {
-      load_q_tile<Config>(params, smem, q_cursor, tile, extents, keys);
+      load_q_tile<Config>(params, smem, q_cursor, tile, extents, block_end, keys.begin);
       load_k(n);
     } else {
       load_k(n);
-      load_q_tile<Config>(params, smem, q_cursor, tile, extents, keys);
+      load_q_tile<Config>(params, smem, q_cursor, tile, extents, block_end, keys.begin);
     }
-    if constexpr (Config::Scores::kModified && kPrefetchesNextKeys) {
-      prefetch_next_keys<Config>(params, work);
-    }
+    prefetch_next_keys<Config>(params, work);
 #pragma unroll 1
     for (; n > keys.begin; --n) {
       load_k(n - 1);
@@ -136,7 +139,7 @@ __device__ __forceinline__ void produce(const typename Config::Params& params, t
     }
     load_v(keys.begin);
   }
-  load_q_tile<Config>(params, smem, q_cursor, WorkTile{0, 0, 0}, SequenceExtents{}, KeyTiles{0, kNoMoreWork});
+  load_q_tile<Config>(params, smem, q_cursor, WorkTile{0, 0, 0}, SequenceExtents{}, kNoMoreWork, 0);
 }
 
 }  // namespace fa::sm90

@@ -232,13 +232,13 @@ __device__ __forceinline__ KeyTiles key_tiles(const PairRange& range, int first_
   return tiles.begin < tiles.end ? tiles : KeyTiles{0, 0};
 }
 
-/// Writes what SequenceWorkTile reads of a work tile. block: its key tiles.
+/// Writes what SequenceWorkTile reads of a work tile. [block_begin, block_end): its key tiles.
 template <typename Config>
 __device__ __forceinline__ void write_messages(const ModifiedForwardParams& params, int4* s_messages, const WorkTile& tile, const SequenceExtents& extents,
-                                               const KeyTiles& block) {
+                                               int block_end, int block_begin) {
   constexpr int kTileKv = Config::kTileKv;
   const PairRange range = range_of(params, extents);
-  s_messages[0] = work_message(tile, block.end);
+  s_messages[0] = work_message(tile, block_end);
   s_messages[1] = make_int4(extents.len_q, extents.len_kv, extents.q_begin, extents.kv_begin);
 #pragma unroll 1
   for (int warpgroup = 0; warpgroup < Config::kWarpgroups; ++warpgroup) {
@@ -251,7 +251,7 @@ __device__ __forceinline__ void write_messages(const ModifiedForwardParams& para
     const bool trims_first = Config::kTrimsFirst && masks_first && range.end_key(first_row + 63) - last * kTileKv <= kTileKv / 2;
     const bool trims_last = Config::kTrimsLast && keys.begin < min(last, exact_end) && range.begin_key(max(0, first_row)) - keys.begin * kTileKv >= kTileKv / 2;
     s_messages[2 + 2 * warpgroup] = make_int4(exact_end, keys.end, keys.full_begin, keys.begin);
-    s_messages[3 + 2 * warpgroup] = make_int4(block.begin, masks_first, trims_first, trims_last);
+    s_messages[3 + 2 * warpgroup] = make_int4(block_begin, masks_first, trims_first, trims_last);
   }
 }
 
