@@ -127,11 +127,13 @@ __device__ __forceinline__ void produce(const typename Config::Params& params, t
     if constexpr (Config::kQStages > 1) {
       load_q_tile<Config>(params, smem, q_cursor, tile, extents, block_end, keys.begin);
       load_k(n);
+      if constexpr (Config::Scores::kModified && kPrefetchesNextKeys) {
+        prefetch_next_keys<Config>(params, work);
+      }
     } else {
       load_k(n);
       load_q_tile<Config>(params, smem, q_cursor, tile, extents, block_end, keys.begin);
     }
-    prefetch_next_keys<Config>(params, work);
 #pragma unroll 1
     for (; n > keys.begin; --n) {
       load_k(n - 1);
