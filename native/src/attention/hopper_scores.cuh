@@ -19,13 +19,16 @@ struct HopperScores {
   static constexpr uint32_t kVariants = kVariants_;
   /// Anything at all: key tiles then have two ends, and ScoreParams is there.
   static constexpr bool kModified = kVariants != 0;
+  /// A bias, always on, alone.
+  static constexpr bool kBias =
+      (kVariants & (kVariantBias | kVariantVisible | kVariantBlockMask | kVariantDropout | kVariantAlibi | kVariantSoftcap)) == kVariantBias;
   /// Functions of single pairs (bias, boolean and block mask, dropout) beside the others: no Hopper kernel is compiled for them.
-  static constexpr bool kPairs = (kVariants & (kVariantBias | kVariantVisible | kVariantBlockMask | kVariantDropout)) != 0;
+  static constexpr bool kPairs = !kBias && (kVariants & (kVariantBias | kVariantVisible | kVariantBlockMask | kVariantDropout)) != 0;
   /// ALiBi or softcap, always on, alone.
   static constexpr bool kAlibi = !kPairs && (kVariants & kVariantAlibi) != 0;
   static constexpr bool kSoftcap = !kPairs && (kVariants & kVariantSoftcap) != 0;
   /// Scores themselves change, not only which are seen.
-  static constexpr bool kChangesScores = kPairs || kAlibi || kSoftcap;
+  static constexpr bool kChangesScores = kPairs || kBias || kAlibi || kSoftcap;
 };
 
 using PlainHopperScores = HopperScores<0>;

@@ -17,6 +17,14 @@ constexpr int64_t kMaxTiles = int64_t{1} << 30;
 
 /// Variants that plans are made for: those of kernels that have run on a GPU.
 constexpr uint32_t kPlannedVariants = kSm90AlibiVariants | kSm90SoftcapVariants;
+/// Whether a bias that TMA can bring is among them.
+constexpr bool kPlansBias = false;
+
+uint32_t planned_variants(const Problem& problem) {
+  const bool bias = kPlansBias && problem.variants.bias_in_tiles &&
+                    std::max(problem.head_dim, problem.head_dim_v) <= kSm90ModifiedForwardTiles[kSm90BiasForwardTile].head_dim;
+  return kPlannedVariants | (bias ? kVariantBias : 0u);
+}
 
 bool supported(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
   const auto integer = [](int64_t value) { return static_cast<long long>(value); };
@@ -46,11 +54,11 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
   if (problem.pass == Pass::kBackward) {
     return plan_sm90_backward(problem, caps, plan, why_not);
   }
-  if (!supported(problem, caps, why_not) || refuse_variants(problem, kPlannedVariants, why_not)) {
+  if (!supported(problem, caps, why_not) || refuse_variants(problem, planned_variants(problem), why_not)) {
     return false;
   }
   if (sm90_score_set_of(variants_of(problem)) == kSm90PairSet) {
-    why_not->set("it computes softcap and ALiBi slopes each by itself, not both");
+    why_not->set("it computes softcap, ALiBi slopes and a bias each by itself, not together");
     return false;
   }
   const bool modified = variants_of(problem) != 0;

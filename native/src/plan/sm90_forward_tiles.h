@@ -41,6 +41,8 @@ struct Sm90ForwardTile {
   int max_paired_tiles = 0;
   /// Only for causal masks.
   bool causal_only = false;
+  /// A tile of a bias travels with each k tile.
+  bool staged_bias = false;
 
   constexpr int tile_q() const { return 64 * warpgroups; }
   /// The consumers and one producer warpgroup.
@@ -51,8 +53,11 @@ struct Sm90ForwardTile {
   constexpr int entry_registers() const { return 65536 / threads() / 8 * 8; }
   constexpr int64_t q_bytes() const { return int64_t{2} * tile_q() * head_dim; }
   constexpr int64_t kv_tile_bytes() const { return int64_t{2} * tile_kv * head_dim; }
+  constexpr int64_t bias_bytes() const { return int64_t{2} * tile_q() * tile_kv; }
   /// Bytes of dynamic shared memory of a team (tiles, then barriers), and of a block.
-  constexpr int64_t team_memory_bytes() const { return q_bytes() * (overlap_tiles ? 3 : 1) + 2 * stages * kv_tile_bytes() + kBarrierBytes; }
+  constexpr int64_t team_memory_bytes() const {
+    return q_bytes() * (overlap_tiles ? 3 : 1) + 2 * stages * kv_tile_bytes() + kBarrierBytes + (staged_bias ? stages * bias_bytes() : 0);
+  }
   constexpr int64_t shared_memory_bytes() const { return teams * team_memory_bytes(); }
 
   /// The barriers need less; sizes are multiples of the 1024 bytes that tiles are aligned to.
@@ -75,7 +80,10 @@ inline constexpr Sm90ForwardTile kSm90ModifiedForwardTiles[] = {
     {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 0, 20, 32},
     {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32},
     {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16},
+    {128, 2, 128, 2, false, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32, false, true},
 };
+/// The last one is for a bias, of which two tiles take the place of the second q tile and of o's.
+inline constexpr int kSm90BiasForwardTile = 3;
 
 /// Index of the tile for a problem whose head dims fit the last one.
 inline int sm90_forward_tile_of(const Problem& problem) {
@@ -91,6 +99,9 @@ inline int sm90_forward_tile_of(const Problem& problem) {
 /// The same for a problem that sets variants: an index into kSm90ModifiedForwardTiles.
 inline int sm90_modified_forward_tile_of(const Problem& problem) {
   const int64_t head_dim = problem.head_dim > problem.head_dim_v ? problem.head_dim : problem.head_dim_v;
+  if (problem.variants.bias && head_dim <= kSm90ModifiedForwardTiles[kSm90BiasForwardTile].head_dim) {
+    return kSm90BiasForwardTile;
+  }
   return head_dim <= 64 ? 0 : head_dim <= 128 ? 1 : 2;
 }
 

@@ -14,14 +14,17 @@ inline constexpr uint32_t kSm90RangeVariants = kVariantWindow | kVariantChunk | 
 inline constexpr uint32_t kSm90AlibiVariants = kSm90RangeVariants | kVariantAlibi;
 /// Two more special-function instructions per score.
 inline constexpr uint32_t kSm90SoftcapVariants = kSm90RangeVariants | kVariantSoftcap;
+/// A 16-bit bias of all rows, which travels to shared memory beside the keys.
+inline constexpr uint32_t kSm90BiasVariants = kSm90RangeVariants | kVariantBias;
 /// Everything, by the portable kernels: single pairs' bias, masks and dropout cost more there than what Hopper could save, and softcap with ALiBi is rare.
 inline constexpr uint32_t kSm90PairVariants = kSm90AlibiVariants | kSm90SoftcapVariants | kVariantBias | kVariantVisible | kVariantBlockMask | kVariantDropout;
 
 /// Cheapest first: a problem takes the first set that holds its variants. Index 0 is the plain kernel.
-inline constexpr uint32_t kSm90ScoreSets[] = {0, kSm90RangeVariants, kSm90AlibiVariants, kSm90SoftcapVariants, kSm90PairVariants};
-inline constexpr const char* kSm90ScoreNames[] = {"", "_range", "_alibi", "_softcap", "_pairs"};
+inline constexpr uint32_t kSm90ScoreSets[] = {0, kSm90RangeVariants, kSm90AlibiVariants, kSm90SoftcapVariants, kSm90BiasVariants, kSm90PairVariants};
+inline constexpr const char* kSm90ScoreNames[] = {"", "_range", "_alibi", "_softcap", "_bias", "_pairs"};
 inline constexpr int kNumSm90ScoreSets = sizeof(kSm90ScoreSets) / sizeof(kSm90ScoreSets[0]);
 
+inline constexpr int kSm90BiasSet = kNumSm90ScoreSets - 2;
 inline constexpr int kSm90PairSet = kNumSm90ScoreSets - 1;
 
 /// Index of the set for these variants; -1 if none holds them.

@@ -44,6 +44,7 @@ struct Variants {
   bool sinks = false;
   bool bias = false;
   DType bias_dtype = DType::kFloat32;
+  bool bias_in_tiles = false;  ///< of 16 bits, a row for every query, address and strides multiples of 16 bytes: TMA can bring it
   bool grad_bias = false;
   bool grad_sinks = false;
   bool visible = false;

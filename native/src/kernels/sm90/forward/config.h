@@ -13,6 +13,22 @@
 
 namespace fa::sm90 {
 
+/// Whether kernels with modified scores form the upper half of a lower edge tile alone where a warpgroup does not see the rest.
+inline constexpr bool kTrimsLowerEdge = true;
+/// Whether their producers bring the next work tile's last k and v tile into L2 while the present one is worked on.
+inline constexpr bool kPrefetchesNextKeys = false;
+
+/// So many key tiles before it is loaded, a tile of a bias is brought into L2: two stages leave less time than device memory takes. 0: not at all.
+inline constexpr int kBiasTilesAhead = 3;
+
+/// Room for tiles of a bias, in panels of 64 keys as k has them of columns; none without stages.
+template <typename Element, int kStages, int kTileQ, int kTileKv>
+struct BiasStorage {
+  alignas(1024) Element tiles[kStages][kTileKv / 64][kTileQ][64];
+};
+template <typename Element, int kTileQ, int kTileKv>
+struct BiasStorage<Element, 0, kTileQ, kTileKv> {};
+
 /// TileSource::kTile is the Sm90ForwardTile to build; Scores_ what happens to scores beyond scale and causal mask.
 template <typename Element_, typename TileSource, typename Scores_ = PlainHopperScores>
 struct ForwardConfig {
@@ -38,6 +54,9 @@ struct ForwardConfig {
   static constexpr bool kPingPong = kTile.ping_pong;
   /// A first key tile of which only the lower half is visible is formed by products of half the width.
   static constexpr bool kTrimsFirst = kTileKv == 128;
+  /// So is, where scores do not change, a last key tile of which only the upper half is visible. Behind a softcap the lower edge takes the exact step; with
+  /// ALiBi, ptxas 12.4 finds too few registers for one more form of the step (C7511).
+  static constexpr bool kTrimsLast = kTrimsLowerEdge && kTrimsFirst && Scores::kModified && !Scores::kChangesScores;
 
   /// Accumulator registers of a thread: its part of a 64-row warpgroup tile.
   static constexpr int kScores = kTileKv / 2;
@@ -60,9 +79,10 @@ struct ForwardConfig {
     uint64_t v_empty[kStages];
     int4 work[kQStages];  ///< what the producer says of each q tile: work_message
     float sink;           ///< never written; see softmax.cuh
-    /// With modified scores, in place of `work`: the message and the extents of each work tile (SequenceWorkTile). Read until the tile is done, behind the
-    /// release of q, so there is room for those of the tiles that the producer may send meanwhile.
-    int4 sequence_work[2 * kQStages][2];
+    /// With modified scores, in place of `work`: what SequenceWorkTile reads of each work tile. Read until the tile is done, behind the release of q, so there
+    /// is room for those of the tiles that the producer may send meanwhile.
+    int4 sequence_work[2 * kQStages][SequenceWorkTile::num_messages(kWarpgroups)];
+    BiasStorage<Element, Scores::kBias ? kStages : 0, kTileQ, kTileKv> bias;  ///< in the stages of k, under its barriers
 
     __device__ __forceinline__ Element (&q(int stage))[kPanels][kTileQ][64] { return q_and_o[stage]; }
     __device__ __forceinline__ Element (&o())[kPanels][kTileQ][64] {
@@ -76,6 +96,7 @@ struct ForwardConfig {
   static_assert(kTeams * kWarpgroups >= 2 && kTeams * kWarpgroups <= 4, "register split");
   static_assert(kTeams * kTile.consumer_registers() * kWarpgroups + kTile.producer_registers() <= (kTeams * kWarpgroups + 1) * kTile.entry_registers(),
                 "registers are moved between warpgroups, not added");
+  static_assert(Scores::kBias == kTile.staged_bias, "room for the bias");
   static_assert(sizeof(SharedStorage) == kTile.team_memory_bytes(), "the planner's arithmetic");
   static_assert(kTeams * sizeof(SharedStorage) <= 232448, "227 KiB of dynamic shared memory per block");
 };

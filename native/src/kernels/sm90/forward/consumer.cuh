@@ -46,9 +46,9 @@ class Consumer {
     Tile tile;
 #pragma unroll 1
     for (int block_end = next_tile(tile); block_end != kNoMoreWork; block_end = next_tile(tile)) {
-      const KeyTiles keys = first_row(tile) < 0 ? KeyTiles{0, 0} : key_tiles_of<Config::kTileKv>(params_, tile, first_row(tile), 64);
+      const KeyTiles keys = first_row(tile) < 0 ? KeyTiles{0, 0} : key_tiles_of(tile);
 #pragma unroll 1
-      for (int n = block_end - 1; n >= (kModified ? max(keys.end, first_key_tile_of<Config::kTileKv>(params_, tile)) : keys.end); --n) {
+      for (int n = block_end - 1; n >= (kModified ? max(keys.end, block_begin(tile)) : keys.end); --n) {
         skip_tile();
       }
       if (keys.end > 0) {
@@ -73,6 +73,23 @@ class Consumer {
     return first_row(tile) + thread % 128 / 32 * 16 + thread % 32 / 4;
   }
 
+  /// Key tiles of this warpgroup's rows; with modified scores full_end is that of the tiles that need no exact step.
+  __device__ __forceinline__ KeyTiles key_tiles_of(const Tile& tile) const {
+    if constexpr (kModified) {
+      return tile.key_tiles(warpgroup_);
+    } else {
+      return key_tiles<Config::kTileKv>(params_, first_row(tile), 64);
+    }
+  }
+  /// First key tile that the producer brings; the others end before what next_tile returns.
+  __device__ __forceinline__ int block_begin(const Tile& tile) const {
+    if constexpr (kModified) {
+      return tile.edges(warpgroup_).block_begin;
+    } else {
+      return 0;
+    }
+  }
+
   /// Waits for the next q tile and what the producer says of it; returns the number of key tiles that the block goes through, or kNoMoreWork.
   __device__ __forceinline__ int next_tile(Tile& tile) {
     ptx::mbarrier_wait(&smem_.q_full[q_cursor_.stage()], q_cursor_.phase());
@@ -84,8 +101,8 @@ class Consumer {
   __device__ __forceinline__ int read_message(Tile& tile) const {
     int4 message = make_int4(0, 0, 0, 0);
     if constexpr (kModified) {
-      tile.s_messages = &smem_.sequence_work[q_cursor_.template slot<2 * Config::kQStages>()];
-      message = ptx::load_shared_by_first_lane(&(*tile.s_messages)[0]);
+      tile.s_messages = smem_.sequence_work[q_cursor_.template slot<2 * Config::kQStages>()];
+      message = ptx::load_shared_by_first_lane(&tile.s_messages[0]);
     } else {
       if (threadIdx.x % 32 == 0) {
         message = smem_.work[q_cursor_.stage()];
@@ -108,7 +125,11 @@ class Consumer {
       slope_ = ScoreModifier<Config>::slope_of(params_, tile);
     }
     int n = keys.end - 1;
-    first_key_tile(s, rows, tile, n, n >= keys.full_end || (kModified && n < keys.full_begin));
+    if constexpr (kModified) {
+      first_key_tile(s, rows, tile, n, tile.edges(warpgroup_).masks_first);
+    } else {
+      first_key_tile(s, rows, tile, n, n >= keys.full_end);
+    }
     to_operand(p, s);
     // Cleared by moves: a first product that overwrites O would save them, but made ptxas serialise every wgmma (C7515) in some forms of this function.
 #pragma unroll
@@ -132,14 +153,22 @@ class Consumer {
     release_q();
     mbarrier_wait(&smem_.v_full[v_cursor_.stage()], v_cursor_.phase());
     wgmma_fence();
-    multiply_values(o, p);
+    bool trims_last = false;
+    if constexpr (Config::kTrimsLast) {
+      trims_last = same_tile.edges(warpgroup_).trims_last;
+    }
+    if (trims_last) {
+      multiply_values<Config::kTileKv / 2>(o, p);
+    } else {
+      multiply_values<Config::kTileKv>(o, p);
+    }
     wgmma_wait_group<0>();
     pin_registers(o);
     release_v();
     if constexpr (kModified) {
+      const int skipped = key_tiles_of(same_tile).begin - block_begin(same_tile);
 #pragma unroll 1
-      for (n = key_tiles_of<Config::kTileKv>(params_, same_tile, first_row(same_tile), 64).begin - 1;
-           n >= first_key_tile_of<Config::kTileKv>(params_, same_tile); --n) {
+      for (n = 0; n < skipped; ++n) {
         skip_tile();
       }
     }
@@ -161,43 +190,46 @@ class Consumer {
         }
       }
     } else {
-      // Below this, no key is behind what all rows see, and with ALiBi none behind a row's position. Bounds are formed anew where a loop needs them, since
-      // there are no registers to keep them in.
-      const int exact_end = Scores::kAlibi ? min(keys.full_end, max(0, first_row(tile) + range_of(params_, tile).offset + 1) / Config::kTileKv) : keys.full_end;
+      // Bounds are read anew where a loop needs them, since there are no registers to keep them in.
 #pragma unroll 1
-      for (; n >= exact_end && n >= keys.begin; --n) {
+      for (; n >= keys.full_end && n >= keys.begin; --n) {
         step<TileKind::kExact>(s, p, o, rows, tile, n);
       }
-      const int plain_begin = key_tiles_of<Config::kTileKv>(params_, tile, first_row(tile), 64).full_begin;
+      const int plain_begin = key_tiles_of(tile).full_begin;
 #pragma unroll 1
       for (; n >= plain_begin; --n) {
         step<TileKind::kPlain>(s, p, o, rows, tile, n);
       }
-      const int begin = key_tiles_of<Config::kTileKv>(params_, tile, first_row(tile), 64).begin;
+      bool trims_last = false;
+      if constexpr (Config::kTrimsLast) {
+        trims_last = tile.edges(warpgroup_).trims_last;
+      }
+      const int edge_begin = key_tiles_of(tile).begin + (trims_last ? 1 : 0);
 #pragma unroll 1
-      for (; n >= begin; --n) {
+      for (; n >= edge_begin; --n) {
         step<TileKind::kLowerEdge>(s, p, o, rows, tile, n);
+      }
+      if constexpr (Config::kTrimsLast) {
+        if (trims_last) {
+          last_half_step(s, p, o, rows, tile, n);
+        }
       }
     }
   }
 
   __device__ __forceinline__ void first_key_tile(float (&s)[Config::kScores], RowState& rows, const Tile& tile, int n, bool masked) {
-    if constexpr (Config::kTrimsFirst) {
-      if (masked && last_visible_end(tile) - n * Config::kTileKv <= Config::kTileKv / 2) {
+    if constexpr (Config::kTrimsFirst && kModified) {
+      if (masked && tile.edges(warpgroup_).trims_first) {
+        first_step<Config::kTileKv / 2>(s, rows, tile, n, true);
+        return;
+      }
+    } else if constexpr (Config::kTrimsFirst) {
+      if (masked && visible_keys(params_, first_row(tile) + 63) - n * Config::kTileKv <= Config::kTileKv / 2) {
         first_step<Config::kTileKv / 2>(s, rows, tile, n, true);
         return;
       }
     }
     first_step<Config::kTileKv>(s, rows, tile, n, masked);
-  }
-
-  /// Number of keys that the warpgroup's rows see at most, from the first on.
-  __device__ __forceinline__ int last_visible_end(const Tile& tile) const {
-    if constexpr (kModified) {
-      return range_of(params_, tile).end_key(first_row(tile) + 63);
-    } else {
-      return visible_keys(params_, first_row(tile) + 63);
-    }
   }
 
   /// S of the first key tile and its exponentials, with nothing to overlap.
@@ -212,7 +244,9 @@ class Consumer {
     pass_turn();
     wgmma_wait_group<0>();
     pin_registers(s);
-    release_k();
+    if constexpr (!Scores::kBias) {
+      release_k();
+    }
     Rescale unused;  // O is still empty
     if constexpr (kModified) {
       exact_modified_step(s, rows, unused, tile, n, masked);
@@ -221,6 +255,9 @@ class Consumer {
         mask(s, tile, n);
       }
       exact_step(s, rows, unused, params_.scale_log2);
+    }
+    if constexpr (Scores::kBias) {
+      release_k();
     }
 #pragma unroll
     for (int i = kKeys / 2; i < Config::kScores; ++i) {
@@ -292,19 +329,70 @@ class Consumer {
     pin_registers(o);
     pin_registers(s);
     release_v();
+    rescale_output(o, rescale);
+    to_operand(p, s);
+  }
+
+  static __device__ __forceinline__ void rescale_output(float (&o)[Config::kOutputs], const Rescale& rescale) {
     if (rescale.needed) {
 #pragma unroll
       for (int i = 0; i < Config::kOutputs; ++i) {
         o[i] *= rescale.factor[fragment_row(i)];
       }
     }
-    to_operand(p, s);
+  }
+
+  /// A step of kind kLowerEdge for the last key tile n where none of the rows sees its lower half: only the upper half's scores are formed, and their weights
+  /// take the first half of p.
+  __device__ __forceinline__ void last_half_step(float (&scores)[Config::kScores], uint32_t (&p)[Config::kScores / 2], float (&o)[Config::kOutputs],
+                                                 RowState& rows, const Tile& tile, int n) {
+    using namespace ptx;
+    constexpr int kHalf = Config::kTileKv / 2;
+    float(&s)[kHalf / 2] = reinterpret_cast<float(&)[kHalf / 2]>(scores);
+    mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
+    await_turn();
+    wgmma_fence();
+    multiply_keys<kHalf>(s);
+    mbarrier_wait(&smem_.v_full[v_cursor_.stage()], v_cursor_.phase());
+    wgmma_fence();
+    multiply_values(o, p);
+    pass_turn();
+
+    wgmma_wait_group<1>();
+    pin_registers(s);
+    Rescale rescale;
+    const auto recompute = [&](float(&again)[kHalf / 2]) {
+      recompute_scores<Config>(again, smem_.q(q_cursor_.stage()), smem_.k[k_cursor_.stage()][0][kHalf],
+                               64 * warpgroup_ + ptx::fresh_thread_index() % 128 / 32 * 16);
+    };
+    const ScoreModifier<Config> modifier(params_, tile, slope_);
+    modifier.template optimistic<true>(s, rows, rescale, first_row(tile), thread_row(tile), n * Config::kTileKv + kHalf, recompute);
+    release_k();
+
+    wgmma_wait_group<0>();
+    pin_registers(o);
+    pin_registers(s);
+    release_v();
+    rescale_output(o, rescale);
+#pragma unroll
+    for (int i = 0; i < kHalf / 4; ++i) {
+      p[i] = ptx::pack2<Element>(s[2 * i], s[2 * i + 1]);
+    }
+  }
+
+  /// The bias that came with the current k tile.
+  __device__ __forceinline__ const void* bias_tile() const {
+    if constexpr (Scores::kBias) {
+      return smem_.bias.tiles[k_cursor_.stage()];
+    } else {
+      return nullptr;
+    }
   }
 
   /// Modified scores: the exact step of any tile.
   template <int kScores>
   __device__ __forceinline__ void exact_modified_step(float (&s)[kScores], RowState& rows, Rescale& rescale, const Tile& tile, int n, bool masked) {
-    const ScoreModifier<Config> modifier(params_, tile, slope_);
+    const ScoreModifier<Config> modifier(params_, tile, slope_, bias_tile());
     const int row = thread_row(tile), first_key = n * Config::kTileKv;
     modifier.modify(s, row, first_key);
     if (masked) {
@@ -321,7 +409,7 @@ class Consumer {
     if constexpr (kKind == TileKind::kExact || (kLowerEdge && Scores::kSoftcap)) {
       exact_modified_step(s, rows, rescale, tile, n, true);
     } else {
-      const ScoreModifier<Config> modifier(params_, tile, slope_);
+      const ScoreModifier<Config> modifier(params_, tile, slope_, bias_tile());
       const int row = thread_row(tile), first_key = n * Config::kTileKv;
       if constexpr (Config::kSoftmax == Sm90Softmax::kOptimisticMaximum) {
         modifier.template optimistic<kLowerEdge>(s, rows, rescale, first_row(tile), row, first_key, recompute);
@@ -335,24 +423,28 @@ class Consumer {
     }
   }
 
-  /// Issues S = Q K^T of the current k tile as one group.
-  template <int kScores>
+  /// Issues S = Q K^T of the current k tile as one group: of its keys from kFirstKey on, as many as s has room for.
+  template <int kFirstKey = 0, int kScores>
   __device__ __forceinline__ void multiply_keys(float (&s)[kScores]) {
+    constexpr uint32_t kFirstStep = kFirstKey * tile::kPanelRowBytes / 16;
     const uint32_t q_stage = q_cursor_.stage() * kQStageStep, k_stage = k_cursor_.stage() * kStageStep;
 #pragma unroll
     for (int k = 0; k < Config::kHeadDim / 16; ++k) {
       ptx::Wgmma<Element, 2 * kScores>::ss(s, desc_q_.at(q_stage + tile::k_major_step(k, Config::kTileQ)),
-                                           desc_k_.at(k_stage + tile::k_major_step(k, Config::kTileKv)), k != 0);
+                                           desc_k_.at(k_stage + kFirstStep + tile::k_major_step(k, Config::kTileKv)), k != 0);
     }
     ptx::wgmma_commit_group();
   }
 
-  /// Issues O += P V of the current v tile as one group.
+  /// Issues O += P V of the current v tile as one group: of its last kKeys keys, whose weights lie at the beginning of p.
+  template <int kKeys = Config::kTileKv>
   __device__ __forceinline__ void multiply_values(float (&o)[Config::kOutputs], const uint32_t (&p)[Config::kScores / 2]) {
+    constexpr int kFirstStep = (Config::kTileKv - kKeys) / 16;
     const uint32_t stage = v_cursor_.stage() * kStageStep;
 #pragma unroll
-    for (int k = 0; k < Config::kTileKv / 16; ++k) {
-      ptx::Wgmma<Element, Config::kHeadDim>::rs(o, p[4 * k], p[4 * k + 1], p[4 * k + 2], p[4 * k + 3], desc_v_.at(stage + tile::mn_major_step(k)), 1);
+    for (int k = 0; k < kKeys / 16; ++k) {
+      ptx::Wgmma<Element, Config::kHeadDim>::rs(o, p[4 * k], p[4 * k + 1], p[4 * k + 2], p[4 * k + 3], desc_v_.at(stage + tile::mn_major_step(kFirstStep + k)),
+                                                1);
     }
     ptx::wgmma_commit_group();
   }

@@ -35,6 +35,7 @@ constexpr const ModifiedLauncher* kModifiedLaunchers[][kSm90PairSet - 1] = {
     {kModified<0, 1>, kModified<0, 2>, kModified<0, 3>},
     {kModified<1, 1>, kModified<1, 2>, kModified<1, 3>},
     {kModified<2, 1>, kModified<2, 2>, kModified<2, 3>},
+    {nullptr, nullptr, nullptr, kModified<kSm90BiasForwardTile, kSm90BiasSet>},
 };
 static_assert(sizeof(kModifiedLaunchers) / sizeof(kModifiedLaunchers[0]) == sizeof(kSm90ModifiedForwardTiles) / sizeof(kSm90ModifiedForwardTiles[0]),
               "a row each");

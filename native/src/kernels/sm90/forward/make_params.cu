@@ -86,6 +86,15 @@ ModifiedForwardParams make_modified_forward_params(const Sm90ForwardTile& tile, 
     params.section_heads = FastDivisor(std::clamp(heads, problem.group_size(), problem.heads_q));
     params.unit_shift = 0;
   }
+  if (tile.staged_bias) {
+    const PairTensor& bias = args.variants.bias;
+    params.batch_inside = bias.batches == 1 && !problem.variants.sequences.given;
+    if (params.batch_inside) {
+      params.heads = FastDivisor(problem.batch);
+    }
+    const Tensor as_tensor{bias.data, {bias.batch_stride, bias.row_stride, bias.head_stride}};
+    params.map_bias = encode_tensor_map(as_tensor, {bias.batches, bias.rows, bias.heads, problem.max_len_kv()}, problem.dtype, tile.tile_q(), "params.bias");
+  }
   return params;
 }
 

@@ -166,7 +166,8 @@ __device__ __forceinline__ void remove_masked_values(const ModifiedForwardParams
   // Non-finite values among the keys before and behind those that all rows of the warp see.
   const int common_begin = range.begin_key(warp_row + 15), common_end = range.end_key(warp_row);
   const bool common = common_begin < common_end;
-  const int hidden_before = common ? common_begin - begin : last_key - begin, hidden_end = common ? max(common_end, common_begin) : last_key;
+  const bool all_common = common && !Config::Scores::kBias;  // a bias may hide any key
+  const int hidden_before = all_common ? common_begin - begin : last_key - begin, hidden_end = all_common ? max(common_end, common_begin) : last_key;
   const bool found = lane_finds_nonfinite<Element>(params, place, begin, hidden_before, hidden_end, last_key);
   // Where v is NaN altogether, nothing can be repaired, and every warp would try.
   bool nan = common;
@@ -188,9 +189,9 @@ __device__ __forceinline__ void remove_masked_values(const ModifiedForwardParams
   const int first_seen[2] = {range.begin_key(query[0]), range.begin_key(query[1])}, end_seen[2] = {range.end_key(query[0]), range.end_key(query[1])};
   const float slope = ScoreModifier<Config>::slope_of(params, tile);
   const auto weigh = [&](int r, float score, int key) {
-    return ptx::exp2_approx(ScoreModifier<Config>::pair_score(params, slope, query[r] + range.offset - key, score) + offset[r]);
+    return ptx::exp2_approx(ScoreModifier<Config>::pair_score(params, tile, slope, query[r], key, query[r] + range.offset - key, score) + offset[r]);
   };
-  const auto sees = [&](int r, int key) { return (key >= first_seen[r]) & (key < end_seen[r]); };
+  const auto sees = [&](int r, int key) { return (key >= first_seen[r]) & (key < end_seen[r]) && !ScoreModifier<Config>::hides(params, tile, query[r], key); };
   recompute_output<Element>(params, place, query, begin, last_key, weigh, sees, o);
 }
 

@@ -6,7 +6,9 @@
 #include "attention/hopper_scores.cuh"
 #include "kernels/sm90/forward/schedule.cuh"
 #include "kernels/sm90/forward/softmax.cuh"
+#include "ptx/ldmatrix.cuh"
 #include "ptx/thread_index.cuh"
+#include "tile/wgmma_descriptor.cuh"
 
 namespace fa::sm90 {
 
@@ -43,9 +45,9 @@ class ScoreModifier {
   using Params = typename Config::Params;
 
  public:
-  /// slope: slope_of(), which reads memory, once per work tile.
-  __device__ __forceinline__ ScoreModifier(const Params& params, const SequenceWorkTile& tile, float slope)
-      : params_(params), range_(range_of(params, tile)), slope_(slope) {}
+  /// slope: slope_of(), which reads memory, once per work tile. s_bias: the bias of the block's rows and the key tile, from the first key of s on.
+  __device__ __forceinline__ ScoreModifier(const Params& params, const SequenceWorkTile& tile, float slope, const void* s_bias = nullptr)
+      : params_(params), range_(range_of(params, tile)), slope_(slope), s_bias_(s_bias) {}
 
   /// ALiBi slope of the work tile's head in base 2.
   static __device__ __forceinline__ float slope_of(const Params& params, const SequenceWorkTile& tile) {
@@ -55,9 +57,28 @@ class ScoreModifier {
   /// Factor from scores, as they are after modify(), to base 2.
   static __device__ __forceinline__ float unit_log2(const Params& params) { return Scores::kChangesScores ? 1.0f : params.scale_log2; }
 
+  /// The bias of one pair, from global memory. Keys behind the bias's last one, which no row sees, take that one's.
+  static __device__ __forceinline__ float pair_bias(const Params& params, const SequenceWorkTile& tile, int query, int key) {
+    const PairTensor& bias = params.scores.bias;
+    const auto* g_bias = static_cast<const typename Config::Element*>(bias.data) + tile.sequence() * bias.batch_stride + tile.head() * bias.head_stride;
+    return static_cast<float>(g_bias[query * bias.row_stride + min(key, params.scores.pair_columns - 1)]);
+  }
+  /// Whether a pair that the range shows is hidden all the same.
+  static __device__ __forceinline__ bool hides(const Params& params, const SequenceWorkTile& tile, int query, int key) {
+    if constexpr (Scores::kBias) {
+      return pair_bias(params, tile, query, key) == kMinusInfinity;
+    } else {
+      return false;
+    }
+  }
+
   /// The modified score of one pair in base 2. distance: of the query's position from the key.
-  static __device__ __forceinline__ float pair_score(const Params& params, float slope, int distance, float score) {
-    if constexpr (Scores::kSoftcap) {
+  static __device__ __forceinline__ float pair_score(const Params& params, const SequenceWorkTile& tile, float slope, int query, int key, int distance,
+                                                     float score) {
+    if constexpr (Scores::kBias) {
+      const float value = pair_bias(params, tile, query, key);
+      return value == kMinusInfinity ? value : fmaf(value, kScoreLog2E, score * params.scale_log2);
+    } else if constexpr (Scores::kSoftcap) {
       return softcap_score(params.scores, score);
     } else {
       return fmaf(-slope, Scores::kAlibi ? fabsf(static_cast<float>(distance)) : 0.0f, score * params.scale_log2);
@@ -72,6 +93,9 @@ class ScoreModifier {
       for (int i = 0; i < kNum; ++i) {
         s[i] = softcap_score(params_.scores, s[i]);
       }
+    } else if constexpr (Scores::kBias) {
+      // -infinity hides a pair whatever its score.
+      for_bias<kNum>([&](int i, float bias) { s[i] = bias == kMinusInfinity ? bias : fmaf(bias, kScoreLog2E, s[i] * params_.scale_log2); });
     } else if constexpr (Scores::kAlibi) {
       float distance[2];
       thread_distances(row, first_key, distance);
@@ -117,6 +141,18 @@ class ScoreModifier {
       const float offset[2] = {cap - rows.reference[0], cap - rows.reference[1]};
       const auto exponent = [&](float x, int i) { return fmaf(softcap_complement(x, twice_inverse), -2.0f * cap, offset[fragment_row(i)]); };
       optimistic_modified_step(s, rows, rescale, exponent, redo);
+    } else if constexpr (Scores::kBias) {
+      // A bias of -infinity leaves 0, but NaN with a score of +infinity or NaN: then the exact way is taken.
+      const float offset[2] = {-rows.reference[0], -rows.reference[1]};
+      float tile_sum[2] = {0.0f, 0.0f};
+      for_bias<kNum>([&](int i, float bias) {
+        s[i] = ptx::exp2_approx(fmaf(bias, kScoreLog2E, fmaf(s[i], params_.scale_log2, offset[fragment_row(i)])));
+        tile_sum[fragment_row(i)] += s[i];
+      });
+      settle_tile(s, rows, rescale, 1.0f, tile_sum, [&](float(&scores)[kNum]) {
+        redo(scores);
+        exact_step(scores, rows, rescale, 1.0f);
+      });
     } else if constexpr (Scores::kAlibi) {
       float distance[2];
       thread_distances(row, first_key, distance);
@@ -129,6 +165,34 @@ class ScoreModifier {
   }
 
  private:
+  /// use(i, bias of accumulator i) for all i. ldmatrix deals 8 x 8 blocks out as the accumulators lie.
+  template <int kNum, typename Use>
+  __device__ __forceinline__ void for_bias(const Use& use) const {
+    using Element = typename Config::Element;
+    const int thread = ptx::fresh_thread_index(), lane = thread % 32;
+    const int row = thread / 32 * 16 + lane % 16;  // of the block's: the consumers are its first warps
+    const uint32_t s_bias = ptx::shared_address(s_bias_);
+#pragma unroll
+    for (int block = 0; block < kNum / 8; ++block) {  // of 16 keys
+      uint32_t words[4];                              // rows, rows + 8 at the first eight keys, then at the others
+      ptx::ldmatrix_x4(words, s_bias + block / 4 * (Config::kTileQ * tile::kPanelRowBytes) + tile::swizzled_offset_bytes(row, block % 4 * 2 + lane / 16));
+#pragma unroll
+      for (int i = 0; i < 8; i += 2) {
+        const float2 pair = unpack_pair<Element>(words[i / 2]);
+        use(8 * block + i, pair.x);
+        use(8 * block + i + 1, pair.y);
+      }
+    }
+  }
+  template <typename Element>
+  static __device__ __forceinline__ float2 unpack_pair(uint32_t word) {
+    if constexpr (std::is_same_v<Element, __half>) {
+      return __half22float2(*reinterpret_cast<const __half2*>(&word));
+    } else {
+      return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xFFFF0000u));
+    }
+  }
+
   /// Column of accumulator i, counted from the thread's first.
   static __device__ __forceinline__ constexpr float column(int i) {
     return static_cast<float>((i >> 2) * 8 + (i & 1));
@@ -144,6 +208,7 @@ class ScoreModifier {
   const Params& params_;
   const PairRange range_;
   const float slope_;
+  const void* s_bias_;
 };
 
 /// What a row's sums come to with the sink of its head: what O is multiplied with, and the log-sum-exp. Without branches on the row.
@@ -163,8 +228,8 @@ __device__ __forceinline__ void modified_results(const typename Config::Params& 
     const float sink_log2 = sink * kScoreLog2E, top = fmaxf(reference, sink_log2), finite_top = top == kMinusInfinity ? 0.0f : top;
     const float factor = ptx::exp2_approx(reference - finite_top);
     const float with_sink = fmaf(sum, factor, ptx::exp2_approx(sink_log2 - finite_top));
-    // Nothing seen: 0. Only scores of -infinity: NaN, since that is 0 / 0 in the unfused form.
-    const bool sees_keys = range.begin_key(row + 8 * r) < range.end_key(row + 8 * r);
+    // Nothing seen: 0. Only scores of -infinity: NaN, since that is 0 / 0 in the unfused form; but a bias hides with them.
+    const bool sees_keys = !Config::Scores::kBias && range.begin_key(row + 8 * r) < range.end_key(row + 8 * r);
     inverse_sum[r] = with_sink == 0.0f ? (sees_keys ? NAN : 0.0f) : __fdividef(factor, with_sink);
     lse[r] = sum == 0.0f ? sink : fmaf(finite_top, kLn2, __logf(with_sink));
   }

@@ -64,6 +64,9 @@ struct ModifiedForwardParams : ForwardParams {
   ScoreParams scores;
   SequenceTable sequences;  ///< query tiles of all sequences; without data every batch entry is a sequence
   bool packed;              ///< batch entry 0 holds all sequences
+  /// The batch entries of a head follow each other, so that they read a shared bias together: `heads` is the batch then. Only with a bias.
+  bool batch_inside;
+  CUtensorMap map_bias;  ///< over (key, query, head, batch or sequence), 128-byte swizzle, boxes of 64 x tile_q
 };
 
 }  // namespace fa::sm90

@@ -20,16 +20,44 @@ __device__ __forceinline__ void load_kv_tile(const CUtensorMap* map, typename Co
   cursor.advance();
 }
 
-/// Sends a work tile to the consumers: its message and, if it sees keys, its rows of q. extents: with modified scores, otherwise 0.
+/// Key tile n of k with the bias of a work tile's rows, in one buffer. begin: the last tile to come.
+template <typename Config>
+__device__ __forceinline__ void load_k_and_bias(const ModifiedForwardParams& params, typename Config::SharedStorage& smem, RingCursor<Config::kStages>& cursor,
+                                                const WorkTile& tile, const SequenceExtents& extents, int n, int begin, int kv_head) {
+  const int stage = cursor.stage();
+  uint64_t* full = &smem.k_full[stage];
+  ptx::mbarrier_wait(&smem.k_empty[stage], cursor.phase() ^ 1);
+  ptx::mbarrier_arrive_expect_tx(full, sizeof(smem.k[0]) + sizeof(smem.bias.tiles[0]));
+  const PairTensor& bias = params.scores.bias;
+  const int bias_head = bias.heads > 1 ? tile.head : 0, bias_batch = bias.batches > 1 ? tile.batch : 0;
+#pragma unroll
+  for (int panel = 0; panel < Config::kPanels; ++panel) {
+    ptx::tma_load_4d(&params.map_k, full, smem.k[stage][panel], 64 * panel, extents.kv_begin + n * Config::kTileKv, kv_head, batch_entry(params, tile),
+                     ptx::L2Hint::kEvictLast);
+  }
+#pragma unroll
+  for (int panel = 0; panel < Config::kTileKv / 64; ++panel) {
+    ptx::tma_load_4d(&params.map_bias, full, smem.bias.tiles[stage][panel], n * Config::kTileKv + 64 * panel, tile.first_row, bias_head, bias_batch,
+                     ptx::L2Hint::kEvictFirst);
+  }
+  if (kBiasTilesAhead > 0 && n - kBiasTilesAhead >= begin) {
+#pragma unroll
+    for (int panel = 0; panel < Config::kTileKv / 64; ++panel) {
+      ptx::tma_prefetch_4d(&params.map_bias, (n - kBiasTilesAhead) * Config::kTileKv + 64 * panel, tile.first_row, bias_head, bias_batch);
+    }
+  }
+  cursor.advance();
+}
+
+/// Sends a work tile to the consumers: its message and, if it sees keys, its rows of q. extents: with modified scores, otherwise 0. [block_begin, block_end):
+/// key tiles that some row sees.
 template <typename Config>
 __device__ __forceinline__ void load_q_tile(const typename Config::Params& params, typename Config::SharedStorage& smem, RingCursor<Config::kQStages>& cursor,
-                                            const WorkTile& tile, const SequenceExtents& extents, int block_end) {
+                                            const WorkTile& tile, const SequenceExtents& extents, int block_end, int block_begin) {
   uint64_t* full = &smem.q_full[cursor.stage()];
   ptx::mbarrier_wait(&smem.q_empty[cursor.stage()], cursor.phase() ^ 1);
   if constexpr (Config::Scores::kModified) {
-    int4(&messages)[2] = smem.sequence_work[cursor.template slot<2 * Config::kQStages>()];
-    messages[0] = work_message(tile, block_end);
-    messages[1] = make_int4(extents.len_q, extents.len_kv, extents.q_begin, extents.kv_begin);
+    write_messages<Config>(params, smem.sequence_work[cursor.template slot<2 * Config::kQStages>()], tile, extents, block_end, block_begin);
   } else {
     smem.work[cursor.stage()] = work_message(tile, block_end);
   }
@@ -46,6 +74,28 @@ __device__ __forceinline__ void load_q_tile(const typename Config::Params& param
   cursor.advance();
 }
 
+/// Brings the first k and v tile that the next work tile needs into L2. In a window those are keys that no block has read yet, for all blocks at about the
+/// same time; the other tiles are those of its neighbours.
+template <typename Config>
+__device__ __forceinline__ void prefetch_next_keys(const typename Config::Params& params, const typename Config::Work& work) {
+  if constexpr (Config::Scores::kModified && kPrefetchesNextKeys) {
+    typename Config::Work next = work;
+    next.advance();
+    if (next.done()) {
+      return;
+    }
+    SequenceExtents extents{};
+    const WorkTile tile = next.tile(extents);
+    const int last = key_tiles<Config::kTileKv>(rows_of(params, extents), tile.first_row, Config::kTileQ).end - 1;
+    const int kv_head = params.group_size.quotient(tile.head), batch = batch_entry(params, tile);
+#pragma unroll
+    for (int panel = 0; last >= 0 && panel < Config::kPanels; ++panel) {
+      ptx::tma_prefetch_4d(&params.map_k, 64 * panel, extents.kv_begin + last * Config::kTileKv, kv_head, batch);
+      ptx::tma_prefetch_4d(&params.map_v, 64 * panel, extents.kv_begin + last * Config::kTileKv, kv_head, batch);
+    }
+  }
+}
+
 /// Runs in one thread per team. Key tiles come from the last to the first: k one tile ahead of v, as the consumers take them.
 template <typename Config>
 __device__ __forceinline__ void produce(const typename Config::Params& params, typename Config::SharedStorage& smem, int team) {
@@ -57,25 +107,32 @@ __device__ __forceinline__ void produce(const typename Config::Params& params, t
     const WorkTile tile = work.tile(extents);
     const int kv_head = params.group_size.quotient(tile.head), batch = batch_entry(params, tile);
     const KeyTiles keys = key_tiles<Config::kTileKv>(rows_of(params, extents), tile.first_row, Config::kTileQ);
-    const int block_end = keys.end;
     const auto load_k = [&](int n) {
-      load_kv_tile<Config>(&params.map_k, smem.k, smem.k_full, smem.k_empty, k_cursor, extents.kv_begin + n * Config::kTileKv, kv_head, batch);
+      if constexpr (Config::Scores::kBias) {
+        load_k_and_bias<Config>(params, smem, k_cursor, tile, extents, n, keys.begin, kv_head);
+      } else {
+        load_kv_tile<Config>(&params.map_k, smem.k, smem.k_full, smem.k_empty, k_cursor, extents.kv_begin + n * Config::kTileKv, kv_head, batch);
+      }
     };
     const auto load_v = [&](int n) {
       load_kv_tile<Config>(&params.map_v, smem.v, smem.v_full, smem.v_empty, v_cursor, extents.kv_begin + n * Config::kTileKv, kv_head, batch);
     };
+    const int block_end = keys.end;
     int n = block_end - 1;
     if (n < 0) {
-      load_q_tile<Config>(params, smem, q_cursor, tile, extents, block_end);
+      load_q_tile<Config>(params, smem, q_cursor, tile, extents, block_end, keys.begin);
       continue;
     }
     // A single q tile in shared memory is free only when the consumers have formed the last scores of the tile before: the first k tile need not wait for that.
     if constexpr (Config::kQStages > 1) {
-      load_q_tile<Config>(params, smem, q_cursor, tile, extents, block_end);
+      load_q_tile<Config>(params, smem, q_cursor, tile, extents, block_end, keys.begin);
       load_k(n);
+      if constexpr (Config::Scores::kModified && kPrefetchesNextKeys) {
+        prefetch_next_keys<Config>(params, work);
+      }
     } else {
       load_k(n);
-      load_q_tile<Config>(params, smem, q_cursor, tile, extents, block_end);
+      load_q_tile<Config>(params, smem, q_cursor, tile, extents, block_end, keys.begin);
     }
 #pragma unroll 1
     for (; n > keys.begin; --n) {
@@ -84,7 +141,7 @@ __device__ __forceinline__ void produce(const typename Config::Params& params, t
     }
     load_v(keys.begin);
   }
-  load_q_tile<Config>(params, smem, q_cursor, WorkTile{0, 0, 0}, SequenceExtents{}, kNoMoreWork);
+  load_q_tile<Config>(params, smem, q_cursor, WorkTile{0, 0, 0}, SequenceExtents{}, kNoMoreWork, 0);
 }
 
 }  // namespace fa::sm90

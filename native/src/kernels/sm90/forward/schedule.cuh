@@ -29,20 +29,48 @@ struct SequenceExtents {
   int kv_begin;  ///< of the first key
 };
 
+/// Key tiles of `rows` query rows from first_row on: [full_begin, full_end) are seen by every row, the others of [begin, end) need the mask, the rest is seen
+/// by none. Without modified scores begin and full_begin are 0.
+struct KeyTiles {
+  int full_end;
+  int end;
+  int full_begin = 0;
+  int begin = 0;
+};
+
+/// What the producer works out for a warpgroup's 64 rows of a work tile with modified scores, besides their key tiles.
+struct TileEdges {
+  int block_begin;   ///< first key tile that some row of the block sees; the last is in the message
+  bool masks_first;  ///< the first step (the last key tile) needs the mask
+  bool trims_first;  ///< and no row sees the upper half of it
+  bool trims_last;   ///< the last step's tile (begin) takes an optimistic step and no row sees the lower half of it
+};
+
 /// A work tile with modified scores: of a sequence, which may be part of a batch entry. Rows and keys count within the sequence. All but the row is read from
-/// shared memory when it is needed, since consumers have no registers to spare: the producer's message (work_message, with the sequence as the batch) and the
-/// extents.
+/// shared memory when it is needed, since consumers have no registers to spare: the producer's message (work_message, with the sequence as the batch), the
+/// extents, then two of each warpgroup: its key tiles, whose full_end is the end of those that need no exact step, and its edges.
 struct SequenceWorkTile {
   int first_row;
-  const int4 (*s_messages)[2];
+  const int4* s_messages;
+
+  static constexpr int num_messages(int warpgroups) { return 2 + 2 * warpgroups; }
 
   // The lane that releases q tiles reads for its warp, so that its arrival orders the read for all. The shuffles tell the compiler that these are the same in
   // the whole warp, which must be together here.
-  __device__ __forceinline__ int head() const { return __shfl_sync(0xFFFFFFFF, ptx::load_shared_by_first_lane(&(*s_messages)[0]).y, 0); }
-  __device__ __forceinline__ int sequence() const { return __shfl_sync(0xFFFFFFFF, ptx::load_shared_by_first_lane(&(*s_messages)[0]).z, 0); }
+  __device__ __forceinline__ int head() const { return __shfl_sync(0xFFFFFFFF, ptx::load_shared_by_first_lane(&s_messages[0]).y, 0); }
+  __device__ __forceinline__ int sequence() const { return __shfl_sync(0xFFFFFFFF, ptx::load_shared_by_first_lane(&s_messages[0]).z, 0); }
   __device__ __forceinline__ SequenceExtents extents() const {
-    const int4 read = ptx::load_shared_by_first_lane(&(*s_messages)[1]);
+    const int4 read = ptx::load_shared_by_first_lane(&s_messages[1]);
     return {__shfl_sync(0xFFFFFFFF, read.x, 0), __shfl_sync(0xFFFFFFFF, read.y, 0), __shfl_sync(0xFFFFFFFF, read.z, 0), __shfl_sync(0xFFFFFFFF, read.w, 0)};
+  }
+  __device__ __forceinline__ KeyTiles key_tiles(int warpgroup) const {
+    const int4 read = ptx::load_shared_by_first_lane(&s_messages[2 + 2 * warpgroup]);
+    return {__shfl_sync(0xFFFFFFFF, read.x, 0), __shfl_sync(0xFFFFFFFF, read.y, 0), __shfl_sync(0xFFFFFFFF, read.z, 0), __shfl_sync(0xFFFFFFFF, read.w, 0)};
+  }
+  __device__ __forceinline__ TileEdges edges(int warpgroup) const {
+    const int4 read = ptx::load_shared_by_first_lane(&s_messages[3 + 2 * warpgroup]);
+    return {__shfl_sync(0xFFFFFFFF, read.x, 0), __shfl_sync(0xFFFFFFFF, read.y, 0) != 0, __shfl_sync(0xFFFFFFFF, read.z, 0) != 0,
+            __shfl_sync(0xFFFFFFFF, read.w, 0) != 0};
   }
 };
 
@@ -159,7 +187,8 @@ class ModifiedWorkIterator : WorkIterator<Config> {
   __device__ __forceinline__ WorkTile tile(SequenceExtents& extents) const {
     if (modified_.sequences.data == nullptr) {
       extents = {modified_.len_q, modified_.scores.range.len_kv, 0, 0};
-      return Base::tile();
+      const WorkTile tile = Base::tile();
+      return Config::Scores::kBias && modified_.batch_inside ? WorkTile{tile.first_row, tile.batch, tile.head} : tile;
     }
     const int section_heads = static_cast<int>(modified_.section_heads.divisor), section_tiles = section_heads * num_tiles_;
     const int section = Base::unit() / section_tiles, in_section = Base::unit() - section * section_tiles;
@@ -182,15 +211,6 @@ __device__ __forceinline__ int visible_keys(const ForwardParams& params, int row
   return max(0, min(params.len_kv, row + params.causal_limit));
 }
 
-/// Key tiles of `rows` query rows from first_row on: [full_begin, full_end) are seen by every row, the others of [begin, end) need the mask, the rest is seen
-/// by none. Without modified scores begin and full_begin are 0.
-struct KeyTiles {
-  int full_end;
-  int end;
-  int full_begin = 0;
-  int begin = 0;
-};
-
 template <int kTileKv>
 __device__ __forceinline__ KeyTiles key_tiles(const ForwardParams& params, int first_row, int rows) {
   const int last_row = min(first_row + rows, params.len_q) - 1;
@@ -212,24 +232,27 @@ __device__ __forceinline__ KeyTiles key_tiles(const PairRange& range, int first_
   return tiles.begin < tiles.end ? tiles : KeyTiles{0, 0};
 }
 
-/// Key tiles of `rows` rows of a work tile, from first_row on.
-template <int kTileKv>
-__device__ __forceinline__ KeyTiles key_tiles_of(const ForwardParams& params, const WorkTile&, int first_row, int rows) {
-  return key_tiles<kTileKv>(params, first_row, rows);
-}
-template <int kTileKv>
-__device__ __forceinline__ KeyTiles key_tiles_of(const ModifiedForwardParams& params, const SequenceWorkTile& tile, int first_row, int rows) {
-  return key_tiles<kTileKv>(range_of(params, tile), first_row, rows);
-}
-
-/// First key tile that the producer brings for a work tile; the others end before block_end (work_message).
-template <int kTileKv>
-__device__ __forceinline__ int first_key_tile_of(const ForwardParams&, const WorkTile&) {
-  return 0;
-}
-template <int kTileKv>
-__device__ __forceinline__ int first_key_tile_of(const ModifiedForwardParams& params, const SequenceWorkTile& tile) {
-  return range_of(params, tile).begin_key(max(0, tile.first_row)) / kTileKv;
+/// Writes what SequenceWorkTile reads of a work tile. [block_begin, block_end): its key tiles.
+template <typename Config>
+__device__ __forceinline__ void write_messages(const ModifiedForwardParams& params, int4* s_messages, const WorkTile& tile, const SequenceExtents& extents,
+                                               int block_end, int block_begin) {
+  constexpr int kTileKv = Config::kTileKv;
+  const PairRange range = range_of(params, extents);
+  s_messages[0] = work_message(tile, block_end);
+  s_messages[1] = make_int4(extents.len_q, extents.len_kv, extents.q_begin, extents.kv_begin);
+#pragma unroll 1
+  for (int warpgroup = 0; warpgroup < Config::kWarpgroups; ++warpgroup) {
+    const int first_row = tile.first_row + 64 * warpgroup;
+    const KeyTiles keys = first_row < 0 ? KeyTiles{0, 0} : key_tiles<kTileKv>(range, first_row, 64);
+    // Below this, no key is behind what all rows see, and with ALiBi none behind a row's position.
+    const int exact_end = Config::Scores::kAlibi ? min(keys.full_end, max(0, first_row + range.offset + 1) / kTileKv) : keys.full_end;
+    const int last = keys.end - 1;
+    const bool masks_first = last >= keys.full_end || last < keys.full_begin;
+    const bool trims_first = Config::kTrimsFirst && masks_first && range.end_key(first_row + 63) - last * kTileKv <= kTileKv / 2;
+    const bool trims_last = Config::kTrimsLast && keys.begin < min(last, exact_end) && range.begin_key(max(0, first_row)) - keys.begin * kTileKv >= kTileKv / 2;
+    s_messages[2 + 2 * warpgroup] = make_int4(exact_end, keys.end, keys.full_begin, keys.begin);
+    s_messages[3 + 2 * warpgroup] = make_int4(block_begin, masks_first, trims_first, trims_last);
+  }
 }
 
 /// Position in a ring of kStages buffers, in one register: the number of buffers gone by.
