@@ -197,13 +197,12 @@ class GradQBlock {
             ptx::pack2<Element>(grad_q_[0][n][2 * half] * p_.shape.scale, grad_q_[0][n][2 * half + 1] * p_.shape.scale);
       }
     }
-    const GlobalRows g_grad_q = rows(p_.grad_q, p_.grad_q_strides, p_.shape.head_dim);
     if constexpr (Config::kSlices == 1) {
       __syncwarp();
-      copy_to_global<16, 32>(s_.q, g_grad_q, first_row_, warp_row_, lane);
+      copy_to_global<16, 32>(s_.q, rows(p_.grad_q, p_.grad_q_strides, p_.shape.head_dim), first_row_, warp_row_, lane);
     } else {
       __syncthreads();
-      copy_to_global<Config::kTileQ, kThreads>(s_.q, g_grad_q, first_row_, 0, threadIdx.x);
+      copy_to_global<Config::kTileQ, kThreads>(s_.q, rows(p_.grad_q, p_.grad_q_strides, p_.shape.head_dim), first_row_, 0, threadIdx.x);
     }
   }
 

@@ -49,10 +49,9 @@ class BackwardBlock {
         visibility_{params.shape.seen_len_kv, params.shape.causal_offset, params.shape.causal},
         warp_kv_(static_cast<int>(threadIdx.x) / 32 / Config::kWarpsCols),
         warp_q_(static_cast<int>(threadIdx.x) / 32 / Config::kSlices % Config::kWarpsQ),
-        warp_col_(static_cast<int>(threadIdx.x) / 32 % Config::kWarpsCols),
         k_rows_(shared.k, 16 * warp_kv_, 0),
         q_columns_(shared.q[0], 16 * warp_q_, 0),
-        q_rows_(shared.q[0], 0, 16 * warp_col_) {
+        q_rows_(shared.q[0], 0, 16 * warp_col()) {
     const TileOrder::Work work = params.order.work(blockIdx.x);
     if constexpr (kModified) {
       start_modified(work);
@@ -279,6 +278,12 @@ class BackwardBlock {
     }
   }
 
+  /// Place of the warp along the columns of grad_k and grad_v.
+  __device__ __forceinline__ int warp_col() const {
+    if constexpr (Config::kSlices == 1) return warp_q_;
+    return static_cast<int>(static_cast<unsigned>(ptx::thread_index_anew()) / 32 % Config::kWarpsCols);
+  }
+
   /// P^T and dS^T of the warp's keys and queries, kQStep blocks of queries at a time, and the products that need nothing from other warps.
   __device__ __forceinline__ void score_step(Step step, int buffer) {
     const bool seen = is_seen(step);
@@ -383,7 +388,7 @@ class BackwardBlock {
   }
 
   __device__ __forceinline__ void store_scores(typename Config::ScoreTile& s_tile, const Scores& s, int block, int lane) {
-    if (Config::kSlices > 1 && warp_col_ % Config::kSlices != 0) return;  // another warp has the same
+    if (Config::kSlices > 1 && warp_col() % Config::kSlices != 0) return;  // another warp has the same
 #pragma unroll
     for (int m = 0; m < kM; ++m) {
       const int key = 16 * (m * Config::kWarpsKV + warp_kv_) + (lane >> 2);
@@ -524,7 +529,7 @@ class BackwardBlock {
   /// row with such a q gets lse = NaN, hence P = dS = NaN where it sees a key; one with such a grad_o gets delta = NaN, and its elements are added to grad_v.
   __device__ __forceinline__ void set_aside_nonfinite(Step step, int buffer) {
     const int first_row = step.tile * Config::kTileQ;
-    const auto first_column = [&](int n) { return 16 * (n / 2 * Config::kWarpsCols + warp_col_) + 8 * (n & 1); };
+    const auto first_column = [&](int n) { return 16 * (n / 2 * Config::kWarpsCols + warp_col()) + 8 * (n & 1); };
     const auto sees = [&](int key, int row) {
       const int tile_key = 16 * (key / 16 * Config::kWarpsKV + warp_kv_) + key % 16;
       if constexpr (kModified) return modified_head(step).sees(first_row + row, first_key_ + tile_key);
@@ -553,7 +558,7 @@ class BackwardBlock {
       const int key = 16 * (m * Config::kWarpsKV + warp_kv_) + (lane >> 2);
 #pragma unroll
       for (int n = 0; n < Config::kGradN; ++n) {
-        const int col = 16 * (n / 2 * Config::kWarpsCols + warp_col_) + 8 * (n & 1) + 2 * (lane & 3);
+        const int col = 16 * (n / 2 * Config::kWarpsCols + warp_col()) + 8 * (n & 1) + 2 * (lane & 3);
         *reinterpret_cast<uint32_t*>(s_tile.at(key, col)) = ptx::pack2<Element>(gradient[m][n][0] * factor, gradient[m][n][1] * factor);
         *reinterpret_cast<uint32_t*>(s_tile.at(key + 8, col)) = ptx::pack2<Element>(gradient[m][n][2] * factor, gradient[m][n][3] * factor);
       }
@@ -564,7 +569,6 @@ class BackwardBlock {
   Shared& s_;
   const Visibility visibility_;
   const int warp_kv_, warp_q_;
-  const int warp_col_;                                 ///< warp_q_ if there are no slices
   OperandA<typename Config::KVTile> k_rows_;           // A of S^T, and of dP^T at kToV
   OperandB<typename Config::QTile> q_columns_;         // B of S^T, and of dP^T at kToGradO
   OperandBTransposed<typename Config::QTile> q_rows_;  // B of grad_k, and of grad_v at kToGradO
