@@ -128,7 +128,7 @@ void AttentionCase::poison() {
   HalfTensor* tensor = tensors[static_cast<int>(options_.poisoned)];
   const uint16_t bits = options_.poisoned == Poisoned::kV ? 0x7c00 : 0x7e00;
   for (int b = 0; b < tensor->batch; ++b) {
-    for (int h = 0; h < tensor->heads; ++h) tensor->at(b, options_.poisoned_row, h, 3) = bits;
+    for (int h = 0; h < tensor->heads; ++h) tensor->at(b, options_.poisoned_row, h, options_.poisoned_column) = bits;
   }
 }
 

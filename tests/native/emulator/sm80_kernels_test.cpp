@@ -131,6 +131,8 @@ TEST_P(NonFinite, ReachesOnlyWhatSeesIt) {
   options.head_dim_v = 480;
   options.poisoned_row = 40;
   check_d512(options);
+  options.poisoned_column = 300;
+  check_d512(options);
 }
 
 std::string poisoned_name(const ::testing::TestParamInfo<Poisoned>& tested) {
