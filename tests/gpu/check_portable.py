@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Checks the CUDA kernels of a built library against PyTorch in float64 (attention written out from its definition).
 
-usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 check_portable.py [--kernel sm80] [--quick | --sanitized | --head-dim-512] [--large] [--seed N]
+usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 check_portable.py [--kernel sm80]
+           [--quick | --sanitized | --head-dim-512] [--large] [--seed N]
 
 Every case: random inputs that differ per head, outputs poisoned with NaN, NaN in guard bands around every tensor; forward and backward. An element passes if its
 error is at most twice the worst error of the unfused computation in the same dtype plus one rounding of the format at the tensor's scale; NaN never passes.
