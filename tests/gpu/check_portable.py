@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Checks the CUDA kernels of a built library against PyTorch in float64 (attention written out from its definition).
 
-usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 check_portable.py [--kernel sm80] [--quick | --sanitized] [--large] [--seed N]
+usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 check_portable.py [--kernel sm80]
+           [--quick | --sanitized | --head-dim-512] [--large] [--seed N]
 
 Every case: random inputs that differ per head, outputs poisoned with NaN, NaN in guard bands around every tensor; forward and backward. An element passes if its
 error is at most twice the worst error of the unfused computation in the same dtype plus one rounding of the format at the tensor's scale; NaN never passes.
@@ -219,6 +220,34 @@ def run(checker, quick):
             checker.case(1, 300, 300, 2, 1, dim, dim, b16, "bottom_right", poison=kind, deterministic=True)
 
 
+def run_head_dim_512(checker):
+    """head_dim or head_dim_v of more than 256."""
+    f16, b16 = torch.float16, torch.bfloat16
+    for dim, mask, dtype in itertools.product((264, 320, 384, 504, 512), ("none", "bottom_right", "top_left"), (f16, b16)):
+        checker.case(2, 129, 193, 2, 2, dim, dim, dtype, mask)
+    edges = (1, 15, 16, 17, 31, 32, 33, 65)
+    for (len_q, len_kv), mask in itertools.product(itertools.product(edges, edges), ("none", "bottom_right", "top_left")):
+        checker.case(1, len_q, len_kv, 3, 1, 512, 512, f16, mask)
+    for (len_q, len_kv), mask in itertools.product(((0, 5), (5, 0), (0, 0), (1, 1000), (1000, 1), (300, 40), (40, 300)), ("none", "bottom_right", "top_left")):
+        checker.case(2, len_q, len_kv, 4, 2, 512, 512, b16, mask, grad_lse=True)
+    for dim, dim_v in ((512, 8), (8, 512), (512, 256), (256, 264), (320, 512), (264, 128)):
+        checker.case(1, 200, 300, 4, 2, dim, dim_v, f16, "bottom_right")
+        checker.case(1, 200, 300, 4, 2, dim, dim_v, b16, "none", pad=8, deterministic=True)
+    for layout, pad in (("bhsd", 0), ("packed", 0), ("bshd", 8), ("bshd", 1), ("bhsd", 3), ("packed", 5)):
+        for dim in (512, 328):
+            checker.case(2, 150, 170, 6, 2, dim, dim, f16, "bottom_right", layout, pad)
+    for amplitude, dtype in itertools.product((8.0, 100.0), (f16, b16)):
+        checker.case(1, 256, 256, 2, 2, 512, 512, dtype, "bottom_right", amplitude=amplitude)
+    for creep, mask in itertools.product((0.3, 0.6, 1.3), ("none", "bottom_right")):
+        checker.case(1, 130, 900, 2, 2, 512, 512, f16, mask, creep=creep)
+    for mask in ("none", "bottom_right"):
+        checker.case(2, 1000, 1030, 4, 2, 512, 512, f16, mask, deterministic=True)
+        checker.case(1, 2049, 2049, 4, 4, 512, 512, b16, mask)
+    for kind in ("v:nan@200", "v:inf@200", "k:nan@200", "q:nan@100", "grad_o:nan@100", "v:nan@299", "q:nan@0"):
+        checker.case(1, 300, 300, 2, 1, 512, 512, f16, "bottom_right", poison=kind)
+        checker.case(1, 300, 300, 2, 1, 320, 512, b16, "bottom_right", poison=kind)
+
+
 def run_sanitized(checker):
     """Few, small cases that reach every kernel and path: for compute-sanitizer."""
     for dim in (64, 128, 192, 256):
@@ -270,6 +299,7 @@ def main():
     parser.add_argument("--kernel", default="sm80")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--sanitized", action="store_true")
+    parser.add_argument("--head-dim-512", action="store_true", help="instead of the other cases, those of more than 256 columns")
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
@@ -278,6 +308,8 @@ def main():
     checker = Checker(library, arguments.kernel)
     if arguments.sanitized:
         run_sanitized(checker)
+    elif arguments.head_dim_512:
+        run_head_dim_512(checker)
     else:
         run(checker, arguments.quick)
     if arguments.large:

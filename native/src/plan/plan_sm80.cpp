@@ -19,6 +19,10 @@ int64_t larger_head_dim(const Problem& problem) {
   return problem.head_dim > problem.head_dim_v ? problem.head_dim : problem.head_dim_v;
 }
 
+/// Whether plans are made for head_dim or head_dim_v of more than 256.
+constexpr bool kPlanHeadDim512 = true;
+constexpr int kMaxPlannedHeadDim = kPlanHeadDim512 ? kMaxHeadDim : kMaxModifiedHeadDim;
+
 /// Says why no variant could compute the problem on the device, if that is so.
 bool refuse(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
   const auto number = [](int64_t value) { return static_cast<long long>(value); };
@@ -26,8 +30,11 @@ bool refuse(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
     why_not->set("it needs compute capability 8.0 or newer, the device has %d.%d", caps.compute_capability / 10, caps.compute_capability % 10);
   } else if (problem.dtype == DType::kFloat32) {
     why_not->set("it computes float16 and bfloat16, not float32");
-  } else if (larger_head_dim(problem) > kMaxHeadDim) {
-    why_not->set("head_dim and head_dim_v may be at most %d, got %lld and %lld", kMaxHeadDim, number(problem.head_dim), number(problem.head_dim_v));
+  } else if (larger_head_dim(problem) > kMaxPlannedHeadDim) {
+    why_not->set("head_dim and head_dim_v may be at most %d, got %lld and %lld", kMaxPlannedHeadDim, number(problem.head_dim), number(problem.head_dim_v));
+  } else if (larger_head_dim(problem) > kMaxModifiedHeadDim && variants_of(problem) != 0) {
+    why_not->set("with a variant (window, bias, sequences, ...) head_dim and head_dim_v may be at most %d, got %lld and %lld", kMaxModifiedHeadDim,
+                 number(problem.head_dim), number(problem.head_dim_v));
   } else if (problem.head_dim % 8 != 0 || problem.head_dim_v % 8 != 0) {
     why_not->set("head_dim and head_dim_v must be multiples of 8, got %lld and %lld", number(problem.head_dim), number(problem.head_dim_v));
   } else if (problem.len_q > kMaxLength || problem.len_kv > kMaxLength) {
@@ -110,7 +117,7 @@ bool plan_forward(const Problem& problem, const DeviceCaps& caps, Plan* plan, Re
   set_name(variant.name, problem, plan);
   plan->reason.set("head dims %lld and %lld fit %d columns; %d query rows per block, %d per warp, %d blocks per multiprocessor; rows copied %s",
                    static_cast<long long>(problem.head_dim), static_cast<long long>(problem.head_dim_v), variant.padded_dim, variant.tile_q,
-                   variant.tile_q / variant.warps, variant.blocks_per_sm, problem.aligned_16_bytes ? "16 bytes at a time" : "by element");
+                   variant.tile_q * variant.slices / variant.warps, variant.blocks_per_sm, problem.aligned_16_bytes ? "16 bytes at a time" : "by element");
   return true;
 }
 
@@ -127,7 +134,7 @@ bool plan_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, R
   if (!set_blocks(problem, /*of_q=*/true, variant.tile_q, plan, why_not) || !set_blocks(problem, /*of_q=*/false, variant.tile_kv, plan, why_not)) {
     return false;
   }
-  const int warps = variant.warps_kv * variant.warps_q;
+  const int warps = warps_of(variant);
   plan->variant = index;
   plan->tile_q = variant.tile_q;
   plan->tile_kv = variant.tile_kv;
@@ -141,7 +148,7 @@ bool plan_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, R
   plan->reason.set("head dims %lld and %lld fit %d columns; %d keys per block, %d shared bytes of %lld; grad_q %s", static_cast<long long>(problem.head_dim),
                    static_cast<long long>(problem.head_dim_v), variant.padded_dim, variant.tile_kv, backward_shared_bytes(variant),
                    static_cast<long long>(caps.shared_memory_per_block_bytes),
-                   problem.deterministic ? "from its own kernel: deterministic" : "by fp32 additions in any order");
+                   accumulates_grad_q(variant, problem.deterministic) ? "by fp32 additions in any order" : "from its own kernel: deterministic");
   return true;
 }
 

@@ -18,7 +18,7 @@ constexpr int64_t kMaxTiles = int64_t{1} << 30;
 /// Variants that plans are made for: those of kernels that have run on a GPU.
 constexpr uint32_t kPlannedVariants = kSm90AlibiVariants | kSm90SoftcapVariants;
 /// Whether a bias that TMA can bring is among them.
-constexpr bool kPlansBias = false;
+constexpr bool kPlansBias = true;
 
 uint32_t planned_variants(const Problem& problem) {
   const bool bias = kPlansBias && problem.variants.bias_in_tiles &&

@@ -15,9 +15,13 @@ inline constexpr int64_t kMediumSharedBytes = 163 * 1024;
 inline constexpr int64_t kLargeSharedBytes = 227 * 1024;
 
 /// Largest head_dim (and head_dim_v) of any variant. Both are padded to the variant's padded_dim inside the kernel.
-inline constexpr int kMaxHeadDim = 256;
+inline constexpr int kMaxHeadDim = 512;
 
-/// Forward: one block computes tile_q query rows of one head; each warp owns tile_q / warps of them (16 or 32).
+/// The same of the variants that are compiled with ModifiedScores.
+inline constexpr int kMaxModifiedHeadDim = 256;
+
+/// Forward: one block computes tile_q query rows of one head; each warp owns tile_q * slices / warps of them (16 or 32). Where a row of O is too wide for a
+/// warp's registers, `slices` warps share its columns, and each computes all scores of the row.
 struct ForwardVariant {
   const char* name;
   int padded_dim;
@@ -27,6 +31,7 @@ struct ForwardVariant {
   int stages;           ///< buffers of k and of v
   bool q_in_registers;  ///< q is read from shared memory once instead of once per tile
   int blocks_per_sm;    ///< what the register budget is cut for
+  int slices = 1;
 };
 
 constexpr int forward_shared_bytes(const ForwardVariant& v) {
@@ -39,17 +44,22 @@ constexpr int bias_tile_bytes(int tile_q, int tile_kv) {
   return 2 * tile_q * tile_kv;
 }
 
-inline constexpr ForwardVariant kForward[] =
-    {
-        {"sm80_forward_d64", 64, 128, 128, 4, 1, false, 2}, {"sm80_forward_d128", 128, 128, 64, 4, 1, false, 2},
-        {"sm80_forward_d192", 192, 64, 64, 4, 1, false, 2}, {"sm80_forward_d256", 256, 64, 64, 4, 1, false, 2},
-        {"sm80_forward_d64", 64, 128, 64, 4, 1, false, 2},  // with ModifiedScores only: tiles half as wide leave registers for the modifications
+/// Whether a 16-bit bias travels through such tiles, and the main backward kernel writes the gradient of one that has every pair of its own. plan_sm80.cpp
+bool uses_bias_tiles();
+
+inline constexpr ForwardVariant kForward[] = {
+    {"sm80_forward_d64", 64, 128, 128, 4, 1, false, 2},    {"sm80_forward_d128", 128, 128, 64, 4, 1, false, 2},
+    {"sm80_forward_d192", 192, 64, 64, 4, 1, false, 2},    {"sm80_forward_d256", 256, 64, 64, 4, 1, false, 2},
+    {"sm80_forward_d64", 64, 128, 64, 4, 1, false, 2},  // with ModifiedScores only: tiles half as wide leave registers for the modifications
+    {"sm80_forward_d512", 512, 32, 32, 4, 1, false, 2, 2},
 };
 inline constexpr int kNumForward = sizeof(kForward) / sizeof(kForward[0]);
 
 /// Backward: one block computes the gradients of tile_kv keys of one key/value head, going through tile_q query rows at a time (of every query head of the
 /// group), and adds its part of grad_q to an fp32 accumulator. S^T is split over warps_kv x warps_q warps (keys x queries); grad_k and grad_v over warps_kv x
 /// warps_q (keys x columns); grad_q over warps_dq x (warps / warps_dq) (queries x columns).
+/// With slices > 1 there are so many times more warps: so many compute the same part of S^T and share the columns of grad_k and grad_v. grad_q then comes from
+/// a kernel of its own, as in deterministic mode.
 struct BackwardVariant {
   const char* name;
   int padded_dim;
@@ -61,7 +71,17 @@ struct BackwardVariant {
   int stages;  ///< buffers of q and of grad_o
   int blocks_per_sm;
   int ahead;  ///< groups of products by which fragments are loaded ahead (tile/warp_product.cuh)
+  int slices = 1;
 };
+
+constexpr int warps_of(const BackwardVariant& v) {
+  return v.warps_kv * v.warps_q * v.slices;
+}
+
+/// Whether the main kernel adds up grad_q; otherwise the grad_q kernel computes it.
+constexpr bool accumulates_grad_q(const BackwardVariant& v, bool deterministic) {
+  return v.slices == 1 && !deterministic;
+}
 
 /// With warps_q == 1 a warp holds P^T and dS^T of its keys for all queries of the tile: they stay in its registers, and only dS is shared, for grad_q; it is
 /// kept for two steps, so that grad_q may come a step later and one barrier per step does. Otherwise both are shared, between two barriers per step.
@@ -76,11 +96,12 @@ inline constexpr BackwardVariant kBackward[] = {
     {"sm80_backward_d64", 64, 64, 128, 4, 1, 2, 2, 2, 0},        {"sm80_backward_d128", 128, 64, 128, 4, 2, 2, 2, 1, 1},
     {"sm80_backward_d128_small", 128, 64, 64, 2, 2, 2, 1, 1, 1}, {"sm80_backward_d192", 192, 64, 64, 2, 4, 2, 2, 1, 1},
     {"sm80_backward_d192_small", 192, 64, 32, 2, 2, 2, 1, 1, 1}, {"sm80_backward_d256", 256, 64, 64, 2, 4, 1, 2, 1, 1},
-    {"sm80_backward_d256_small", 256, 32, 32, 2, 2, 2, 1, 1, 1},
+    {"sm80_backward_d256_small", 256, 32, 32, 2, 2, 2, 1, 1, 1}, {"sm80_backward_d512", 512, 32, 16, 1, 2, 2, 1, 2, 1, 2},
 };
 inline constexpr int kNumBackward = sizeof(kBackward) / sizeof(kBackward[0]);
 
-/// Deterministic backward: grad_q comes from a kernel of its own, which goes through the keys of a tile of query rows as the forward kernel does.
+/// Deterministic backward: grad_q comes from a kernel of its own, which goes through the keys of a tile of query rows as the forward kernel does. slices: as
+/// there.
 struct GradQVariant {
   const char* name;
   int padded_dim;
@@ -88,6 +109,7 @@ struct GradQVariant {
   int tile_kv;
   int warps;
   int blocks_per_sm;
+  int slices = 1;
 };
 
 constexpr int grad_q_shared_bytes(const GradQVariant& v) {
@@ -96,13 +118,11 @@ constexpr int grad_q_shared_bytes(const GradQVariant& v) {
 }
 
 inline constexpr GradQVariant kGradQ[] = {
-    {"sm80_grad_q_d64", 64, 64, 64, 4, 2},
-    {"sm80_grad_q_d128", 128, 64, 64, 4, 2},
-    {"sm80_grad_q_d192", 192, 64, 32, 4, 2},
-    {"sm80_grad_q_d256", 256, 64, 32, 4, 2},
+    {"sm80_grad_q_d64", 64, 64, 64, 4, 2},   {"sm80_grad_q_d128", 128, 64, 64, 4, 2},    {"sm80_grad_q_d192", 192, 64, 32, 4, 2},
+    {"sm80_grad_q_d256", 256, 64, 32, 4, 2}, {"sm80_grad_q_d512", 512, 32, 16, 4, 2, 2},
 };
 inline constexpr int kNumGradQ = sizeof(kGradQ) / sizeof(kGradQ[0]);
-/// tile_q of every row: sequences have one table of query tiles.
+/// tile_q of the rows of kModifiedGradQ: sequences have one table of query tiles.
 inline constexpr int kGradQRows = 64;
 
 /// Gradient of the bias: a kernel of its own computes S and dP once more, tile of the bias by tile, and sums over the batches, heads and rows that the bias is
@@ -152,9 +172,9 @@ constexpr int place_of(int row, const int (&rows)[kNum]) {
 inline constexpr int kRowPadding = 128;
 static_assert(kRowPadding == kSequenceRowPadding, "parts of the workspace");
 
-/// Layout of the backward workspace: per (batch, query head) padded_rows floats of log-sum-exp in base 2, as many of delta, then unless deterministic
-/// padded_rows * padded_dim floats of grad_q in the order of the kernel's fragments. With sequences of different lengths padded_rows are those of all sequences
-/// of a query head, and behind the rest lie tables of key tiles and of query tiles of kGradQRows rows (plan/sequence_tables.h).
+/// Layout of the backward workspace: per (batch, query head) padded_rows floats of log-sum-exp in base 2, as many of delta, then, if the
+/// main kernel adds up grad_q, padded_rows * padded_dim floats of it in the order of the kernel's fragments. With sequences of different lengths padded_rows
+/// are those of all sequences of a query head, and behind the rest lie tables of key tiles and of query tiles of kGradQRows rows (plan/sequence_tables.h).
 struct BackwardWorkspace {
   int64_t heads = 0;        ///< parts of padded_rows rows
   int64_t padded_rows = 0;  ///< per head
@@ -184,7 +204,8 @@ inline BackwardWorkspace backward_workspace(const Problem& problem, const Backwa
   const uint64_t rows = static_cast<uint64_t>(w.heads) * static_cast<uint64_t>(w.padded_rows);
   w.delta_offset_bytes = rows * sizeof(float);
   w.grad_q_offset_bytes = 2 * rows * sizeof(float);
-  w.key_table_offset_bytes = w.grad_q_offset_bytes + (problem.deterministic ? 0 : rows * static_cast<uint64_t>(variant.padded_dim) * sizeof(float));
+  w.key_table_offset_bytes =
+      w.grad_q_offset_bytes + (accumulates_grad_q(variant, problem.deterministic) ? rows * static_cast<uint64_t>(variant.padded_dim) * sizeof(float) : 0);
   w.query_table_offset_bytes = w.key_table_offset_bytes + (sequences ? sequence_table_bytes(sequence_tiles(problem, false, variant.tile_kv)) : 0);
   w.by_number_offset_bytes = w.query_table_offset_bytes + (sequences ? sequence_table_bytes(sequence_tiles(problem, true, kGradQRows)) : 0);
   w.total_bytes = w.by_number_offset_bytes;

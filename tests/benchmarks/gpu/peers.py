@@ -24,6 +24,7 @@ import sys
 import time
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "gpu"))
 from fa_ctypes import Library  # noqa: E402
@@ -126,6 +127,19 @@ class Case:
         g = self.grad_o.transpose(1, 2)
         return lambda: aten._scaled_dot_product_cudnn_attention_backward(g, q, k, v, out, lse, seed, offset, None, cum_q, cum_k, max_q, max_k, 0.0, self.causal)
 
+    def efficient(self, what):
+        """PyTorch's memory-efficient attention, the peer without a bound on head_dim."""
+        q, k, v = (t.detach().requires_grad_(what != "forward") for t in self.heads_first())
+
+        def forward():
+            with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
+                return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+
+        if what == "forward":
+            return forward
+        out, g = forward(), self.grad_o.transpose(1, 2)
+        return lambda: torch.autograd.grad(out, (q, k, v), g, retain_graph=True)
+
     def eager(self, what):
         q, k, v = (t.detach().requires_grad_(what != "forward") for t in self.eager_inputs)
         hidden = torch.ones(self.length, self.length, dtype=torch.bool, device="cuda").triu(1) if self.causal else None
@@ -140,9 +154,11 @@ class Case:
         return lambda: torch.autograd.grad(out, (q, k, v), g, retain_graph=True)
 
     def check(self, kernel):
-        """Our results against FlashAttention-2's on the same tensors (the full check is tests/gpu): relative difference of norms."""
+        """Our results against FlashAttention-2's on the same tensors (the full check is tests/gpu): relative difference of norms. Beyond its head_dim, against
+        memory-efficient attention's."""
         self.ours(kernel, "backward")()
-        pairs = [(self.o, self.fa2("forward")()[0])] + list(zip((self.grad_q, self.grad_k, self.grad_v), self.fa2("backward")()))
+        out, gradients = (self.fa2("forward")()[0], self.fa2("backward")()) if self.dim <= 256 else (self.efficient("forward")(), self.efficient("backward")())
+        pairs = [(self.o, out)] + list(zip((self.grad_q, self.grad_k, self.grad_v), gradients))
         worst = max(float((a.float() - b.transpose(1, 2).float()).norm() / b.float().norm()) for a, b in pairs)
         if not worst < 0.02:
             raise SystemExit(f"wrong result: d={self.dim} S={self.length} causal={self.causal} {kernel}: relative difference {worst}")

@@ -128,7 +128,7 @@ void AttentionCase::poison() {
   HalfTensor* tensor = tensors[static_cast<int>(options_.poisoned)];
   const uint16_t bits = options_.poisoned == Poisoned::kV ? 0x7c00 : 0x7e00;
   for (int b = 0; b < tensor->batch; ++b) {
-    for (int h = 0; h < tensor->heads; ++h) tensor->at(b, options_.poisoned_row, h, 3) = bits;
+    for (int h = 0; h < tensor->heads; ++h) tensor->at(b, options_.poisoned_row, h, options_.poisoned_column) = bits;
   }
 }
 
@@ -157,7 +157,7 @@ void AttentionCase::fill_workspace(const fa::sm80::BackwardVariant& variant) {
   const size_t rows = static_cast<size_t>(workspace.heads * padded_rows_);
   lse_log2_.assign(rows, std::numeric_limits<float>::infinity());
   delta_.assign(rows, 0.0f);
-  accumulator_.assign(options_.deterministic ? 0 : rows * static_cast<size_t>(variant.padded_dim), 0.0f);
+  accumulator_.assign(fa::sm80::accumulates_grad_q(variant, options_.deterministic) ? rows * static_cast<size_t>(variant.padded_dim) : 0, 0.0f);
   for (size_t i = 0; i < expected_.lse.size(); ++i) {
     if (expected_.lse[i] == -std::numeric_limits<double>::infinity()) continue;
     const int head_index = static_cast<int>(i) / options_.len_q, query = static_cast<int>(i) % options_.len_q, b = head_index / options_.heads_q;
@@ -187,7 +187,7 @@ fa::sm80::BackwardParams AttentionCase::backward_params(const fa::sm80::Backward
   params.o_strides = params.grad_o_strides = strides_of(o_);
   params.lse_log2 = lse_log2_.data();
   params.delta = delta_.data();
-  params.grad_q_accumulator = options_.deterministic ? nullptr : accumulator_.data();
+  params.grad_q_accumulator = fa::sm80::accumulates_grad_q(variant, options_.deterministic) ? accumulator_.data() : nullptr;
   params.padded_rows = padded_rows_;
   params.padded_dim = variant.padded_dim;
   params.shape = fa::sm80::shape_of(problem_);

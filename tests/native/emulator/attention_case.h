@@ -26,6 +26,7 @@ struct CaseOptions {
   bool aligned = true;  ///< rows start at multiples of 16 bytes
   Poisoned poisoned = Poisoned::kNothing;
   int poisoned_row = 0;
+  int poisoned_column = 3;
   // Of the modified kernels.
   int window_left = -1, window_right = -1;  ///< of a window mask
   int chunk = 0;

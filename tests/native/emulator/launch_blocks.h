@@ -17,4 +17,13 @@ void launch_blocks(const Params& params, size_t more_bytes = 0) {
   }
 }
 
+/// The same for a kernel that is a function and has no shared memory.
+template <class Params>
+void launch_grid(void (*kernel)(Params), int blocks, int threads, const Params& params) {
+  emulator::grid_blocks = static_cast<unsigned>(blocks);
+  for (int block = 0; block < blocks; ++block) {
+    emulator::run_block(block, threads, 0, [&] { kernel(params); });
+  }
+}
+
 }  // namespace fa_test

@@ -31,7 +31,7 @@ void check(const CaseOptions& options) {
     const BackwardParams params = attention.backward_params(kBackward[kBackwardRow]);
     launch_blocks<BackwardConfig<__half, BackwardRow<kBackwardRow>>, BackwardBlock>(params);
     attention.compare_grad_kv();
-    if (options.deterministic) {
+    if (!accumulates_grad_q(kBackward[kBackwardRow], options.deterministic)) {
       launch_blocks<GradQConfig<__half, GradQRow<kGradQRow>>, GradQBlock>(attention.grad_q_params(params, kGradQ[kGradQRow]));
       attention.compare_grad_q();
     } else {
@@ -49,6 +49,7 @@ constexpr auto check_d192 = check<2, 3, 2>;
 constexpr auto check_d192_small = check<2, 4, 2>;
 constexpr auto check_d256 = check<3, 5, 3>;
 constexpr auto check_d256_small = check<3, 6, 3>;
+constexpr auto check_d512 = check<5, 7, 4>;
 
 TEST(Sm80Kernels, Dim64) {
   for (const Mask mask : kMasks) {
@@ -68,6 +69,27 @@ TEST(Sm80Kernels, Dim192) {
 
 TEST(Sm80Kernels, Dim256) {
   check_d256({.len_q = 100, .len_kv = 140, .head_dim = 256, .head_dim_v = 256, .mask = kBottomRight});
+}
+
+TEST(Sm80Kernels, Dim512) {
+  for (const Mask mask : kMasks) {
+    check_d512({.len_q = 45, .len_kv = 70, .heads_q = 2, .head_dim = 512, .head_dim_v = 512, .mask = mask});
+  }
+  check_d512({.len_q = 64, .len_kv = 64, .head_dim = 512, .head_dim_v = 512, .mask = kTopLeft, .deterministic = true});
+}
+
+TEST(Sm80Kernels, Dim512Padded) {
+  check_d512({.len_q = 33, .len_kv = 47, .head_dim = 264, .head_dim_v = 264, .mask = kBottomRight});
+  check_d512({.len_q = 31, .len_kv = 17, .head_dim = 320, .head_dim_v = 320, .mask = kTopLeft, .aligned = false});
+  check_d512({.batch = 2, .len_q = 40, .len_kv = 50, .heads_q = 4, .heads_kv = 2, .head_dim = 512, .head_dim_v = 320, .mask = kBottomRight});
+  check_d512({.len_q = 20, .len_kv = 40, .heads_q = 2, .head_dim = 64, .head_dim_v = 512});
+  check_d512({.len_q = 20, .len_kv = 40, .heads_q = 2, .head_dim = 504, .head_dim_v = 8, .mask = kTopLeft, .aligned = false});
+}
+
+TEST(Sm80Kernels, Dim512WithoutKeys) {
+  check_d512({.len_q = 90, .len_kv = 20, .head_dim = 512, .head_dim_v = 512, .mask = kBottomRight});
+  check_d512({.len_q = 40, .len_kv = 0, .head_dim = 512, .head_dim_v = 512});
+  check_d512({.len_q = 0, .len_kv = 40, .head_dim = 512, .head_dim_v = 512});
 }
 
 TEST(Sm80Kernels, ForLittleSharedMemory) {
@@ -104,6 +126,13 @@ TEST_P(NonFinite, ReachesOnlyWhatSeesIt) {
   options.deterministic = false;
   options.poisoned_row = 60;
   check_d256(options);
+  options.len_q = options.len_kv = 70;
+  options.head_dim = 512;
+  options.head_dim_v = 480;
+  options.poisoned_row = 40;
+  check_d512(options);
+  options.poisoned_column = 300;
+  check_d512(options);
 }
 
 std::string poisoned_name(const ::testing::TestParamInfo<Poisoned>& tested) {
@@ -122,6 +151,8 @@ TEST(Sm80Kernels, NonFiniteKeysThatNobodySees) {
     options.len_q = 33;
     options.head_dim = options.head_dim_v = 256;
     check_d256(options);
+    options.head_dim = options.head_dim_v = 512;
+    check_d512(options);
     options.len_q = 2;
     options.len_kv = 33;
     options.head_dim = options.head_dim_v = 128;

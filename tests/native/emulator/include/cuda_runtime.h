@@ -31,6 +31,11 @@ struct ThreadX {
 struct BlockX {
   operator unsigned() const { return static_cast<unsigned>(block_index()); }
 };
+/// Of the grid whose blocks run_block runs; what starts it sets it.
+inline unsigned grid_blocks = 0;
+struct GridX {
+  operator unsigned() const { return grid_blocks; }
+};
 template <class X>
 struct Index {
   X x;
@@ -60,6 +65,7 @@ inline void shuffle_xor(Warp& warp) {
 
 inline constexpr emulator::Index<emulator::ThreadX> threadIdx{};
 inline constexpr emulator::Index<emulator::BlockX> blockIdx{};
+inline constexpr emulator::Index<emulator::GridX> gridDim{};
 
 struct float2 {
   float x, y;

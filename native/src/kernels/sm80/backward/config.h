@@ -34,9 +34,11 @@ struct BackwardConfig {
   static constexpr int kStages = kVariant.stages;
   static constexpr int kBlocksPerSm = kVariant.blocks_per_sm;
   static constexpr int kAhead = kVariant.ahead;
-  static constexpr int kWarpsKV = kVariant.warps_kv;  ///< along keys
-  static constexpr int kWarpsQ = kVariant.warps_q;    ///< along queries of S^T, along columns of grad_k and grad_v
-  static constexpr int kWarps = kWarpsKV * kWarpsQ;
+  static constexpr int kWarpsKV = kVariant.warps_kv;    ///< along keys
+  static constexpr int kWarpsQ = kVariant.warps_q;      ///< along queries of S^T
+  static constexpr int kSlices = kVariant.slices;       ///< warps that compute the same part of S^T
+  static constexpr int kWarpsCols = kWarpsQ * kSlices;  ///< along columns of grad_k and grad_v
+  static constexpr int kWarps = kWarpsKV * kWarpsCols;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kWarpsDqRows = kVariant.warps_dq;
   static constexpr int kWarpsDqCols = kWarps / kWarpsDqRows;
@@ -46,14 +48,14 @@ struct BackwardConfig {
   static constexpr int kM = kTileKV / kWarpsKV / 16;          ///< key blocks per warp
   static constexpr int kQBlocks = kTileQ / kWarpsQ / 16;      ///< query blocks of S^T per warp
   static constexpr int kQStep = kQBlocks < 2 ? kQBlocks : 2;  ///< … of which so many at a time, to bound the registers of S and dP
-  static constexpr int kGradN = kDim / kWarpsQ / 8;           ///< groups of 8 columns of grad_k and grad_v per warp
+  static constexpr int kGradN = kDim / kWarpsCols / 8;        ///< groups of 8 columns of grad_k and grad_v per warp
   static constexpr int kDqM = kTileQ / kWarpsDqRows / 16;     ///< query blocks of grad_q per warp
   static constexpr int kDqN = kDim / kWarpsDqCols / 8;        ///< groups of 8 columns of grad_q per warp
 
   using QTile = SharedTile<kTileQ, kDim>;
   using KVTile = SharedTile<kTileKV, kDim>;
   using ScoreTile = SharedTile<kTileKV, kTileQ>;
-  using BiasTile = SharedTile<kTileQ, kTileKV>;  ///< one per stage
+  using BiasTile = SharedTile<kTileQ, Policy::kModified ? kTileKV : 64>;  ///< of the modified kernels, one per stage
 
   /// Where the first query head of the group begins. Kept here because registers are short and computing it takes many instructions per step.
   struct Base {
@@ -78,16 +80,18 @@ struct BackwardConfig {
     alignas(128) Base base;
   };
 
-  static_assert(kTileKV % (16 * kWarpsKV) == 0 && kTileQ % (16 * kWarpsQ) == 0 && kDim % (16 * kWarpsQ) == 0, "warps own whole blocks");
+  static_assert(kTileKV % (16 * kWarpsKV) == 0 && kTileQ % (16 * kWarpsQ) == 0 && kDim % (16 * kWarpsCols) == 0, "warps own whole blocks");
   static_assert(kTileQ % (16 * kWarpsDqRows) == 0 && kDim % (16 * kWarpsDqCols) == 0 && kWarps % kWarpsDqRows == 0, "warps own whole blocks");
   static_assert(kRowPadding % kTileQ == 0, "tiles of the workspace");
   static_assert(kStages == 2 || (kStages == 1 && !kInRegisters), "the schedules of kernel.cuh");
-  static_assert(sizeof(Shared) % 128 == 0 && sizeof(BiasTile) == bias_tile_bytes(kVariant.tile_q, kVariant.tile_kv), "tiles of the bias may follow");
+  static_assert(kSlices == 1 || !kInRegisters, "slices share P and dS");
+  static_assert(sizeof(Shared) % 128 == 0 && (!Policy::kModified || sizeof(BiasTile) == bias_tile_bytes(kVariant.tile_q, kVariant.tile_kv)),
+                "tiles of the bias may follow");
   static_assert(sizeof(Shared) == backward_shared_bytes(kVariant), "the planner's arithmetic");
   static_assert(sizeof(Shared) <= kLargeSharedBytes, "largest shared memory of any device");
 };
 
-/// Kernel that computes grad_q alone, for the deterministic mode. A warp owns 16 query rows.
+/// Kernel that computes grad_q alone, for the deterministic mode. A warp owns 16 query rows, or a slice of the columns of their grad_q.
 template <class Element_, class Row, class Policy_ = PlainScores>
 struct GradQConfig {
   using Element = Element_;
@@ -100,8 +104,9 @@ struct GradQConfig {
   static constexpr int kWarps = kVariant.warps;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kBlocksPerSm = kVariant.blocks_per_sm;
+  static constexpr int kSlices = kVariant.slices;
   static constexpr int kScoreN = kTileKV / 8;
-  static constexpr int kGradN = kDim / 8;
+  static constexpr int kGradN = kDim / kSlices / 8;
 
   using QTile = SharedTile<kTileQ, kDim>;
   using KVTile = SharedTile<kTileKV, kDim>;
@@ -119,7 +124,8 @@ struct GradQConfig {
     alignas(128) Base base;
   };
 
-  static_assert(kTileQ == 16 * kWarps && kTileQ == kGradQRows && kRowPadding % kTileQ == 0, "a warp owns one row block");
+  static_assert(kTileQ * kSlices == 16 * kWarps && kRowPadding % kTileQ == 0 && kDim % (64 * kSlices) == 0, "a warp owns one row block");
+  static_assert(kTileQ == kGradQRows || !Policy::kModified, "the table of query tiles");
   static_assert(sizeof(Shared) == grad_q_shared_bytes(kVariant) && sizeof(Shared) <= kSmallSharedBytes, "the planner's arithmetic");
 };
 

@@ -29,7 +29,7 @@ class GradQBlock {
       : p_(params),
         s_(shared),
         visibility_{params.shape.len_kv, params.shape.causal_offset, params.shape.causal},
-        warp_row_(static_cast<int>(threadIdx.x) / 32 * 16),
+        warp_row_(static_cast<int>(threadIdx.x) / 32 / Config::kSlices * 16),
         work_(params.order.work(blockIdx.x)),
         batch_(work_.head / params.shape.heads_q),
         head_(work_.head - batch_ * params.shape.heads_q),
@@ -111,11 +111,17 @@ class GradQBlock {
     return {g_data + batch_ * strides.batch + head_ * strides.head, strides.seq, p_.shape.len_q, cols, p_.shape.aligned};
   }
 
+  /// First of the columns of k and grad_q that are the warp's.
+  __device__ __forceinline__ static int first_column() {
+    if constexpr (Config::kSlices == 1) return 0;
+    return static_cast<int>(threadIdx.x / 32 % Config::kSlices) * (Config::kDim / Config::kSlices);
+  }
+
   /// grad_q += dS k for one tile of keys.
   __device__ __forceinline__ void step(int first_key, const float (&lse)[2], const float (&delta)[2], bool careful) {
     const OperandA<typename Config::QTile> q(s_.q, warp_row_, 0), grad_o(s_.grad_o, warp_row_, 0);
     const OperandB<typename Config::KVTile> k(s_.k, 0, 0), v(s_.v, 0, 0);
-    const OperandBTransposed<typename Config::KVTile> k_rows(s_.k, 0, 0);
+    const OperandBTransposed<typename Config::KVTile> k_rows(s_.k, 0, first_column());
     Scores s, ds;
     clear(s);
     clear(ds);
@@ -181,18 +187,23 @@ class GradQBlock {
   }
 
   __device__ __forceinline__ void write_out() {
-    const int lane = threadIdx.x & 31;
+    const int lane = threadIdx.x & 31, first_col = first_column();
     __syncthreads();
 #pragma unroll
     for (int n = 0; n < Config::kGradN; ++n) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        *reinterpret_cast<uint32_t*>(s_.q.at(warp_row_ + 8 * half + (lane >> 2), 8 * n + 2 * (lane & 3))) =
+        *reinterpret_cast<uint32_t*>(s_.q.at(warp_row_ + 8 * half + (lane >> 2), first_col + 8 * n + 2 * (lane & 3))) =
             ptx::pack2<Element>(grad_q_[0][n][2 * half] * p_.shape.scale, grad_q_[0][n][2 * half + 1] * p_.shape.scale);
       }
     }
-    __syncwarp();
-    copy_to_global<16, 32>(s_.q, rows(p_.grad_q, p_.grad_q_strides, p_.shape.head_dim), first_row_, warp_row_, lane);
+    if constexpr (Config::kSlices == 1) {
+      __syncwarp();
+      copy_to_global<16, 32>(s_.q, rows(p_.grad_q, p_.grad_q_strides, p_.shape.head_dim), first_row_, warp_row_, lane);
+    } else {
+      __syncthreads();
+      copy_to_global<Config::kTileQ, kThreads>(s_.q, rows(p_.grad_q, p_.grad_q_strides, p_.shape.head_dim), first_row_, 0, threadIdx.x);
+    }
   }
 
   const Params& p_;

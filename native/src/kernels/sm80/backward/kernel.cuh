@@ -47,11 +47,11 @@ class BackwardBlock {
       : p_(params),
         s_(shared),
         visibility_{params.shape.seen_len_kv, params.shape.causal_offset, params.shape.causal},
-        warp_kv_(static_cast<int>(threadIdx.x) / 32 / Config::kWarpsQ),
-        warp_q_(static_cast<int>(threadIdx.x) / 32 % Config::kWarpsQ),
+        warp_kv_(static_cast<int>(threadIdx.x) / 32 / Config::kWarpsCols),
+        warp_q_(static_cast<int>(threadIdx.x) / 32 / Config::kSlices % Config::kWarpsQ),
         k_rows_(shared.k, 16 * warp_kv_, 0),
         q_columns_(shared.q[0], 16 * warp_q_, 0),
-        q_rows_(shared.q[0], 0, 16 * warp_q_) {
+        q_rows_(shared.q[0], 0, 16 * warp_col()) {
     const TileOrder::Work work = params.order.work(blockIdx.x);
     if constexpr (kModified) {
       start_modified(work);
@@ -118,7 +118,7 @@ class BackwardBlock {
 
   /// All steps. With scores in registers: barrier, grad_q of the step before, scores and products of this one. Else: barrier, scores, barrier, products.
   __device__ __forceinline__ void go_through_queries(bool careful) {
-    const bool with_grad_q = p_.grad_q_accumulator != nullptr && !careful;
+    const bool with_grad_q = Config::kSlices == 1 && p_.grad_q_accumulator != nullptr && !careful;
     bool k_nonfinite = false;
     Step now = shown_from({0, first_q_tile_}), before{-1, 0}, shown{};
     // The step that comes next. Written so that nothing of it stays in a register of the plain kernel.
@@ -278,6 +278,12 @@ class BackwardBlock {
     }
   }
 
+  /// Place of the warp along the columns of grad_k and grad_v.
+  __device__ __forceinline__ int warp_col() const {
+    if constexpr (Config::kSlices == 1) return warp_q_;
+    return static_cast<int>(static_cast<unsigned>(ptx::thread_index_anew()) / 32 % Config::kWarpsCols);
+  }
+
   /// P^T and dS^T of the warp's keys and queries, kQStep blocks of queries at a time, and the products that need nothing from other warps.
   __device__ __forceinline__ void score_step(Step step, int buffer) {
     const bool seen = is_seen(step);
@@ -382,6 +388,7 @@ class BackwardBlock {
   }
 
   __device__ __forceinline__ void store_scores(typename Config::ScoreTile& s_tile, const Scores& s, int block, int lane) {
+    if (Config::kSlices > 1 && warp_col() % Config::kSlices != 0) return;  // another warp has the same
 #pragma unroll
     for (int m = 0; m < kM; ++m) {
       const int key = 16 * (m * Config::kWarpsKV + warp_kv_) + (lane >> 2);
@@ -421,7 +428,7 @@ class BackwardBlock {
     multiply<Element, kFromSharedSteps, Config::kAhead>(
         [&](int k) -> Gradients& { return k < kSteps ? grad_v_ : grad_k_; },
         [&](uint32_t(&a)[4], int m, int k) { p_rows.load(a, m * Config::kWarpsKV, k % kSteps, k < kSteps ? 0 : kPToDs); },
-        [&](uint32_t(&b)[4], int pair, int k) { q_rows_.load(b, k % kSteps, pair * Config::kWarpsQ, offset + (k < kSteps ? kToGradO : 0)); }, between);
+        [&](uint32_t(&b)[4], int pair, int k) { q_rows_.load(b, k % kSteps, pair * Config::kWarpsCols, offset + (k < kSteps ? kToGradO : 0)); }, between);
   }
 
   /// grad_q += dS k of a step.
@@ -522,7 +529,7 @@ class BackwardBlock {
   /// row with such a q gets lse = NaN, hence P = dS = NaN where it sees a key; one with such a grad_o gets delta = NaN, and its elements are added to grad_v.
   __device__ __forceinline__ void set_aside_nonfinite(Step step, int buffer) {
     const int first_row = step.tile * Config::kTileQ;
-    const auto first_column = [&](int n) { return 16 * (n / 2 * Config::kWarpsQ + warp_q_) + 8 * (n & 1); };
+    const auto first_column = [&](int n) { return 16 * (n / 2 * Config::kWarpsCols + warp_col()) + 8 * (n & 1); };
     const auto sees = [&](int key, int row) {
       const int tile_key = 16 * (key / 16 * Config::kWarpsKV + warp_kv_) + key % 16;
       if constexpr (kModified) return modified_head(step).sees(first_row + row, first_key_ + tile_key);
@@ -551,7 +558,7 @@ class BackwardBlock {
       const int key = 16 * (m * Config::kWarpsKV + warp_kv_) + (lane >> 2);
 #pragma unroll
       for (int n = 0; n < Config::kGradN; ++n) {
-        const int col = 16 * (n / 2 * Config::kWarpsQ + warp_q_) + 8 * (n & 1) + 2 * (lane & 3);
+        const int col = 16 * (n / 2 * Config::kWarpsCols + warp_col()) + 8 * (n & 1) + 2 * (lane & 3);
         *reinterpret_cast<uint32_t*>(s_tile.at(key, col)) = ptx::pack2<Element>(gradient[m][n][0] * factor, gradient[m][n][1] * factor);
         *reinterpret_cast<uint32_t*>(s_tile.at(key + 8, col)) = ptx::pack2<Element>(gradient[m][n][2] * factor, gradient[m][n][3] * factor);
       }

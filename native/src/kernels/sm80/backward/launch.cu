@@ -17,15 +17,14 @@ constexpr BackwardKernelOf kKernels[kNumBackward][2] = {
     {backward_kernel_of<0, __half>, backward_kernel_of<0, __nv_bfloat16>}, {backward_kernel_of<1, __half>, backward_kernel_of<1, __nv_bfloat16>},
     {backward_kernel_of<2, __half>, backward_kernel_of<2, __nv_bfloat16>}, {backward_kernel_of<3, __half>, backward_kernel_of<3, __nv_bfloat16>},
     {backward_kernel_of<4, __half>, backward_kernel_of<4, __nv_bfloat16>}, {backward_kernel_of<5, __half>, backward_kernel_of<5, __nv_bfloat16>},
-    {backward_kernel_of<6, __half>, backward_kernel_of<6, __nv_bfloat16>},
+    {backward_kernel_of<6, __half>, backward_kernel_of<6, __nv_bfloat16>}, {backward_kernel_of<7, __half>, backward_kernel_of<7, __nv_bfloat16>},
 };
 
 /// Row: index into kGradQ.
 constexpr BackwardKernelOf kGradQKernels[kNumGradQ][2] = {
-    {grad_q_kernel_of<0, __half>, grad_q_kernel_of<0, __nv_bfloat16>},
-    {grad_q_kernel_of<1, __half>, grad_q_kernel_of<1, __nv_bfloat16>},
-    {grad_q_kernel_of<2, __half>, grad_q_kernel_of<2, __nv_bfloat16>},
-    {grad_q_kernel_of<3, __half>, grad_q_kernel_of<3, __nv_bfloat16>},
+    {grad_q_kernel_of<0, __half>, grad_q_kernel_of<0, __nv_bfloat16>}, {grad_q_kernel_of<1, __half>, grad_q_kernel_of<1, __nv_bfloat16>},
+    {grad_q_kernel_of<2, __half>, grad_q_kernel_of<2, __nv_bfloat16>}, {grad_q_kernel_of<3, __half>, grad_q_kernel_of<3, __nv_bfloat16>},
+    {grad_q_kernel_of<4, __half>, grad_q_kernel_of<4, __nv_bfloat16>},
 };
 
 /// The same with ModifiedScores. Row: place in kModifiedBackward.
@@ -77,7 +76,7 @@ BackwardParams make_params(const BackwardVariant& variant, const BackwardArgs& a
   char* base = static_cast<char*>(args.workspace);
   params.lse_log2 = reinterpret_cast<float*>(base);
   params.delta = reinterpret_cast<float*>(base + workspace.delta_offset_bytes);
-  params.grad_q_accumulator = problem.deterministic ? nullptr : reinterpret_cast<float*>(base + workspace.grad_q_offset_bytes);
+  params.grad_q_accumulator = accumulates_grad_q(variant, problem.deterministic) ? reinterpret_cast<float*>(base + workspace.grad_q_offset_bytes) : nullptr;
   params.padded_rows = workspace.padded_rows;
   params.padded_dim = variant.padded_dim;
   params.shape = shape_of(problem);
@@ -85,7 +84,7 @@ BackwardParams make_params(const BackwardVariant& variant, const BackwardArgs& a
   params.num_rows = workspace.heads * workspace.padded_rows;
   params.tile_q = variant.tile_q;
   params.warps_dq_rows = variant.warps_dq;
-  params.warps_dq_cols = variant.warps_kv * variant.warps_q / variant.warps_dq;
+  params.warps_dq_cols = warps_of(variant) / variant.warps_dq;
   return params;
 }
 
@@ -241,11 +240,11 @@ void sm80_backward(const Plan& plan, const BackwardArgs& args) {
     const int64_t bytes = problem.max_len_q() * (2 * (problem.head_dim + problem.head_dim_v) + 4 * variant.padded_dim) * problem.group_size();
     params.order = make_order(sequences ? tables.keys.capacity : ceil_div(problem.len_kv, variant.tile_kv), heads(problem.heads_kv), bytes, args.device);
     launch_either(kKernels[plan.variant][column](), modified ? kModifiedKernels[place_of(plan.variant, kModifiedBackward)][column]() : nullptr,
-                  plan.kernel_name, args, plan.blocks, variant.warps_kv * variant.warps_q, backward_shared_bytes(variant), params, tables.keys,
+                  plan.kernel_name, args, plan.blocks, warps_of(variant), backward_shared_bytes(variant), params, tables.keys,
                   variant.stages * bias_tile_bytes(variant.tile_q, variant.tile_kv), variant.blocks_per_sm);
   }
   if (params.num_rows == 0) return;
-  if (!problem.deterministic) {
+  if (accumulates_grad_q(variant, problem.deterministic)) {
     launch_finish(args, params, tables);
     return;
   }

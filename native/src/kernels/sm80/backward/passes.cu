@@ -74,8 +74,8 @@ __device__ __forceinline__ PassRow pass_row(const SequencePassParams& p, int64_t
   return {true, i < tile.len_q, head * p.padded_rows + tile.row_begin, i, static_cast<int64_t>(tile.batch) * p.shape.heads_q + head, tile.q_begin + i};
 }
 
-/// A row of the padded workspace per group of padded_dim / 8 lanes (32 for 192 and 256). kModified: a row counts if its log-sum-exp says that it saw a key or a
-/// sink; the range of keys alone does not tell.
+/// A row of the padded workspace per group of padded_dim / 8 lanes (32 from 192 on, which take 256 columns at a time). kModified: a row counts if its
+/// log-sum-exp says that it saw a key or a sink; the range of keys alone does not tell.
 template <class Element, bool kModified, class Params>
 __device__ __forceinline__ void prepare(const Params& p) {
   const int lanes = lanes_per_row(p.padded_dim);
@@ -92,10 +92,11 @@ __device__ __forceinline__ void prepare(const Params& p) {
     counts = counts && visibility.visible_keys(at.i) > 0;
   }
   float sum = 0.0f;
-  if (counts && 8 * lane < p.shape.head_dim_v) {
+#pragma unroll 1
+  for (int col = 8 * lane; counts && col < p.shape.head_dim_v; col += 8 * lanes) {
     alignas(16) uint16_t o[8], grad_o[8];
-    load8(o, p.o + batch * p.o_strides.batch + head * p.o_strides.head + at.position * p.o_strides.seq + 8 * lane, p.shape.aligned);
-    load8(grad_o, p.grad_o + batch * p.grad_o_strides.batch + head * p.grad_o_strides.head + at.position * p.grad_o_strides.seq + 8 * lane, p.shape.aligned);
+    load8(o, p.o + batch * p.o_strides.batch + head * p.o_strides.head + at.position * p.o_strides.seq + col, p.shape.aligned);
+    load8(grad_o, p.grad_o + batch * p.grad_o_strides.batch + head * p.grad_o_strides.head + at.position * p.grad_o_strides.seq + col, p.shape.aligned);
 #pragma unroll
     for (int e = 0; e < 8; ++e) sum = fmaf(to_float<Element>(o[e]), to_float<Element>(grad_o[e]), sum);
   }

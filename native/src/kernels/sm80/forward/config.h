@@ -31,11 +31,12 @@ struct ForwardConfig {
   static constexpr int kStages = kVariant.stages;
   static constexpr bool kQInRegisters = kVariant.q_in_registers;
   static constexpr int kBlocksPerSm = kVariant.blocks_per_sm;
+  static constexpr int kSlices = kVariant.slices;  ///< warps that share the columns of O of a row
 
   /// Row blocks of 16 per warp; columns of S and O in groups of 8; steps of 16 of both products.
-  static constexpr int kM = kTileQ / kWarps / 16;
+  static constexpr int kM = kTileQ * kSlices / kWarps / 16;
   static constexpr int kScoreN = kTileKV / 8;
-  static constexpr int kOutN = kDim / 8;
+  static constexpr int kOutN = kDim / kSlices / 8;
   static constexpr int kScoreSteps = kDim / 16;
   static constexpr int kOutSteps = kTileKV / 16;
 
@@ -61,7 +62,7 @@ struct ForwardConfig {
     alignas(128) Base base;
   };
 
-  static_assert(kTileQ % (16 * kWarps) == 0, "warps own whole row blocks");
+  static_assert(kWarps % kSlices == 0 && kTileQ * kSlices % (16 * kWarps) == 0 && kDim % (64 * kSlices) == 0, "warps own whole row blocks and lines");
   static_assert(kStages == 1 || kStages == 2, "the schedules of kernel.cuh");
   static_assert(sizeof(Shared) % 128 == 0 && sizeof(BiasTile) == bias_tile_bytes(kVariant.tile_q, kVariant.tile_kv), "a tile of the bias may follow");
   static_assert(sizeof(Shared) == forward_shared_bytes(kVariant), "the planner's arithmetic");

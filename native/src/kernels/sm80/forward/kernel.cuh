@@ -36,10 +36,10 @@ class ForwardBlock {
       : p_(params),
         s_(shared),
         visibility_{params.shape.len_kv, params.shape.causal_offset, params.shape.causal},
-        warp_row_(static_cast<int>(threadIdx.x) / 32 * 16 * kM),
+        warp_row_(static_cast<int>(threadIdx.x) / 32 / Config::kSlices * 16 * kM),
         q_operand_(shared.q, warp_row_, 0),
         k_operand_(shared.k[0], 0, 0),
-        v_operand_(shared.v[0], 0, 0) {
+        v_operand_(shared.v[0], 0, first_column()) {
     const TileOrder::Work work = params.order.work(blockIdx.x);
     if constexpr (kModified) {
       start_modified(work);
@@ -257,6 +257,12 @@ class ForwardBlock {
     }
   }
 
+  /// First of the columns of v and O that are the warp's.
+  __device__ __forceinline__ static int first_column() {
+    if constexpr (Config::kSlices == 1) return 0;
+    return static_cast<int>(static_cast<unsigned>(ptx::thread_index_anew()) / 32 % Config::kSlices) * (Config::kDim / Config::kSlices);
+  }
+
   /// s = q k^T, not yet scaled.
   __device__ __forceinline__ void score(Accumulators<kM, Config::kScoreN>& s, int tile) {
     clear(s);
@@ -339,14 +345,16 @@ class ForwardBlock {
   /// Rare path, block-wide: adds non-finite elements of v to the rows that see them and zeroes them in the tile.
   __device__ __forceinline__ void set_aside_nonfinite(int tile) {
     const int first_key = tile * Config::kTileKV;
+    const int first_col = first_column();
     if constexpr (kModified) {
       const auto head = modified_head();
       add_nonfinite_asking_once<Element>(
-          o_, s_.v[stage(tile)], [](int n) { return 8 * n; }, [&](int row, int key) { return head.sees(first_row_ + warp_row_ + row, first_key + key); });
+          o_, s_.v[stage(tile)], [&](int n) { return first_col + 8 * n; },
+          [&](int row, int key) { return head.sees(first_row_ + warp_row_ + row, first_key + key); });
     } else {
       if (first_key + Config::kTileKV <= visibility_.visible_keys(first_row_)) return;
       add_nonfinite<Element>(
-          o_, s_.v[stage(tile)], [](int n) { return 8 * n; },
+          o_, s_.v[stage(tile)], [&](int n) { return first_col + 8 * n; },
           [&](int row, int key) { return first_key + key < visibility_.visible_keys(first_row_ + warp_row_ + row); });
     }
     __syncthreads();
@@ -375,7 +383,7 @@ class ForwardBlock {
 
   /// Divides by the sums, writes o and the log-sum-exp. Rows that see no key get 0 and -inf.
   __device__ __forceinline__ void write_out() {
-    const int lane = ptx::thread_index_anew() & 31;
+    const int lane = ptx::thread_index_anew() & 31, first_col = first_column();
     const Rows rows = rows_written();
     const int64_t batch = rows.flat_head / p_.shape.heads_q;
     const int64_t head = rows.flat_head - batch * p_.shape.heads_q;
@@ -388,20 +396,26 @@ class ForwardBlock {
       const float total = softmax_.total(r);
       const SinkSum with_sink = add_sink(r, total);
       const float inverse = kModified ? with_sink.inverse : sees_keys ? 1.0f / total : 0.0f;
-      if ((lane & 3) == 0 && row < rows.len_q && p_.lse != nullptr) {
+      if ((lane & 3) == 0 && first_col == 0 && row < rows.len_q && p_.lse != nullptr) {
         p_.lse[static_cast<int64_t>(rows.flat_head) * p_.shape.len_q + rows.begin + row] = kModified   ? with_sink.lse
                                                                                            : sees_keys ? softmax_.reference[r] * p_.shape.scale + logf(total)
                                                                                                        : -INFINITY;
       }
 #pragma unroll
       for (int n = 0; n < Config::kOutN; ++n) {
-        *reinterpret_cast<uint32_t*>(s_.q.at(tile_row, 8 * n + 2 * (lane & 3))) = ptx::pack2<Element>(o_[m][n][half] * inverse, o_[m][n][half + 1] * inverse);
+        *reinterpret_cast<uint32_t*>(s_.q.at(tile_row, first_col + 8 * n + 2 * (lane & 3))) =
+            ptx::pack2<Element>(o_[m][n][half] * inverse, o_[m][n][half + 1] * inverse);
       }
     }
-    __syncwarp();
+    if constexpr (Config::kSlices == 1) __syncwarp();
     const GlobalRows g_o{p_.o + batch * p_.o_strides.batch + head * p_.o_strides.head + rows.begin * p_.o_strides.seq, p_.o_strides.seq, rows.len_q,
                          p_.shape.head_dim_v, p_.shape.aligned};
-    copy_to_global<16 * kM, 32>(s_.q, g_o, first_row_, warp_row_, lane);
+    if constexpr (Config::kSlices == 1) {
+      copy_to_global<16 * kM, 32>(s_.q, g_o, first_row_, warp_row_, lane);
+    } else {
+      __syncthreads();
+      copy_to_global<Config::kTileQ, kThreads>(s_.q, g_o, first_row_, 0, ptx::thread_index_anew());
+    }
   }
 
   const Params& p_;

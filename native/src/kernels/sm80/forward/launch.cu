@@ -17,6 +17,7 @@ constexpr ForwardKernelOf kKernels[kNumForward][2] = {
     {forward_kernel_of<2, __half>, forward_kernel_of<2, __nv_bfloat16>},
     {forward_kernel_of<3, __half>, forward_kernel_of<3, __nv_bfloat16>},
     {nullptr, nullptr},
+    {forward_kernel_of<5, __half>, forward_kernel_of<5, __nv_bfloat16>},
 };
 
 /// The same with ModifiedScores. Row: place in kModifiedForward.
