@@ -44,9 +44,6 @@ constexpr int bias_tile_bytes(int tile_q, int tile_kv) {
   return 2 * tile_q * tile_kv;
 }
 
-/// Whether a 16-bit bias travels through such tiles, and the main backward kernel writes the gradient of one that has every pair of its own. plan_sm80.cpp
-bool uses_bias_tiles();
-
 inline constexpr ForwardVariant kForward[] = {
     {"sm80_forward_d64", 64, 128, 128, 4, 1, false, 2},    {"sm80_forward_d128", 128, 128, 64, 4, 1, false, 2},
     {"sm80_forward_d192", 192, 64, 64, 4, 1, false, 2},    {"sm80_forward_d256", 256, 64, 64, 4, 1, false, 2},
