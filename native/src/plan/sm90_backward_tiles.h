@@ -13,7 +13,8 @@ namespace fa {
 /// The backward half of plan_sm90.
 bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not);
 
-/// The wide kernel's query tiles from the last to the first, and at least eight heads side by side, also where additions to grad_q are in any order.
+/// The wide kernel's query tiles from the last to the first, and under the causal mask at least eight heads side by side, also where additions to grad_q are in
+/// any order.
 inline constexpr bool kWideFromLastQueryTile = true;
 
 struct Sm90BackwardTile {
@@ -33,6 +34,11 @@ struct Sm90BackwardTile {
   int64_t any_order_min = 1;
   int64_t any_order_max = 0;
   int64_t any_order_heads = 1;
+  /// Neither paired nor wide: the first key tile stores its part of grad_q, and the others wait for that before they add theirs, so that nothing need be cleared;
+  /// query tiles from the last to the first.
+  bool first_tile_stores = false;
+  /// Without a mask: of the key tiles that no longer fill the multiprocessors, the last ones, so many blocks share each, at most.
+  int last_wave_parts = 1;
 
   static constexpr int kWarpgroups = 2;  ///< consumer warpgroups, each with 64 keys; in the wide kernel both with the 64 keys of their block
   static constexpr int kStages = 2;      ///< tiles of q and of grad_o in flight, and of dS
@@ -55,7 +61,9 @@ struct Sm90BackwardTile {
 
   // The wide kernel (src/kernels/sm90/backward_wide), for more than 128 columns: a cluster of two blocks shares a tile of keys, each with 64 of them.
   constexpr bool is_wide() const { return head_dim > 128; }
-  constexpr bool from_last_query_tile() const { return deterministic || kWideFromLastQueryTile; }
+  constexpr bool from_last_query_tile() const { return is_wide() ? deterministic || kWideFromLastQueryTile : deterministic || delayed_grad_q || first_tile_stores; }
+  /// The accumulator need not be cleared: whoever comes to a query tile first stores.
+  constexpr bool begins_grad_q() const { return finishes_grad_q() || first_tile_stores; }
   constexpr int blocks_per_tile() const { return is_wide() || paired ? kCluster : 1; }
   /// grad_o comes in parts of whole 64-column panels, each with a barrier of its own, where two whole tiles do not fit.
   constexpr int grad_o_parts() const { return head_dim == 256 ? 2 : 1; }
@@ -103,12 +111,14 @@ inline constexpr int kNumSm90BackwardTiles = sizeof(kSm90BackwardTiles) / sizeof
 /// 16 keys of every (batch, key head). The size is O(batch * heads_q * len_q * head_dim + batch * heads_kv * len_kv).
 struct Sm90BackwardWorkspace {
   int64_t padded_rows;    ///< per head: a whole number of tiles of every configuration
-  int64_t section_heads;  ///< key heads whose blocks are launched side by side; in the wide kernel at least; 0: as the cache suggests
+  int64_t section_heads;  ///< key heads whose blocks are launched side by side; in the other kernels than the paired one at least; 0: as the cache suggests
   int64_t num_counters;
+  int split_parts;  ///< blocks that share each of the key tiles of the last wave; 1: none
   uint64_t delta_offset_bytes;
   uint64_t grad_q_offset_bytes;
   uint64_t counters_offset_bytes;
   uint64_t flags_offset_bytes;
+  uint64_t split_sums_offset_bytes;
   uint64_t total_bytes;
 };
 
@@ -116,7 +126,27 @@ struct Sm90BackwardWorkspace {
 inline constexpr int64_t kSm90ResidentBlocks = 132;
 /// Where a head's key tiles follow each other at a step or two through the same query tiles, one head alone does not keep all multiprocessors busy once its
 /// tiles become short; so many side by side do.
-inline constexpr int64_t kSm90WideHeads = 8;
+inline constexpr int64_t kSm90StaggeredHeads = 8;
+
+/// How many blocks share each key tile of the last wave, those that no longer fill the multiprocessors: as many as take the least time, counted in steps. A
+/// block begins at the cost of some, as does the next one's taking over the sums.
+inline int sm90_backward_split_parts(const Sm90BackwardTile& tile, const Problem& problem, int64_t key_tiles) {
+  constexpr int64_t kBeginSteps = 4, kSumSteps = 2;
+  const int64_t blocks = key_tiles * problem.batch * problem.heads_kv, rest = blocks % kSm90ResidentBlocks;
+  const int64_t steps = (problem.len_q + tile.tile_q - 1) / tile.tile_q;
+  int best = 1;
+  if (problem.is_causal() || blocks < kSm90ResidentBlocks || rest == 0) {
+    return best;
+  }
+  const auto cost = [&](int parts) {
+    const int64_t waves = (rest * parts + kSm90ResidentBlocks - 1) / kSm90ResidentBlocks;
+    return waves * (problem.group_size() * ((steps + parts - 1) / parts) + kBeginSteps) + (parts - 1) * kSumSteps;
+  };
+  for (int parts = 2; parts <= std::min<int64_t>(tile.last_wave_parts, steps); ++parts) {
+    best = cost(parts) < cost(best) ? parts : best;
+  }
+  return best;
+}
 
 inline Sm90BackwardWorkspace sm90_backward_workspace(const Sm90BackwardTile& tile, const Problem& problem) {
   Sm90BackwardWorkspace w{};
@@ -127,11 +157,15 @@ inline Sm90BackwardWorkspace sm90_backward_workspace(const Sm90BackwardTile& til
     // As many heads as fill the multiprocessors, and so many that no more key tiles of a head run side by side than it has steps to be staggered by.
     const int64_t resident = kSm90ResidentBlocks / tile.blocks_per_tile();
     const int64_t steps = std::max<int64_t>(problem.group_size() * ((problem.len_q + tile.step_rows() - 1) / tile.step_rows()), 1);
-    const int64_t wanted = std::max(tile.is_wide() ? kSm90WideHeads : resident / std::max<int64_t>(key_tiles, 1), resident / steps);
+    const int64_t filling = std::max(tile.is_wide() ? 1 : resident / std::max<int64_t>(key_tiles, 1), resident / steps);
+    const int64_t wanted = tile.is_wide() || problem.is_causal() ? std::max(kSm90StaggeredHeads, filling) : filling;
     w.section_heads = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(key_heads, 1));
     w.num_counters = heads * (w.padded_rows / tile.tile_q) * (tile.is_wide() ? tile.kCluster : 1);
-  } else if (tile.is_wide() && tile.from_last_query_tile()) {
-    w.section_heads = std::clamp<int64_t>(kSm90WideHeads, 1, std::max<int64_t>(key_heads, 1));
+  } else if (!tile.is_wide()) {
+    w.split_parts = sm90_backward_split_parts(tile, problem, key_tiles);
+    w.num_counters = tile.first_tile_stores || w.split_parts > 1 ? heads + kSm90ResidentBlocks * tile.kWarpgroups : 0;
+  } else if (tile.from_last_query_tile() && problem.is_causal()) {
+    w.section_heads = std::clamp<int64_t>(kSm90StaggeredHeads, 1, std::max<int64_t>(key_heads, 1));
   }
   const uint64_t rows = static_cast<uint64_t>(heads) * static_cast<uint64_t>(w.padded_rows);
   w.delta_offset_bytes = rows * sizeof(float);
@@ -139,6 +173,11 @@ inline Sm90BackwardWorkspace sm90_backward_workspace(const Sm90BackwardTile& til
   w.counters_offset_bytes = w.grad_q_offset_bytes + static_cast<uint64_t>(heads * w.padded_rows * tile.head_dim) * sizeof(float);
   w.flags_offset_bytes = w.counters_offset_bytes + static_cast<uint64_t>(w.num_counters) * sizeof(int);
   w.total_bytes = w.flags_offset_bytes + static_cast<uint64_t>(key_heads * key_tiles * (tile.tile_kv() / 16)) * sizeof(int);
+  w.split_sums_offset_bytes = (w.total_bytes + 15) / 16 * 16;
+  if (w.split_parts > 1) {
+    const int64_t split_tiles = key_tiles * key_heads % kSm90ResidentBlocks;
+    w.total_bytes = w.split_sums_offset_bytes + static_cast<uint64_t>(split_tiles * 2 * tile.tile_kv() * tile.head_dim) * sizeof(float);
+  }
   return w;
 }
 

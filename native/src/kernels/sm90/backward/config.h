@@ -28,6 +28,8 @@ struct BackwardConfig {
   static constexpr int kConsumerWarps = 4 * kWarpgroups;
   static constexpr int kPanels = kHeadDim / 64;
   static constexpr bool kDelayedGradQ = kTile.delayed_grad_q;
+  static constexpr bool kFirstTileStores = kTile.first_tile_stores;
+  static constexpr bool kFromLastQueryTile = kTile.from_last_query_tile();
 
   /// Accumulator registers of a thread: S^T and dP^T (64 keys x tile_q), grad_k and grad_v (64 keys x head_dim), one 64 x 64 block of grad_q.
   static constexpr int kScores = kTileQ / 2;

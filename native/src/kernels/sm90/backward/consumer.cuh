@@ -12,6 +12,8 @@
 #include "ptx/mbarrier.cuh"
 #include "ptx/mma_sync.cuh"
 #include "ptx/named_barrier.cuh"
+#include "ptx/reduce.cuh"
+#include "ptx/special_registers.cuh"
 #include "ptx/stmatrix.cuh"
 #include "ptx/tma.cuh"
 #include "ptx/wgmma.cuh"
@@ -61,15 +63,15 @@ class BackwardConsumer {
     ptx::mbarrier_wait(&smem_.v_full, 0);
     if constexpr (Config::kDelayedGradQ) {
       exchange_arrive(Config::kStages - 1);
-      if (warpgroup_ == 1 && tile_.first_step < params_.num_q_tiles) {
+      if (warpgroup_ == 1 && tile_.first_step < tile_.end_step) {
         ptx::named_barrier_sync(Config::kBarrierStart, Config::kConsumerThreads);
       }
     }
 #pragma unroll 1
     for (int group_head = 0; group_head < params_.group_size; ++group_head) {
       const int first_tile = (tile_.first_head + group_head) * static_cast<int>(params_.padded_rows / Config::kTileQ);
-      if constexpr (Config::kDelayedGradQ) {
-        int step = params_.num_q_tiles - 1;
+      if constexpr (Config::kFromLastQueryTile) {
+        int step = tile_.end_step - 1;
 #pragma unroll 1
         for (; step >= tile_.end_masked; --step) {
           process<false>(grad_k, grad_v, step, first_tile);
@@ -85,13 +87,18 @@ class BackwardConsumer {
           process<true>(grad_k, grad_v, step, first_tile);
         }
 #pragma unroll 1
-        for (; step < params_.num_q_tiles; ++step) {
+        for (; step < tile_.end_step; ++step) {
           process<false>(grad_k, grad_v, step, first_tile);
         }
       }
     }
     if constexpr (Config::kDelayedGradQ) {
       add_last_grad_q();
+    }
+    if constexpr (Config::kTile.last_wave_parts > 1) {
+      if (!sum_parts(grad_k, grad_v)) {
+        return;
+      }
     }
     if (params_.causal) {
       report_nonfinite(grad_k, grad_v);
@@ -143,6 +150,9 @@ class BackwardConsumer {
     } else {
       finish_at_once(grad_k, grad_v, p, ds, stage, first_tile + query_tile);
     }
+    if constexpr (Config::kFirstTileStores) {
+      __syncwarp();  // it also says that grad_q is stored (StoredTiles)
+    }
     if (threadIdx.x % 32 == 0) {
       mbarrier_arrive(&smem_.q_empty[stage]);
     }
@@ -176,7 +186,7 @@ class BackwardConsumer {
     if (threadIdx.x % 32 == 0) {
       mbarrier_arrive(&smem_.grad_o_empty[stage]);
     }
-    grad_q_.add(grad_q, accumulator_tile(tile));
+    grad_q_.add(grad_q, accumulator_tile(tile), tile_.first_key == 0);
     wgmma_wait_group<0>();
     pin_registers(grad_v);
     pin_registers(grad_k);
@@ -211,7 +221,7 @@ class BackwardConsumer {
     pin_registers(grad_q);
     exchange_arrive(stage);
     if (previous_ != kNone) {
-      grad_q_.add(grad_q, accumulator_tile(previous_));
+      grad_q_.add(grad_q, accumulator_tile(previous_), tile_.first_key == 0);
     }
     wgmma_wait_group<1>();
     pin_registers(grad_v);
@@ -233,7 +243,13 @@ class BackwardConsumer {
       ptx::wgmma_commit_group();
       ptx::wgmma_wait_group<0>();
       ptx::pin_registers(grad_q);
-      grad_q_.add(grad_q, accumulator_tile(previous_));
+      grad_q_.add(grad_q, accumulator_tile(previous_), tile_.first_key == 0);
+      if constexpr (Config::kFirstTileStores) {
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) {
+          ptx::mbarrier_arrive(&smem_.q_empty[cursor_.stage]);  // of no tile any more
+        }
+      }
     }
   }
 
@@ -275,6 +291,53 @@ class BackwardConsumer {
     for (int k = 0; k < Config::kTileQ / 16; ++k) {
       ptx::stmatrix_x4_trans(s_ds + k * 16 * tile::kPanelRowBytes, operand[4 * k], operand[4 * k + 1], operand[4 * k + 2], operand[4 * k + 3]);
     }
+  }
+
+  /// Of a key tile that several blocks share: adds what those in front have summed. False: and leaves the sum to the next one. In the order of the parts, so that
+  /// grad_k and grad_v do not depend on timing.
+  __device__ __forceinline__ bool sum_parts(float (&grad_k)[Config::kGradients], float (&grad_v)[Config::kGradients]) {
+    const int number = ptx::block_index_anew() - params_.first_split;  // read anew: registers are scarce in the loops
+    if (number < 0) {
+      return true;
+    }
+    const int parts = params_.split_parts, part = number % parts, sum = number / parts * Config::kWarpgroups + warpgroup_, thread = threadIdx.x % 128;
+    int* g_counter = params_.grad_q_counters + params_.order.num_heads * params_.group_size + sum;
+    float* g_sum = params_.split_sums + static_cast<int64_t>(sum) * (2 * 128 * Config::kGradients) + 4 * thread;
+    if (part > 0) {
+      if (thread == 0) {
+        while (ptx::load_acquire(g_counter) < part) {
+        }
+      }
+      ptx::named_barrier_sync(Config::kBarrierWarpgroup + warpgroup_, 128);
+#pragma unroll
+      for (int j = 0; j < Config::kGradients / 4; ++j) {
+        float4 k, v;
+        ptx::load_v4(g_sum + 1024 * j, k.x, k.y, k.z, k.w);
+        ptx::load_v4(g_sum + 1024 * j + 512, v.x, v.y, v.z, v.w);
+        add_to(&grad_k[4 * j], k);
+        add_to(&grad_v[4 * j], v);
+      }
+    }
+    if (part == parts - 1) {
+      return true;
+    }
+#pragma unroll
+    for (int j = 0; j < Config::kGradients / 4; ++j) {
+      *reinterpret_cast<float4*>(g_sum + 1024 * j) = make_float4(grad_k[4 * j], grad_k[4 * j + 1], grad_k[4 * j + 2], grad_k[4 * j + 3]);
+      *reinterpret_cast<float4*>(g_sum + 1024 * j + 512) = make_float4(grad_v[4 * j], grad_v[4 * j + 1], grad_v[4 * j + 2], grad_v[4 * j + 3]);
+    }
+    ptx::named_barrier_sync(Config::kBarrierWarpgroup + warpgroup_, 128);
+    if (thread == 0) {
+      ptx::increment_release(g_counter);
+    }
+    return false;
+  }
+
+  __device__ __forceinline__ static void add_to(float* values, float4 sum) {
+    values[0] += sum.x;
+    values[1] += sum.y;
+    values[2] += sum.z;
+    values[3] += sum.w;
   }
 
   /// Tells the repair pass of NaN and infinity that may have come from masked pairs: the tensor core multiplies them with zero, and 0 * NaN is NaN.

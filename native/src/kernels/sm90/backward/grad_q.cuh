@@ -30,13 +30,20 @@ class GradQPart {
     }
   }
 
-  /// g_tile: the tile's part of the accumulator.
-  __device__ __forceinline__ void add(const float (&grad_q)[Config::kGradQ], float* g_tile) {
+  /// Adds to the accumulator, whose part for the tile is g_tile, or begins its sum.
+  __device__ __forceinline__ void add(const float (&grad_q)[Config::kGradQ], float* g_tile, bool begins) {
     const int thread = threadIdx.x % 128;
     float* g_block = g_tile + warpgroup_ * kGradQBlock;
+    if (Config::kFirstTileStores && begins) {
 #pragma unroll
-    for (int j = 0; j < Config::kGradQ / 4; ++j) {
-      ptx::reduce_add_v4(g_block + 4 * (128 * j + thread), grad_q[4 * j], grad_q[4 * j + 1], grad_q[4 * j + 2], grad_q[4 * j + 3]);
+      for (int j = 0; j < Config::kGradQ / 4; ++j) {
+        *reinterpret_cast<float4*>(g_block + 4 * (128 * j + thread)) = make_float4(grad_q[4 * j], grad_q[4 * j + 1], grad_q[4 * j + 2], grad_q[4 * j + 3]);
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < Config::kGradQ / 4; ++j) {
+        ptx::reduce_add_v4(g_block + 4 * (128 * j + thread), grad_q[4 * j], grad_q[4 * j + 1], grad_q[4 * j + 2], grad_q[4 * j + 3]);
+      }
     }
   }
 

@@ -27,6 +27,17 @@ Sm90BackwardWorkspace workspace_of(const Sm90BackwardTile& tile, const Problem& 
   return sm90_backward_workspace(tile, problem);
 }
 
+/// Key heads worked on side by side under the causal mask, of which `fitting` share the cache. A last section of fewer heads would begin with its longest tiles
+/// when little is left to do beside them: up to twice as many heads as fit, so that it lacks the fewest.
+int level_section(int num_heads, int fitting) {
+  const auto missing = [&](int section) { return (section - num_heads % section) % section; };
+  int best = fitting;
+  for (int section = fitting + 1; section <= std::min(2 * fitting, num_heads); ++section) {
+    best = missing(section) < missing(best) ? section : best;
+  }
+  return best;
+}
+
 float* workspace_part(const BackwardArgs& args, uint64_t offset_bytes) {
   return reinterpret_cast<float*>(static_cast<char*>(args.workspace) + offset_bytes);
 }
@@ -82,7 +93,20 @@ BackwardParams make_backward_params(const Sm90BackwardTile& tile, const Backward
   const int64_t head_bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * tile.head_dim) * problem.group_size();
   params.order.section_heads = static_cast<int>(workspace.section_heads);
   if (!tile.paired) {
-    params.order.section_heads = std::max(params.order.section_heads, TileOrder::choose_section(params.order.num_heads, head_bytes, kCacheBytes));
+    const int fitting = TileOrder::choose_section(params.order.num_heads, head_bytes, kCacheBytes);
+    params.order.section_heads = std::max(params.order.section_heads, params.causal ? level_section(params.order.num_heads, fitting) : fitting);
+  }
+  params.first_split = params.order.num_tiles * params.order.num_heads;
+  params.split_parts = 1;
+  if (workspace.split_parts > 1) {
+    const int first_split = static_cast<int>(params.first_split / kSm90ResidentBlocks * kSm90ResidentBlocks);
+    // The first key tile of a head, which may have to store, stays whole.
+    const int last_section = (params.order.num_heads - 1) / params.order.section_heads * params.order.section_heads;
+    if (first_split >= last_section * params.order.num_tiles + params.order.num_heads - last_section) {
+      params.first_split = first_split;
+      params.split_parts = workspace.split_parts;
+      params.split_sums = workspace_part(args, workspace.split_sums_offset_bytes);
+    }
   }
 
   params.grad_q = static_cast<uint16_t*>(args.grad_q.data);
@@ -108,10 +132,10 @@ BackwardPassParams make_backward_pass_params(const Sm90BackwardTile& tile, const
   params.grad_q_accumulator = workspace_part(args, workspace.grad_q_offset_bytes);
   params.padded_rows = workspace.padded_rows;
   params.num_rows = problem.batch * problem.heads_q * workspace.padded_rows;
-  params.clear_rows = tile.finishes_grad_q() ? 0 : params.num_rows;
+  params.clear_rows = tile.begins_grad_q() ? 0 : params.num_rows;
   params.counters = reinterpret_cast<int*>(workspace_part(args, workspace.counters_offset_bytes));
   params.num_counters = workspace.num_counters;
-  params.unseen_rows = tile.finishes_grad_q() ? unseen_rows_of(tile, problem) : 0;
+  params.unseen_rows = tile.begins_grad_q() ? unseen_rows_of(tile, problem) : 0;
   params.len_q = static_cast<int>(problem.len_q);
   params.heads_q = static_cast<int>(problem.heads_q);
   params.head_dim = static_cast<int>(problem.head_dim);

@@ -100,6 +100,9 @@ __global__ void __launch_bounds__(kPassThreads) backward_finish_kernel(const __g
   const int64_t flat_head = 16 * slice / p.padded_rows;
   const int64_t slice_in_head = slice - flat_head * (p.padded_rows / 16);
   const int row = static_cast<int>(16 * slice_in_head) + lane / 4;
+  if (16 * slice_in_head < p.unseen_rows || 16 * slice_in_head >= p.len_q) {  // the main kernel may not have written there
+    return;
+  }
   const int64_t block = slice / 4 * (kPaddedDim / 64) + column / 64;
   const int thread = static_cast<int>(slice % 4) * 32 + lane / 4 * 4;
   const auto* g_piece = reinterpret_cast<const float4*>(p.grad_q_accumulator + block * kGradQBlock) + 128 * (column % 64 / 8) + thread;

@@ -4,6 +4,7 @@
 #include "kernels/sm90/backward/config.h"
 #include "kernels/sm90/backward/steps.cuh"
 #include "ptx/mbarrier.cuh"
+#include "ptx/reduce.cuh"
 #include "ptx/tma.cuh"
 
 namespace fa::sm90 {
@@ -33,6 +34,35 @@ __device__ __forceinline__ void load_query_tile(const CUtensorMap* map, typename
   ptx::tma_load_2d(map_statistics, full, s_statistics, first_row, statistics_row);
 }
 
+/// The first key tile's word to the others of its head: how many query tiles of grad_q it has stored. A buffer of q that is free again says that the step which
+/// used it has stored its tile, or where grad_q is delayed that of the step before.
+template <typename Config>
+class StoredTiles {
+ public:
+  /// Loads after which a tile is known to be stored.
+  static constexpr int kLag = Config::kStages + (Config::kDelayedGradQ ? 1 : 0);
+
+  __device__ __forceinline__ StoredTiles(int* g_counter, int steps) : g_counter_(g_counter), steps_(steps), left_(steps) {}
+
+  /// Called behind the wait for a free buffer of q, once per load and kLag times more.
+  __device__ __forceinline__ void advance() {
+    if (loads_++ < kLag || steps_ == 0) {
+      return;
+    }
+    ptx::increment_release(g_counter_);
+    if (--left_ == 0) {  // the next query head of the group
+      left_ = steps_;
+      ++g_counter_;
+    }
+  }
+
+ private:
+  int* g_counter_;
+  const int steps_;
+  int left_;
+  int loads_ = 0;
+};
+
 /// Runs in one thread.
 template <typename Config>
 __device__ __forceinline__ void produce_backward(const BackwardParams& params, typename Config::SharedStorage& smem) {
@@ -41,11 +71,14 @@ __device__ __forceinline__ void produce_backward(const BackwardParams& params, t
   bool v_loaded = false;
   const int num_heads = params.order.num_heads * params.group_size;
   StepCursor<Config::kStages> cursor;
+  const bool is_first = Config::kFirstTileStores && tile.first_key == 0;
+  StoredTiles<Config> stored(params.grad_q_counters + tile.first_head, tile.end_step - tile.first_step);
   for (int group_head = 0; group_head < params.group_size; ++group_head) {
     const int head = tile.kv_head * params.group_size + group_head, flat_head = tile.first_head + group_head;
+    int num_stored = 0;
 #pragma unroll 1
-    for (int i = tile.first_step; i < params.num_q_tiles; ++i) {
-      const int step = Config::kDelayedGradQ ? params.num_q_tiles - 1 - (i - tile.first_step) : i;
+    for (int i = tile.first_step; i < tile.end_step; ++i) {
+      const int step = Config::kFromLastQueryTile ? tile.end_step - 1 - (i - tile.first_step) : i;
       const int stage = cursor.stage, first_row = step * Config::kTileQ;
       load_query_tile<Config>(&params.map_q, smem.q[stage], &params.map_statistics, smem.lse_log2[stage], flat_head, &smem.q_full[stage], &smem.q_empty[stage],
                               cursor.phase, first_row, head, tile.batch);
@@ -53,13 +86,28 @@ __device__ __forceinline__ void produce_backward(const BackwardParams& params, t
         load_key_tile<Config>(&params.map_v, smem.v, &smem.v_full, tile);
         v_loaded = true;
       }
+      // Without grad_o nothing is added to the tile. Key tiles are launched in their order: nobody waits for a block behind its own.
+      while (Config::kFirstTileStores && !is_first && num_stored < params.num_q_tiles - step) {
+        num_stored = ptx::load_acquire(params.grad_q_counters + flat_head);
+      }
       load_query_tile<Config>(&params.map_grad_o, smem.grad_o[stage], &params.map_statistics, smem.delta[stage], num_heads + flat_head,
                               &smem.grad_o_full[stage], &smem.grad_o_empty[stage], cursor.phase, first_row, head, tile.batch);
+      if (is_first) {
+        stored.advance();
+      }
       cursor.advance();
     }
   }
   if (!v_loaded) {
     load_key_tile<Config>(&params.map_v, smem.v, &smem.v_full, tile);
+  }
+  if (is_first && tile.first_step < tile.end_step) {
+#pragma unroll 1
+    for (int i = 0; i < StoredTiles<Config>::kLag; ++i) {
+      ptx::mbarrier_wait(&smem.q_empty[cursor.stage], cursor.phase ^ 1);
+      stored.advance();
+      cursor.advance();
+    }
   }
 }
 

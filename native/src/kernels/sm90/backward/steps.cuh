@@ -11,13 +11,21 @@ struct KeyTile {
   int kv_head;
   int first_key;
   int first_step;  ///< first query tile that sees the first key; may lie behind the last
+  int end_step;    ///< behind the last query tile of the block
   int end_masked;  ///< query tiles before this one need the mask
   int first_head;  ///< first query head of the group, counted through all batches
 };
 
 template <typename Config>
 __device__ __forceinline__ KeyTile key_tile(const BackwardParams& params) {
-  const TileOrder::Work work = params.order.work(blockIdx.x / Config::kClusterSize);
+  int block = blockIdx.x / Config::kClusterSize, part = 0, parts = 1;
+  if (Config::kTile.last_wave_parts > 1 && block >= params.first_split) {
+    const int number = block - params.first_split;
+    parts = params.split_parts;
+    block = params.first_split + number / parts;
+    part = number % parts;
+  }
+  const TileOrder::Work work = params.order.work(block);
   KeyTile tile;
   tile.batch = work.head / params.heads_kv;
   tile.kv_head = work.head - tile.batch * params.heads_kv;
@@ -31,6 +39,12 @@ __device__ __forceinline__ KeyTile key_tile(const BackwardParams& params) {
   }
   if (tile.first_key + Config::kTileKv > params.visible_len_kv) {
     tile.end_masked = params.num_q_tiles;
+  }
+  tile.end_step = params.num_q_tiles;
+  if (parts > 1) {
+    tile.first_step = params.num_q_tiles * part / parts;
+    tile.end_step = params.num_q_tiles * (part + 1) / parts;
+    tile.end_masked = min(tile.end_masked, tile.end_step);
   }
   tile.first_head = work.head * params.group_size;
   return tile;
