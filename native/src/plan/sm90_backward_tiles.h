@@ -37,6 +37,8 @@ struct Sm90BackwardTile {
   /// Neither paired nor wide: the first key tile stores its part of grad_q, and the others wait for that before they add theirs, so that nothing need be cleared;
   /// query tiles from the last to the first.
   bool first_tile_stores = false;
+  /// With first_tile_stores: blocks also round grad_q of heads that are complete by then, all but those of the last two sections.
+  bool finishes_earlier_heads = false;
   /// Without a mask: of the key tiles that no longer fill the multiprocessors, the last ones, so many blocks share each, at most.
   int last_wave_parts = 1;
 
@@ -51,8 +53,8 @@ struct Sm90BackwardTile {
   constexpr int q_stages() const { return paired && head_dim == 64 ? 3 : kStages; }
   constexpr int64_t row_padding() const { return std::max(128, step_rows()); }
   constexpr int threads() const { return 128 * (1 + kWarpgroups); }
-  constexpr int consumer_registers() const { return is_wide() ? 232 : 240; }
-  constexpr int producer_registers() const { return is_wide() ? 40 : 24; }
+  constexpr int consumer_registers() const { return is_wide() || (finishes_earlier_heads && !delayed_grad_q) ? 232 : 240; }
+  constexpr int producer_registers() const { return is_wide() || (finishes_earlier_heads && !delayed_grad_q) ? 40 : 24; }
   constexpr int64_t q_tile_bytes() const { return int64_t{2} * tile_q * head_dim; }
   constexpr int64_t kv_tile_bytes() const { return int64_t{2} * tile_kv() * head_dim; }
   constexpr int64_t score_tile_bytes() const { return int64_t{2} * tile_q * tile_kv(); }
@@ -163,7 +165,7 @@ inline Sm90BackwardWorkspace sm90_backward_workspace(const Sm90BackwardTile& til
     w.num_counters = heads * (w.padded_rows / tile.tile_q) * (tile.is_wide() ? tile.kCluster : 1);
   } else if (!tile.is_wide()) {
     w.split_parts = sm90_backward_split_parts(tile, problem, key_tiles);
-    w.num_counters = tile.first_tile_stores || w.split_parts > 1 ? heads + kSm90ResidentBlocks * tile.kWarpgroups : 0;
+    w.num_counters = tile.first_tile_stores || w.split_parts > 1 ? heads + key_heads + kSm90ResidentBlocks * tile.kWarpgroups : 0;
   } else if (tile.from_last_query_tile() && problem.is_causal()) {
     w.section_heads = std::clamp<int64_t>(kSm90StaggeredHeads, 1, std::max<int64_t>(key_heads, 1));
   }

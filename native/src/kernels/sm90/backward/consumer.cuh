@@ -301,7 +301,7 @@ class BackwardConsumer {
       return true;
     }
     const int parts = params_.split_parts, part = number % parts, sum = number / parts * Config::kWarpgroups + warpgroup_, thread = threadIdx.x % 128;
-    int* g_counter = params_.grad_q_counters + params_.order.num_heads * params_.group_size + sum;
+    int* g_counter = params_.parts_summed + sum;
     float* g_sum = params_.split_sums + static_cast<int64_t>(sum) * (2 * 128 * Config::kGradients) + 4 * thread;
     if (part > 0) {
       if (thread == 0) {
@@ -385,6 +385,11 @@ class BackwardConsumer {
         tma_store_commit();
       }
       bulk_wait();  // shared memory must outlive the copies
+    }
+    if constexpr (Config::kTile.finishes_earlier_heads) {
+      if (threadIdx.x == 128) {  // all consumers have passed a barrier since their last addition
+        increment_release(params_.tiles_done + tile_.batch * params_.heads_kv + tile_.kv_head);
+      }
     }
   }
 

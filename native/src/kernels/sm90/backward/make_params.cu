@@ -42,6 +42,48 @@ float* workspace_part(const BackwardArgs& args, uint64_t offset_bytes) {
   return reinterpret_cast<float*>(static_cast<char*>(args.workspace) + offset_bytes);
 }
 
+/// Key heads whose blocks are launched side by side.
+int section_heads_of(const Sm90BackwardTile& tile, const Problem& problem) {
+  const int wanted = static_cast<int>(workspace_of(tile, problem).section_heads), key_heads = static_cast<int>(problem.batch * problem.heads_kv);
+  if (tile.paired) {
+    return wanted;
+  }
+  const int64_t head_bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * tile.head_dim) * problem.group_size();
+  const int fitting = TileOrder::choose_section(key_heads, head_bytes, kCacheBytes);
+  return std::max(wanted, problem.is_causal() ? level_section(key_heads, fitting) : fitting);
+}
+
+/// Key heads from the first on that the main kernel itself finishes: all but those of the last two sections.
+int finished_heads_of(const Sm90BackwardTile& tile, const Problem& problem) {
+  const int key_heads = static_cast<int>(problem.batch * problem.heads_kv);
+  return tile.finishes_earlier_heads && problem.len_q > 0 ? std::max(key_heads - 2 * section_heads_of(tile, problem), 0) : 0;
+}
+
+/// What blocks do for each other: finish earlier heads, share the key tiles of the last wave.
+void set_shared_work(const Sm90BackwardTile& tile, const BackwardArgs& args, BackwardParams* params) {
+  const Problem& problem = args.problem;
+  const Sm90BackwardWorkspace workspace = workspace_of(tile, problem);
+  const int key_heads = params->order.num_heads, tiles = params->order.num_tiles, section = params->order.section_heads;
+  const int finished = finished_heads_of(tile, problem);
+  params->tiles_done = params->grad_q_counters + problem.batch * problem.heads_q;
+  params->parts_summed = params->tiles_done + key_heads;
+  params->finish_distance = key_heads - finished;
+  params->unseen_rows = unseen_rows_of(tile, problem);
+  params->first_split = tiles * key_heads;
+  params->split_parts = 1;
+  if (workspace.split_parts > 1) {
+    const int first_split = static_cast<int>(params->first_split / kSm90ResidentBlocks * kSm90ResidentBlocks);
+    // Whole stay the first key tiles of the heads, which may have to store, and heads that are finished by those behind.
+    const int last_section = (key_heads - 1) / section * section;
+    const int finished_sections = std::min((finished + section - 1) / section * section, key_heads);
+    if (first_split >= std::max(last_section * tiles + key_heads - last_section, finished_sections * tiles)) {
+      params->first_split = first_split;
+      params->split_parts = workspace.split_parts;
+      params->split_sums = workspace_part(args, workspace.split_sums_offset_bytes);
+    }
+  }
+}
+
 }  // namespace
 
 BackwardParams make_backward_params(const Sm90BackwardTile& tile, const BackwardArgs& args) {
@@ -90,24 +132,8 @@ BackwardParams make_backward_params(const Sm90BackwardTile& tile, const Backward
 
   params.order.num_tiles = static_cast<int>((problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv());
   params.order.num_heads = static_cast<int>(problem.batch * problem.heads_kv);
-  const int64_t head_bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * tile.head_dim) * problem.group_size();
-  params.order.section_heads = static_cast<int>(workspace.section_heads);
-  if (!tile.paired) {
-    const int fitting = TileOrder::choose_section(params.order.num_heads, head_bytes, kCacheBytes);
-    params.order.section_heads = std::max(params.order.section_heads, params.causal ? level_section(params.order.num_heads, fitting) : fitting);
-  }
-  params.first_split = params.order.num_tiles * params.order.num_heads;
-  params.split_parts = 1;
-  if (workspace.split_parts > 1) {
-    const int first_split = static_cast<int>(params.first_split / kSm90ResidentBlocks * kSm90ResidentBlocks);
-    // The first key tile of a head, which may have to store, stays whole.
-    const int last_section = (params.order.num_heads - 1) / params.order.section_heads * params.order.section_heads;
-    if (first_split >= last_section * params.order.num_tiles + params.order.num_heads - last_section) {
-      params.first_split = first_split;
-      params.split_parts = workspace.split_parts;
-      params.split_sums = workspace_part(args, workspace.split_sums_offset_bytes);
-    }
-  }
+  params.order.section_heads = section_heads_of(tile, problem);
+  set_shared_work(tile, args, &params);
 
   params.grad_q = static_cast<uint16_t*>(args.grad_q.data);
   params.grad_q_strides = args.grad_q.strides;
@@ -136,6 +162,7 @@ BackwardPassParams make_backward_pass_params(const Sm90BackwardTile& tile, const
   params.counters = reinterpret_cast<int*>(workspace_part(args, workspace.counters_offset_bytes));
   params.num_counters = workspace.num_counters;
   params.unseen_rows = tile.begins_grad_q() ? unseen_rows_of(tile, problem) : 0;
+  params.first_finish_row = finished_heads_of(tile, problem) * problem.group_size() * workspace.padded_rows;
   params.len_q = static_cast<int>(problem.len_q);
   params.heads_q = static_cast<int>(problem.heads_q);
   params.head_dim = static_cast<int>(problem.head_dim);

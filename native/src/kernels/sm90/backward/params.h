@@ -39,8 +39,7 @@ struct BackwardParams {
   /// Sums of grad_q in fp32, without the factor scale; order: kGradQBlock.
   float* grad_q_accumulator;
   /// Deterministic mode: how many key tiles have been added, per query tile; in the wide kernel two of them, one for the columns of each block of the cluster.
-  /// Where the first key tile stores: how many query tiles it has stored, per query head; behind them, per warpgroup of a split key tile, how many parts are
-  /// summed.
+  /// Where the first key tile stores: how many query tiles it has stored, per query head.
   int* grad_q_counters;
   int* repair_flags;  ///< one per slice of a key tile, for the repair pass; written if causal
   int64_t padded_rows;
@@ -57,10 +56,15 @@ struct BackwardParams {
   float scale_log2;  ///< scale * log2(e)
   int num_q_tiles;   ///< per head
   TileOrder order;   ///< key tiles and key heads
+  int* tiles_done;  ///< per key head: key tiles that have added all their parts of grad_q, where the main kernel finishes heads
+  /// Key heads between a block's and the one of which it finishes a part.
+  int finish_distance;
+  int unseen_rows;  ///< rows of grad_q, the first of every head, that no key tile comes to
   /// Key tiles in that order from first_split on are shared by split_parts blocks each, each with a part of the query tiles.
   int first_split;
   int split_parts;
   float* split_sums;  ///< grad_k and grad_v of the parts so far, in the order of the registers
+  int* parts_summed;  ///< per split key tile and warpgroup
 
   // For a main kernel that rounds grad_q itself.
   uint16_t* grad_q;  ///< (batch, len_q, heads_q, head_dim), strides in elements
@@ -81,6 +85,7 @@ struct BackwardPassParams {
   float* grad_q_accumulator;
   int64_t padded_rows;
   int64_t num_rows;    ///< batch * heads_q * padded_rows
+  int64_t first_finish_row;  ///< of num_rows: those in front the main kernel has finished
   int64_t clear_rows;  ///< rows of the accumulator that prepare clears; at most num_rows
   int* counters;       ///< prepare clears num_counters of them
   int64_t num_counters;

@@ -1,6 +1,7 @@
 // The memory-bound passes around the main kernel: prepare (delta, log-sum-exp in base 2, cleared accumulator) and finish (accumulator to grad_q).
 #include <cmath>
 
+#include "kernels/sm90/backward/finish.cuh"
 #include "kernels/sm90/backward/launch.h"
 #include "kernels/sm90/backward/pairs.cuh"
 #include "plan/error.h"
@@ -83,45 +84,30 @@ __global__ void __launch_bounds__(kPassThreads) backward_prepare_kernel(const __
   }
 }
 
-/// grad_q = scale * accumulator. A thread takes eight columns of two rows, row and row + 8: four neighbouring float4 of the accumulator (kGradQBlock). A warp
-/// takes four such pieces side by side of eight rows each, so that it writes 64 contiguous bytes of a row at a time.
+/// grad_q = scale * accumulator.
 template <typename Element, int kPaddedDim>
 __global__ void __launch_bounds__(kPassThreads) backward_finish_kernel(const __grid_constant__ BackwardPassParams p) {
   constexpr int kColumnGroups = kPaddedDim / 32;
   ptx::wait_for_previous_kernel();
   ptx::launch_dependents();
-  const int lane = threadIdx.x % 32;
   const int64_t warp = (static_cast<int64_t>(blockIdx.x) * kPassThreads + threadIdx.x) / 32;
-  const int64_t slice = warp / kColumnGroups;  // of 16 rows
-  const int column = 32 * static_cast<int>(warp % kColumnGroups) + 8 * (lane % 4);
-  if (16 * slice >= p.num_rows || column >= p.head_dim) {
+  const int64_t row = p.first_finish_row + warp / kColumnGroups * kFinishRows;  // of all heads
+  if (row >= p.num_rows) {
     return;
   }
-  const int64_t flat_head = 16 * slice / p.padded_rows;
-  const int64_t slice_in_head = slice - flat_head * (p.padded_rows / 16);
-  const int row = static_cast<int>(16 * slice_in_head) + lane / 4;
-  if (16 * slice_in_head < p.unseen_rows || 16 * slice_in_head >= p.len_q) {  // the main kernel may not have written there
+  const int64_t flat_head = row / p.padded_rows;
+  const int slice = static_cast<int>(row - flat_head * p.padded_rows) / kFinishRows;
+  if (kFinishRows * slice < p.unseen_rows || kFinishRows * slice >= p.len_q) {  // the main kernel may not have written there
     return;
-  }
-  const int64_t block = slice / 4 * (kPaddedDim / 64) + column / 64;
-  const int thread = static_cast<int>(slice % 4) * 32 + lane / 4 * 4;
-  const auto* g_piece = reinterpret_cast<const float4*>(p.grad_q_accumulator + block * kGradQBlock) + 128 * (column % 64 / 8) + thread;
-  uint4 upper, lower;
-  uint32_t* words[2] = {reinterpret_cast<uint32_t*>(&upper), reinterpret_cast<uint32_t*>(&lower)};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float4 values = g_piece[i];
-    words[0][i] = ptx::pack2<Element>(values.x * p.scale, values.y * p.scale);
-    words[1][i] = ptx::pack2<Element>(values.z * p.scale, values.w * p.scale);
   }
   const int64_t batch = flat_head / p.heads_q, head = flat_head - batch * p.heads_q;
-  uint16_t* g_row = p.grad_q + batch * p.grad_q_strides.batch + head * p.grad_q_strides.head + row * p.grad_q_strides.seq + column;
-  if (row < p.len_q) {
-    *reinterpret_cast<uint4*>(g_row) = upper;
-  }
-  if (row + 8 < p.len_q) {
-    *reinterpret_cast<uint4*>(g_row + 8 * p.grad_q_strides.seq) = lower;
-  }
+  const FinishHead finish{p.grad_q_accumulator + flat_head * p.padded_rows * kPaddedDim,
+                          p.grad_q + batch * p.grad_q_strides.batch + head * p.grad_q_strides.head,
+                          p.grad_q_strides.seq,
+                          p.len_q,
+                          p.head_dim,
+                          p.scale};
+  finish_rows<Element, kPaddedDim>(finish, slice, static_cast<int>(warp % kColumnGroups));
 }
 
 using PassKernel = void (*)(BackwardPassParams);
@@ -168,7 +154,7 @@ void launch_backward_prepare(const BackwardPassParams& params, DType dtype, int 
 
 void launch_backward_finish(const BackwardPassParams& params, DType dtype, int padded_dim, cudaStream_t stream) {
   const PassKernel kernel = dtype == DType::kFloat16 ? finish_kernel<__half>(padded_dim) : finish_kernel<__nv_bfloat16>(padded_dim);
-  launch_pass(kernel, params, params.num_rows / 16 * padded_dim, true, stream, "launch of the sm90 backward finish kernel");
+  launch_pass(kernel, params, (params.num_rows - params.first_finish_row) / kFinishRows * padded_dim, true, stream, "launch of the sm90 backward finish kernel");
 }
 
 }  // namespace fa::sm90
