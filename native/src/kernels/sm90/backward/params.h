@@ -15,6 +15,12 @@ namespace fa::sm90 {
 /// of 16-row slice t / 32, columns 8j + 2q and + 1; g = t % 32 / 4, q = t % 4) are float4 number 128 j + t.
 inline constexpr int kGradQBlock = 64 * 64;
 
+/// Where a row's log-sum-exp and delta lie among a head's: rows 2i and 2i + 1 are swapped. They are loaded in pairs, into an even and an odd register, and meet
+/// accumulators of columns 2i and 2i + 1, in an even and an odd register too; two operands of the same parity take two cycles to read.
+constexpr int64_t statistics_row(int64_t row) {
+  return row ^ 1;
+}
+
 /// Keys whose results are checked, and where necessary repaired, together, a slice: a warp's rows of grad_k and grad_v. A tile of 128 keys has kRepairSlices.
 inline constexpr int kRepairKeys = 16;
 inline constexpr int kRepairSlices = 8;
@@ -33,7 +39,7 @@ struct BackwardParams {
   CUtensorMap map_grad_v;
   CUtensorMap map_statistics;  ///< lse_log2 and behind it delta: (padded_rows, 2 * batch * heads_q), boxes of tile_q floats
 
-  // Workspace, per (batch, query head) padded_rows rows.
+  // Workspace, per (batch, query head) padded_rows rows, the first two in the order of statistics_row.
   float* lse_log2;  ///< log-sum-exp in base 2; +inf for rows that see no key and for padding: exp2(s - inf) = 0
   float* delta;     ///< rowsum(grad_o * o) - grad_lse; 0 where lse_log2 is +inf
   /// Sums of grad_q in fp32, without the factor scale; order: kGradQBlock.

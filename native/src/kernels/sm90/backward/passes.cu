@@ -71,8 +71,8 @@ __global__ void __launch_bounds__(kPassThreads) backward_prepare_kernel(const __
   }
   if (lane == 0) {
     const int64_t g_row = flat_head * p.len_q + i;
-    p.lse_log2[row] = counts ? p.lse[g_row] * 1.4426950408889634f : INFINITY;
-    p.delta[row] = counts ? sum - (p.grad_lse != nullptr ? p.grad_lse[g_row] : 0.0f) : 0.0f;
+    p.lse_log2[statistics_row(row)] = counts ? p.lse[g_row] * 1.4426950408889634f : INFINITY;
+    p.delta[statistics_row(row)] = counts ? sum - (p.grad_lse != nullptr ? p.grad_lse[g_row] : 0.0f) : 0.0f;
   }
   // Which of the accumulator's elements a lane clears does not matter: together the rows of a block of 64 clear it all.
   if (row < p.clear_rows) {

@@ -108,8 +108,8 @@ class Repair {
     float ds;
   };
   __device__ __forceinline__ Weights weights(const Row& q, const Row& k, const Row& v, const Row& grad_o, int64_t workspace_row) const {
-    const float p = ptx::exp2_approx(fmaf(dot(q, k), p_.main.scale_log2, -p_.main.lse_log2[workspace_row]));
-    return {p, p * (dot(grad_o, v) - p_.main.delta[workspace_row])};
+    const float p = ptx::exp2_approx(fmaf(dot(q, k), p_.main.scale_log2, -p_.main.lse_log2[statistics_row(workspace_row)]));
+    return {p, p * (dot(grad_o, v) - p_.main.delta[statistics_row(workspace_row)])};
   }
 
   __device__ __forceinline__ int64_t workspace_row(int row, int head) const {

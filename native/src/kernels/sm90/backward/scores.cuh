@@ -26,7 +26,7 @@ __device__ __forceinline__ void hide_scores(float (&s)[kNum], const int (&first_
   }
 }
 
-/// S -> P = exp(scale S - lse). s_lse: of the thread's first column.
+/// S -> P = exp(scale S - lse). s_lse: of the thread's first pair of columns, in the order of statistics_row.
 template <int kNum>
 __device__ __forceinline__ void exponentiate_scores(float (&s)[kNum], const float* s_lse, float scale_log2) {
 #pragma unroll
@@ -34,12 +34,12 @@ __device__ __forceinline__ void exponentiate_scores(float (&s)[kNum], const floa
     const float2 lse = *reinterpret_cast<const float2*>(s_lse + 8 * j);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      s[4 * j + i] = ptx::exp2_approx(fmaf(s[4 * j + i], scale_log2, i % 2 ? -lse.y : -lse.x));
+      s[4 * j + i] = ptx::exp2_approx(fmaf(s[4 * j + i], scale_log2, i % 2 ? -lse.x : -lse.y));
     }
   }
 }
 
-/// dP -> dS = P (dP - delta), without the factor scale. s_delta: of the thread's first column.
+/// dP -> dS = P (dP - delta), without the factor scale. s_delta: as s_lse.
 template <int kNum>
 __device__ __forceinline__ void differentiate_scores(float (&dp)[kNum], const float (&p)[kNum], const float* s_delta) {
 #pragma unroll
@@ -47,7 +47,7 @@ __device__ __forceinline__ void differentiate_scores(float (&dp)[kNum], const fl
     const float2 delta = *reinterpret_cast<const float2*>(s_delta + 8 * j);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      dp[4 * j + i] = p[4 * j + i] * (dp[4 * j + i] - (i % 2 ? delta.y : delta.x));
+      dp[4 * j + i] = p[4 * j + i] * (dp[4 * j + i] - (i % 2 ? delta.x : delta.y));
     }
   }
 }
