@@ -293,8 +293,8 @@ class BackwardConsumer {
     }
   }
 
-  /// Of a key tile that several blocks share: adds what those in front have summed. False: and leaves the sum to the next one. In the order of the parts, so that
-  /// grad_k and grad_v do not depend on timing.
+  /// Of a key tile that several blocks share: adds what those in front have summed. False: and leaves the sum to the next one. In the order of the parts, so
+  /// that grad_k and grad_v do not depend on timing.
   __device__ __forceinline__ bool sum_parts(float (&grad_k)[Config::kGradients], float (&grad_v)[Config::kGradients]) {
     const int number = ptx::block_index_anew() - params_.first_split;  // read anew: registers are scarce in the loops
     if (number < 0) {

@@ -58,17 +58,20 @@ __device__ __forceinline__ void finish_rows_slowly(const BackwardParams& params,
 #pragma unroll 1
   for (int half = 0; half < 2; ++half) {
     const int column = 32 * column_group + 8 * (lane % 4) + 4 * half;
-    const float* g_piece = g_sums + (slice / 4 * (kPaddedDim / 64) + column / 64) * kGradQBlock + 4 * (128 * (column % 64 / 8) + slice % 4 * 32 + lane / 4 * 4 + 2 * half);
+    const float* g_piece =
+        g_sums + (slice / 4 * (kPaddedDim / 64) + column / 64) * kGradQBlock + 4 * (128 * (column % 64 / 8) + slice % 4 * 32 + lane / 4 * 4 + 2 * half);
     if (column < params.head_dim) {
       float4 a, b;
       ptx::load_v4(g_piece, a.x, a.y, a.z, a.w);
       ptx::load_v4(g_piece + 4, b.x, b.y, b.z, b.w);
       uint16_t* g_row = g_grad_q + row * params.grad_q_strides.seq + column;
       if (row < params.len_q) {
-        *reinterpret_cast<uint2*>(g_row) = make_uint2(ptx::pack2<Element>(a.x * params.scale, a.y * params.scale), ptx::pack2<Element>(b.x * params.scale, b.y * params.scale));
+        *reinterpret_cast<uint2*>(g_row) =
+            make_uint2(ptx::pack2<Element>(a.x * params.scale, a.y * params.scale), ptx::pack2<Element>(b.x * params.scale, b.y * params.scale));
       }
       if (row + 8 < params.len_q) {
-        *reinterpret_cast<uint2*>(g_row + 8 * params.grad_q_strides.seq) = make_uint2(ptx::pack2<Element>(a.z * params.scale, a.w * params.scale), ptx::pack2<Element>(b.z * params.scale, b.w * params.scale));
+        *reinterpret_cast<uint2*>(g_row + 8 * params.grad_q_strides.seq) =
+            make_uint2(ptx::pack2<Element>(a.z * params.scale, a.w * params.scale), ptx::pack2<Element>(b.z * params.scale, b.w * params.scale));
       }
     }
   }

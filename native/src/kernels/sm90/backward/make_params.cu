@@ -8,9 +8,6 @@ namespace fa::sm90 {
 
 namespace {
 
-/// What the query tiles of one head stream through L2 together: heads are worked on side by side only as long as they share it.
-constexpr int64_t kCacheBytes = int64_t{50} << 20;
-
 int64_t visible_len_kv_of(const Problem& problem) {
   return problem.is_causal() ? std::clamp<int64_t>(problem.len_q + problem.causal_offset(), 0, problem.len_kv) : problem.len_kv;
 }
@@ -27,61 +24,25 @@ Sm90BackwardWorkspace workspace_of(const Sm90BackwardTile& tile, const Problem& 
   return sm90_backward_workspace(tile, problem);
 }
 
-/// Key heads worked on side by side under the causal mask, of which `fitting` share the cache. A last section of fewer heads would begin with its longest tiles
-/// when little is left to do beside them: up to twice as many heads as fit, so that it lacks the fewest.
-int level_section(int num_heads, int fitting) {
-  const auto missing = [&](int section) { return (section - num_heads % section) % section; };
-  int best = fitting;
-  for (int section = fitting + 1; section <= std::min(2 * fitting, num_heads); ++section) {
-    best = missing(section) < missing(best) ? section : best;
-  }
-  return best;
-}
-
 float* workspace_part(const BackwardArgs& args, uint64_t offset_bytes) {
   return reinterpret_cast<float*>(static_cast<char*>(args.workspace) + offset_bytes);
 }
 
-/// Key heads whose blocks are launched side by side.
-int section_heads_of(const Sm90BackwardTile& tile, const Problem& problem) {
-  const int wanted = static_cast<int>(workspace_of(tile, problem).section_heads), key_heads = static_cast<int>(problem.batch * problem.heads_kv);
-  if (tile.paired) {
-    return wanted;
-  }
-  const int64_t head_bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * tile.head_dim) * problem.group_size();
-  const int fitting = TileOrder::choose_section(key_heads, head_bytes, kCacheBytes);
-  return std::max(wanted, problem.is_causal() ? level_section(key_heads, fitting) : fitting);
-}
-
-/// Key heads from the first on that the main kernel itself finishes: all but those of the last two sections.
-int finished_heads_of(const Sm90BackwardTile& tile, const Problem& problem) {
-  const int key_heads = static_cast<int>(problem.batch * problem.heads_kv);
-  return tile.finishes_earlier_heads && problem.len_q > 0 ? std::max(key_heads - 2 * section_heads_of(tile, problem), 0) : 0;
-}
-
 /// What blocks do for each other: finish earlier heads, share the key tiles of the last wave.
-void set_shared_work(const Sm90BackwardTile& tile, const BackwardArgs& args, BackwardParams* params) {
+void set_order(const Sm90BackwardTile& tile, const BackwardArgs& args, BackwardParams* params) {
   const Problem& problem = args.problem;
-  const Sm90BackwardWorkspace workspace = workspace_of(tile, problem);
-  const int key_heads = params->order.num_heads, tiles = params->order.num_tiles, section = params->order.section_heads;
-  const int finished = finished_heads_of(tile, problem);
+  const Sm90BackwardOrder order = sm90_backward_order(tile, problem);
+  const int key_heads = static_cast<int>(problem.batch * problem.heads_kv);
+  params->order.num_tiles = static_cast<int>((problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv());
+  params->order.num_heads = key_heads;
+  params->order.section_heads = static_cast<int>(order.section_heads);
   params->tiles_done = params->grad_q_counters + problem.batch * problem.heads_q;
-  params->parts_summed = params->tiles_done + key_heads;
-  params->finish_distance = key_heads - finished;
+  params->finish_distance = key_heads - static_cast<int>(order.finished_heads);
   params->unseen_rows = unseen_rows_of(tile, problem);
-  params->first_split = tiles * key_heads;
-  params->split_parts = 1;
-  if (workspace.split_parts > 1) {
-    const int first_split = static_cast<int>(params->first_split / kSm90ResidentBlocks * kSm90ResidentBlocks);
-    // Whole stay the first key tiles of the heads, which may have to store, and heads that are finished by those behind.
-    const int last_section = (key_heads - 1) / section * section;
-    const int finished_sections = std::min((finished + section - 1) / section * section, key_heads);
-    if (first_split >= std::max(last_section * tiles + key_heads - last_section, finished_sections * tiles)) {
-      params->first_split = first_split;
-      params->split_parts = workspace.split_parts;
-      params->split_sums = workspace_part(args, workspace.split_sums_offset_bytes);
-    }
-  }
+  params->first_split = static_cast<int>(order.first_split);
+  params->split_parts = static_cast<int>(order.split_parts);
+  params->split_sums = workspace_part(args, workspace_of(tile, problem).split_sums_offset_bytes);
+  params->parts_summed = params->tiles_done + key_heads;
 }
 
 }  // namespace
@@ -130,10 +91,7 @@ BackwardParams make_backward_params(const Sm90BackwardTile& tile, const Backward
   params.scale_log2 = problem.scale * 1.4426950408889634f;
   params.num_q_tiles = static_cast<int>((problem.len_q + tile.tile_q - 1) / tile.tile_q);
 
-  params.order.num_tiles = static_cast<int>((problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv());
-  params.order.num_heads = static_cast<int>(problem.batch * problem.heads_kv);
-  params.order.section_heads = section_heads_of(tile, problem);
-  set_shared_work(tile, args, &params);
+  set_order(tile, args, &params);
 
   params.grad_q = static_cast<uint16_t*>(args.grad_q.data);
   params.grad_q_strides = args.grad_q.strides;
@@ -162,7 +120,7 @@ BackwardPassParams make_backward_pass_params(const Sm90BackwardTile& tile, const
   params.counters = reinterpret_cast<int*>(workspace_part(args, workspace.counters_offset_bytes));
   params.num_counters = workspace.num_counters;
   params.unseen_rows = tile.begins_grad_q() ? unseen_rows_of(tile, problem) : 0;
-  params.first_finish_row = finished_heads_of(tile, problem) * problem.group_size() * workspace.padded_rows;
+  params.first_finish_row = sm90_backward_order(tile, problem).finished_heads * problem.group_size() * workspace.padded_rows;
   params.len_q = static_cast<int>(problem.len_q);
   params.heads_q = static_cast<int>(problem.heads_q);
   params.head_dim = static_cast<int>(problem.head_dim);

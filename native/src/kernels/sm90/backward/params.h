@@ -62,7 +62,7 @@ struct BackwardParams {
   float scale_log2;  ///< scale * log2(e)
   int num_q_tiles;   ///< per head
   TileOrder order;   ///< key tiles and key heads
-  int* tiles_done;  ///< per key head: key tiles that have added all their parts of grad_q, where the main kernel finishes heads
+  int* tiles_done;   ///< per key head: key tiles that have added all their parts of grad_q, where the main kernel finishes heads
   /// Key heads between a block's and the one of which it finishes a part.
   int finish_distance;
   int unseen_rows;  ///< rows of grad_q, the first of every head, that no key tile comes to
@@ -90,10 +90,10 @@ struct BackwardPassParams {
   float* delta;
   float* grad_q_accumulator;
   int64_t padded_rows;
-  int64_t num_rows;    ///< batch * heads_q * padded_rows
+  int64_t num_rows;          ///< batch * heads_q * padded_rows
   int64_t first_finish_row;  ///< of num_rows: those in front the main kernel has finished
-  int64_t clear_rows;  ///< rows of the accumulator that prepare clears; at most num_rows
-  int* counters;       ///< prepare clears num_counters of them
+  int64_t clear_rows;        ///< rows of the accumulator that prepare clears; at most num_rows
+  int* counters;             ///< prepare clears num_counters of them
   int64_t num_counters;
   int unseen_rows;  ///< rows of grad_q, the first of every head, that prepare writes as zero and finish leaves alone, since no key tile comes to them
   int len_q;

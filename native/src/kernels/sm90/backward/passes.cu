@@ -154,7 +154,8 @@ void launch_backward_prepare(const BackwardPassParams& params, DType dtype, int 
 
 void launch_backward_finish(const BackwardPassParams& params, DType dtype, int padded_dim, cudaStream_t stream) {
   const PassKernel kernel = dtype == DType::kFloat16 ? finish_kernel<__half>(padded_dim) : finish_kernel<__nv_bfloat16>(padded_dim);
-  launch_pass(kernel, params, (params.num_rows - params.first_finish_row) / kFinishRows * padded_dim, true, stream, "launch of the sm90 backward finish kernel");
+  launch_pass(kernel, params, (params.num_rows - params.first_finish_row) / kFinishRows * padded_dim, true, stream,
+              "launch of the sm90 backward finish kernel");
 }
 
 }  // namespace fa::sm90

@@ -1,0 +1,95 @@
+// In which order the blocks of the Hopper backward kernels work, and what they do for each other. Nothing but speed depends on it.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "plan/problem.h"
+#include "plan/sm90_backward_tile.h"
+
+namespace fa {
+
+/// Blocks that run at a time, one per multiprocessor.
+inline constexpr int64_t kSm90ResidentBlocks = 132;
+/// Where a head's key tiles follow each other at a step or two through the same query tiles, one head alone does not keep all multiprocessors busy once its
+/// tiles become short; so many side by side do.
+inline constexpr int64_t kSm90StaggeredHeads = 8;
+/// What the query tiles of heads that are worked on side by side stream through L2 should fit half of.
+inline constexpr int64_t kSm90CacheBytes = int64_t{50} << 20;
+
+struct Sm90BackwardOrder {
+  int64_t section_heads;   ///< key heads whose blocks are launched side by side
+  int64_t finished_heads;  ///< key heads, the first, whose grad_q other blocks of the main kernel round, those of the head two sections behind
+  int64_t first_split;     ///< key tiles (of all heads, in the order of launch) from this one on are shared by
+  int64_t split_parts;     ///< so many blocks each
+};
+
+/// Key heads worked on side by side under the causal mask, of which `fitting` share the cache. A last section of fewer heads would begin with its longest tiles
+/// when little is left to do beside them: up to twice as many heads as fit, so that it lacks the fewest.
+inline int64_t sm90_level_section(int64_t num_heads, int64_t fitting) {
+  const auto missing = [&](int64_t section) { return (section - num_heads % section) % section; };
+  int64_t best = fitting;
+  for (int64_t section = fitting + 1; section <= std::min(2 * fitting, num_heads); ++section) {
+    best = missing(section) < missing(best) ? section : best;
+  }
+  return best;
+}
+
+/// section_heads. key_tiles: of a head.
+inline int64_t sm90_backward_section_heads(const Sm90BackwardTile& tile, const Problem& problem, int64_t key_tiles) {
+  const int64_t key_heads = std::max<int64_t>(problem.batch * problem.heads_kv, 1);
+  int64_t wanted = 1;
+  if (tile.deterministic) {
+    // As many heads as fill the multiprocessors, and so many that no more key tiles of a head run side by side than it has steps to be staggered by.
+    const int64_t resident = kSm90ResidentBlocks / tile.blocks_per_tile();
+    const int64_t steps = std::max<int64_t>(problem.group_size() * ((problem.len_q + tile.step_rows() - 1) / tile.step_rows()), 1);
+    wanted = std::max(tile.is_wide() ? 1 : resident / std::max<int64_t>(key_tiles, 1), resident / steps);
+  }
+  if ((tile.deterministic && tile.is_wide()) || (problem.is_causal() && (tile.is_wide() || tile.paired))) {
+    wanted = std::max(wanted, kSm90StaggeredHeads);
+  }
+  if (!tile.paired) {
+    const int64_t head_bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * tile.head_dim) * problem.group_size();
+    const int64_t fitting = std::clamp<int64_t>(head_bytes > 0 ? kSm90CacheBytes / 2 / head_bytes : key_heads, 1, key_heads);
+    wanted = std::max(wanted, problem.is_causal() ? sm90_level_section(key_heads, fitting) : fitting);
+  }
+  return std::clamp<int64_t>(wanted, 1, key_heads);
+}
+
+/// How many blocks share each of the `rest` key tiles that no longer fill the multiprocessors: as many as take the least time, counted in steps. A block begins
+/// at the cost of some, as does the next one's taking over the sums.
+inline int64_t sm90_backward_split_parts(const Sm90BackwardTile& tile, const Problem& problem, int64_t rest) {
+  constexpr int64_t kBeginSteps = 4, kSumSteps = 2;
+  const int64_t steps = (problem.len_q + tile.tile_q - 1) / tile.tile_q;
+  const auto cost = [&](int64_t parts) {
+    const int64_t waves = (rest * parts + kSm90ResidentBlocks - 1) / kSm90ResidentBlocks;
+    return waves * (problem.group_size() * ((steps + parts - 1) / parts) + kBeginSteps) + (parts - 1) * kSumSteps;
+  };
+  int64_t best = 1;
+  for (int64_t parts = 2; parts <= std::min<int64_t>(tile.last_wave_parts, steps); ++parts) {
+    best = cost(parts) < cost(best) ? parts : best;
+  }
+  return best;
+}
+
+inline Sm90BackwardOrder sm90_backward_order(const Sm90BackwardTile& tile, const Problem& problem) {
+  Sm90BackwardOrder order{};
+  const int64_t key_tiles = (problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv(), key_heads = problem.batch * problem.heads_kv;
+  order.section_heads = sm90_backward_section_heads(tile, problem, key_tiles);
+  order.finished_heads = tile.finishes_earlier_heads && problem.len_q > 0 && key_tiles > 0 ? std::max<int64_t>(key_heads - 2 * order.section_heads, 0) : 0;
+  order.first_split = key_tiles * key_heads;
+  order.split_parts = 1;
+  if (tile.last_wave_parts > 1 && !problem.is_causal()) {
+    // Whole stay the first key tiles of the heads, which may have to store, and heads that are finished by those behind.
+    const int64_t section = order.section_heads, first_split = order.first_split / kSm90ResidentBlocks * kSm90ResidentBlocks;
+    const int64_t last_section = (key_heads - 1) / section * section;
+    const int64_t whole = std::max(last_section * key_tiles + key_heads - last_section, (order.finished_heads + section - 1) / section * section * key_tiles);
+    if (first_split > 0 && first_split < order.first_split && first_split >= whole) {
+      order.split_parts = sm90_backward_split_parts(tile, problem, order.first_split - first_split);
+      order.first_split = order.split_parts > 1 ? first_split : order.first_split;
+    }
+  }
+  return order;
+}
+
+}  // namespace fa
