@@ -82,13 +82,10 @@ __device__ __forceinline__ void finish_rows_slowly(const BackwardParams& params,
 template <typename Config>
 __device__ __forceinline__ void finish_earlier_head(const BackwardParams& params, int warp, int warps) {
   constexpr int kColumnGroups = Config::kHeadDim / 32;
-  const int block = blockIdx.x;
-  if (block >= params.first_split) {
-    return;
-  }
-  const TileOrder::Work work = params.order.work(block);
+  const BlockPart of = block_part<Config>(params);
+  const TileOrder::Work work = params.order.work(of.tile);
   const int kv_head = work.head - params.finish_distance;
-  if (kv_head < 0) {
+  if (kv_head < 0 || of.part > 0) {
     return;
   }
   if (threadIdx.x % 32 == 0) {
