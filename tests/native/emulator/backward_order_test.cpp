@@ -1,0 +1,96 @@
+// What the blocks of the Hopper backward kernel do for each other (plan/sm90_backward_order.h): nobody may wait for a block that is launched later, and each
+// piece of grad_q has exactly one that rounds it.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <random>
+#include <vector>
+
+#include "attention/tile_order.h"
+#include "plan/sm90_backward_tiles.h"
+
+namespace fa_test {
+namespace {
+
+using fa::Problem;
+using fa::Sm90BackwardOrder;
+using fa::Sm90BackwardTile;
+using fa::TileOrder;
+
+struct Case {
+  Sm90BackwardTile tile{};
+  Problem problem{};
+  int64_t key_tiles = 0, key_heads = 0;
+
+  int64_t blocks() const { return key_tiles * key_heads; }
+};
+
+Case random_case(std::mt19937& random) {
+  const auto pick = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); };
+  const auto length = [&] { return pick(1, pick(0, 1) == 0 ? 400 : 9000); };
+  Case c;
+  c.tile.head_dim = pick(0, 1) == 0 ? 64 : 128;
+  c.tile.tile_q = c.tile.head_dim == 64 ? 128 : 64;
+  c.tile.first_tile_stores = true;
+  c.tile.finishes_earlier_heads = pick(0, 3) > 0;
+  c.tile.last_wave_parts = pick(0, 3) > 0 ? 8 : 1;
+  c.problem.batch = pick(1, 20);
+  c.problem.heads_kv = pick(1, 20);
+  c.problem.heads_q = c.problem.heads_kv * pick(1, 4);
+  c.problem.len_q = length();
+  c.problem.len_kv = length();
+  c.problem.head_dim = c.problem.head_dim_v = c.tile.head_dim;
+  c.problem.mask = pick(0, 1) == 0 ? fa::Mask::kNone : fa::Mask::kCausalTopLeft;
+  c.key_tiles = (c.problem.len_kv + c.tile.tile_kv() - 1) / c.tile.tile_kv();
+  c.key_heads = c.problem.batch * c.problem.heads_kv;
+  return c;
+}
+
+TEST(BackwardOrder, NobodyWaitsForALaterBlock) {
+  std::mt19937 random(20261123);
+  int64_t split = 0, finished = 0;
+  for (int i = 0; i < 3000; ++i) {
+    const Case c = random_case(random);
+    const Sm90BackwardOrder order = fa::sm90_backward_order(c.tile, c.problem);
+    ASSERT_TRUE(order.section_heads >= 1 && order.section_heads <= c.key_heads);
+    ASSERT_TRUE(order.split_parts >= 1 && order.split_parts <= c.tile.last_wave_parts);
+    ASSERT_EQ(order.split_parts == 1, order.first_split == c.blocks());
+    const TileOrder launch{
+        .num_tiles = static_cast<int>(c.key_tiles), .num_heads = static_cast<int>(c.key_heads), .section_heads = static_cast<int>(order.section_heads)};
+    std::vector<int64_t> last_of_head(c.key_heads), pieces(c.key_heads);
+    std::vector<bool> first_tile_seen(c.key_heads);
+    for (int64_t block = 0; block < c.blocks(); ++block) {
+      const TileOrder::Work work = launch.work(static_cast<int>(block));
+      first_tile_seen[work.head] = first_tile_seen[work.head] || work.tile == 0;
+      ASSERT_TRUE(first_tile_seen[work.head]) << "the first key tile stores, and is launched before those that add";
+      ASSERT_TRUE(work.tile > 0 || block < order.first_split) << "the first key tile stays whole";
+      last_of_head[work.head] = block;
+      const int64_t earlier = work.head - (c.key_heads - order.finished_heads);
+      if (earlier >= 0) {
+        ++pieces[earlier];
+        // All key tiles of that head have been launched by then, none of them in parts.
+        ASSERT_TRUE(last_of_head[earlier] < block && last_of_head[earlier] < order.first_split);
+        ASSERT_EQ(launch.work(static_cast<int>(last_of_head[earlier])).tile, c.key_tiles - 1);
+        ++finished;
+      }
+      split += block >= order.first_split ? 1 : 0;
+    }
+    for (int64_t head = 0; head < c.key_heads; ++head) {
+      ASSERT_EQ(pieces[head], head < order.finished_heads ? c.key_tiles : 0) << "head " << head << " of " << c.key_heads;
+    }
+    const fa::Sm90BackwardWorkspace workspace = fa::sm90_backward_workspace(c.tile, c.problem);
+    ASSERT_EQ(workspace.num_counters, c.problem.batch * c.problem.heads_q + c.key_heads + 2 * (c.blocks() - order.first_split));
+  }
+  EXPECT_GT(split, 1000);
+  EXPECT_GT(finished, 100000);
+}
+
+/// 32 heads of 64 key tiles, of which three fit half the cache: sections of three would leave two heads over.
+TEST(BackwardOrder, SectionsAreLevelUnderTheCausalMask) {
+  for (const auto& [heads, fitting, expected] : {std::array<int64_t, 3>{32, 3, 4}, {64, 6, 8}, {128, 12, 16}, {16, 1, 1}, {31, 6, 8}, {5, 5, 5}, {1, 1, 1}}) {
+    EXPECT_EQ(fa::sm90_level_section(heads, fitting), expected) << heads << " heads, " << fitting << " fit";
+  }
+}
+
+}  // namespace
+}  // namespace fa_test
