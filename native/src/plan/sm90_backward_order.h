@@ -20,6 +20,7 @@ inline constexpr int64_t kSm90CacheBytes = int64_t{50} << 20;
 struct Sm90BackwardOrder {
   int64_t section_heads;   ///< key heads whose blocks are launched side by side
   int64_t finished_heads;  ///< key heads, the first, whose grad_q other blocks of the main kernel round, those of the head two sections behind
+  int64_t prepared_heads;  ///< key heads, the first, that are prepared before the main kernel; the others by blocks of the head two sections in front
   int64_t first_split;     ///< key tiles (of all heads, in the order of launch) from this one on are shared by
   int64_t split_parts;     ///< so many blocks each
 };
@@ -77,6 +78,10 @@ inline Sm90BackwardOrder sm90_backward_order(const Sm90BackwardTile& tile, const
   const int64_t key_tiles = (problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv(), key_heads = problem.batch * problem.heads_kv;
   order.section_heads = sm90_backward_section_heads(tile, problem, key_tiles);
   order.finished_heads = tile.finishes_earlier_heads && problem.len_q > 0 && key_tiles > 0 ? std::max<int64_t>(key_heads - 2 * order.section_heads, 0) : 0;
+  // Rows that no key tile comes to are only cleared by the pass before.
+  const bool all_rows_seen = !problem.is_causal() || problem.causal_offset() >= 0;
+  order.prepared_heads =
+      tile.prepares_later_heads && all_rows_seen && problem.len_q > 0 && key_tiles > 0 ? std::min(2 * order.section_heads, key_heads) : key_heads;
   order.first_split = key_tiles * key_heads;
   order.split_parts = 1;
   if (tile.last_wave_parts > 1 && !problem.is_causal()) {

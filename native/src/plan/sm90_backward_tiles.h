@@ -52,7 +52,7 @@ inline Sm90BackwardWorkspace sm90_backward_workspace(const Sm90BackwardTile& til
   if (tile.deterministic) {
     w.num_counters = heads * (w.padded_rows / tile.tile_q) * (tile.is_wide() ? tile.kCluster : 1);
   } else if (tile.first_tile_stores) {
-    w.num_counters = heads + key_heads + split_tiles * tile.kWarpgroups;
+    w.num_counters = heads + 2 * key_heads + split_tiles * tile.kWarpgroups;
   }
   const uint64_t rows = static_cast<uint64_t>(heads) * static_cast<uint64_t>(w.padded_rows);
   w.delta_offset_bytes = rows * sizeof(float);

@@ -3,6 +3,7 @@
 
 #include "kernels/sm90/backward/config.h"
 #include "kernels/sm90/backward/steps.cuh"
+#include "ptx/fence_proxy.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/reduce.cuh"
 #include "ptx/tma.cuh"
@@ -70,6 +71,14 @@ __device__ __forceinline__ void produce_backward(const BackwardParams& params, t
   load_key_tile<Config>(&params.map_k, smem.k, &smem.k_full, tile);
   bool v_loaded = false;
   const int num_heads = params.order.num_heads * params.group_size;
+  if constexpr (Config::kTile.prepares_later_heads) {
+    const int flat_kv_head = tile.batch * params.heads_kv + tile.kv_head;
+    if (flat_kv_head >= params.prepare_distance) {
+      while (ptx::load_acquire(params.warps_prepared + flat_kv_head) < kSpareWarps * params.order.num_tiles) {
+      }
+      ptx::fence_proxy_async_global();  // statistics come by TMA
+    }
+  }
   StepCursor<Config::kStages> cursor;
   const bool is_first = Config::kFirstTileStores && tile.first_key == 0;
   StoredTiles<Config> stored(params.grad_q_counters + tile.first_head, tile.end_step - tile.first_step);
