@@ -51,6 +51,9 @@ struct Variants {
   bool block_mask = false;
   int block_q = 0;
   int block_kv = 0;
+  /// Extents of batch and heads in which the boolean mask and the block mask together differ: 1 or the problem's.
+  int mask_batches = 1;
+  int mask_heads = 1;
   SequenceShape sequences;
 };
 
