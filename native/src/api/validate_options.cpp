@@ -213,6 +213,8 @@ void apply_options(const Options& options, fa_dtype q_dtype, Problem* problem) {
     check_pairs(options.bias, "bias", *problem, len_q, len_kv, 3);
     variants.bias = true;
     variants.bias_dtype = to_dtype(options.bias.dtype);
+    variants.bias_batches = options.bias.sizes[0];
+    variants.bias_heads = options.bias.sizes[1];
     variants.bias_in_tiles =
         options.bias.dtype != FA_DTYPE_FLOAT32 && options.bias.sizes[2] == len_q && strides_aligned_16(options.bias) && address_aligned_16(options.bias);
   }

@@ -13,7 +13,10 @@
 namespace fa {
 
 /// Sets of plan/sm90_scores.h that these kernels are compiled for: places 1 … of kSm90ScoreSets.
-inline constexpr int kNumSm90ModifiedBackwardSets = 3;
+inline constexpr int kNumSm90ModifiedBackwardSets = 4;
+/// The gradient of a bias that batch entries share is summed in the bias's type, one entry after the other. With so many that is as exact as rounding each
+/// entry's dS and then the sum.
+inline constexpr int64_t kSm90MaxBiasBatches = 4;
 
 struct Sm90ModifiedBackwardTile {
   int head_dim;  ///< columns of all tiles in shared memory; smaller head dims are padded with zeros
@@ -90,6 +93,16 @@ inline bool sm90_modified_finish_inside(const Sm90ModifiedBackwardTile& tile, co
   const Sm90ModifiedBackwardWorkspace w = sm90_modified_backward_workspace(tile, problem);
   const int64_t key_heads = w.num_work / std::max<int64_t>(w.key_tiles, 1);
   return !problem.variants.sequences.given && problem.len_q > 0 && w.num_work > 0 && key_heads >= 4 * sm90_modified_section_heads(tile, problem);
+}
+
+/// Batch entries that a block goes through one behind the other with each key tile.
+inline int64_t sm90_modified_batch_inside(const Problem& problem) {
+  return problem.variants.grad_bias && problem.variants.bias_batches == 1 ? std::max<int64_t>(problem.batch, 1) : 1;
+}
+
+/// Whether the gradient of a bias has tiles that the main kernel does not visit.
+inline bool sm90_modified_zeros_grad_bias(const Problem& problem) {
+  return problem.variants.grad_bias && problem.len_q > 0 && problem.len_kv > 0 && (problem.mask != Mask::kNone || problem.variants.chunk > 0);
 }
 
 /// Plan::variant of these kernels: behind those of sm90_backward_tiles.h.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/sm90/backward/pairs.cuh"
+#include "kernels/sm90/backward_modified/bias.cuh"
 #include "kernels/sm90/backward_modified/config.h"
 #include "kernels/sm90/backward_modified/producer.cuh"
 #include "kernels/sm90/backward_modified/scores.cuh"
@@ -63,6 +64,12 @@ class ModifiedConsumer {
       ptx::mbarrier_wait(&smem_.v_full[buffer.stage], buffer.phase);
       if (work.kind == KeyWork::kWithSteps) {
         take_keys(work, buffer.stage);
+        if constexpr (Config::Policy::kBias) {
+          // What the item of the batch entry before stored of the gradient of a shared bias is there before this one adds to it.
+          if (threadIdx.x % 128 == 0) {
+            ptx::bulk_wait();
+          }
+        }
 #pragma unroll 1
         for (int group_head = 0; group_head < p_.group_size; ++group_head) {
           take_head(work, group_head);
@@ -102,6 +109,9 @@ class ModifiedConsumer {
     g_lane_ = p_.grad_q_accumulator + first_row * Config::kHeadDim + warpgroup_ * kGradQBlock + 4 * (threadIdx.x % 128);
     if constexpr (Config::Policy::kAlibi) {
       slope_log2_ = alibi_slope_log2(p_.scores, work.sequence, work.kv_head * p_.group_size + group_head);
+    }
+    if constexpr (Config::Policy::kBias) {
+      query_head_ = work.kv_head * p_.group_size + group_head;
     }
   }
 
@@ -182,6 +192,9 @@ class ModifiedConsumer {
       wgmma_commit_group();
       accumulate(grad_k, ds_operand, stage_step);
       wgmma_commit_group();
+      if constexpr (Config::Policy::kBias) {
+        store_grad_bias(work, first_query, stage);
+      }
 
       wgmma_wait_group<1>();
       pin_registers(grad_q);
@@ -192,17 +205,47 @@ class ModifiedConsumer {
       wgmma_wait_group<0>();
       pin_registers(grad_v);
       pin_registers(grad_k);
-      if (threadIdx.x % 32 == 0) {
-        mbarrier_arrive(&smem_.q_empty[stage]);
-      }
+      release_q(stage);
     } else {
       multiply_grad_q(grad_q, buffer_step, stage);
       wgmma_commit_group();
+      if constexpr (Config::Policy::kBias) {
+        store_grad_bias(work, first_query, stage);
+      }
       wgmma_wait_group<0>();
       pin_registers(grad_q);
+      if constexpr (Config::Policy::kBias) {
+        release_q(stage);
+      }
       add_grad_q(grad_q);
     }
     advance();
+  }
+
+  /// Gives q back, and with a bias the memory of dS, where the next one comes.
+  __device__ __forceinline__ void release_q(int stage) {
+    if (threadIdx.x % 32 == 0) {
+      if constexpr (Config::Policy::kBias) {
+        if (threadIdx.x % 128 == 0) {
+          ptx::bulk_wait_read();
+        }
+      }
+      ptx::mbarrier_arrive(&smem_.q_empty[stage]);
+    }
+  }
+
+  /// dS, which lies in shared memory, is the gradient of the bias.
+  __device__ __forceinline__ void store_grad_bias(const KeyWork& work, int first_query, int stage) {
+    if (!p_.writes_grad_bias || threadIdx.x % 128 != 0) {
+      return;
+    }
+    const int first_key = work.first_key + 64 * warpgroup_;
+    if (p_.batch_inside > 1 && work.batch > 0) {
+      ptx::tma_reduce_add_4d(&p_.map_grad_bias, smem_.ds[stage][warpgroup_], first_key, first_query, query_head_, 0);
+    } else {
+      ptx::tma_store_4d(&p_.map_grad_bias, smem_.ds[stage][warpgroup_], first_key, first_query, query_head_, work.batch);
+    }
+    ptx::bulk_commit();
   }
 
   /// P and dS of a step whose q is there.
@@ -237,19 +280,45 @@ class ModifiedConsumer {
     // P, dS
     const float* s_shift = &smem_.shift[stage][threadIdx.x % 4 * 2];
     const float* s_delta = &smem_.delta[stage][threadIdx.x % 4 * 2];
-    wgmma_wait_group<1>();
-    pin_registers(s);
-    weigh_scores<Element, typename Config::Policy, kMasked>(s, p_operand, s_shift, scores);
-    wgmma_wait_group<0>();
-    pin_registers(dp);
-    differentiate_scores<Element, kMasked>(ds_operand, dp, s, s_delta, scores);
+    if constexpr (Config::Policy::kBias) {
+      const uint32_t s_bias = s_ds_ + stage * static_cast<uint32_t>(sizeof(smem_.ds[0]));
+      constexpr int kSlices = Config::kTileQ / 16;
+      constexpr bool kAhead = kSlices == 4;  // registers for the whole bias while S^T is computed
+      uint32_t bias[kSlices][4];
+#pragma unroll
+      for (int k = 0; k < kSlices && kAhead; ++k) {
+        load_bias(bias[k], s_bias, k);
+      }
+      wgmma_wait_group<1>();
+      pin_registers(s);
+#pragma unroll
+      for (int k = 0; k < kSlices; ++k) {
+        if constexpr (!kAhead) {
+          load_bias(bias[k], s_bias, k);
+        }
+        weigh_biased_scores<Element, kMasked>(s, p_operand, bias[k], k, s_shift, scores);
+      }
+      wgmma_wait_group<0>();
+      pin_registers(dp);
+      differentiate_scores<Element, kMasked>(ds_operand, dp, s, s_delta, scores);
+      clear_hidden<Element>(ds_operand, s_bias);
+    } else {
+      wgmma_wait_group<1>();
+      pin_registers(s);
+      weigh_scores<Element, typename Config::Policy, kMasked>(s, p_operand, s_shift, scores);
+      wgmma_wait_group<0>();
+      pin_registers(dp);
+      differentiate_scores<Element, kMasked>(ds_operand, dp, s, s_delta, scores);
+    }
   }
 
-  /// Of a step whose queries see none of the warpgroup's keys: gives q and grad_o back.
+  /// Of a step whose queries see none of the warpgroup's keys: gives grad_o back and, where no bias comes with it, q.
   __device__ __forceinline__ void skip_scores(Operand& p_operand, Operand& ds_operand) {
     ptx::mbarrier_wait(&smem_.grad_o_full[cursor_.stage], cursor_.phase);
     if (threadIdx.x % 32 == 0) {
-      ptx::mbarrier_arrive(&smem_.q_empty[cursor_.stage]);
+      if constexpr (!Config::Policy::kBias) {
+        ptx::mbarrier_arrive(&smem_.q_empty[cursor_.stage]);
+      }
       ptx::mbarrier_arrive(&smem_.grad_o_empty[cursor_.stage]);
     }
 #pragma unroll
@@ -411,6 +480,7 @@ class ModifiedConsumer {
   uint32_t key_step_ = 0;    // from the first buffer of k and v to that of the item, in descriptor units
   float* g_lane_ = nullptr;  // the thread's first element of the next step's block of the accumulator
   float slope_log2_ = 0.0f;  // kAlibi: of the query head
+  int query_head_;           // kBias
   int first_step_;           // query tiles that see a key of the warpgroup
   int end_step_;
   int first_key_position_;  // the thread's first key, as a query's number

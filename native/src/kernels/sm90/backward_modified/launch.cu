@@ -12,10 +12,12 @@ constexpr ModifiedBackwardLauncher kLauncher = launch_modified_backward<Modified
 constexpr ModifiedBackwardLauncher kLaunchers[][kNumSm90ModifiedBackwardSets][2] = {
     {{kLauncher<__half, 0, 1>, kLauncher<__nv_bfloat16, 0, 1>},
      {kLauncher<__half, 0, 2>, kLauncher<__nv_bfloat16, 0, 2>},
-     {kLauncher<__half, 0, 3>, kLauncher<__nv_bfloat16, 0, 3>}},
+     {kLauncher<__half, 0, 3>, kLauncher<__nv_bfloat16, 0, 3>},
+     {kLauncher<__half, 0, 4>, kLauncher<__nv_bfloat16, 0, 4>}},
     {{kLauncher<__half, 1, 1>, kLauncher<__nv_bfloat16, 1, 1>},
      {kLauncher<__half, 1, 2>, kLauncher<__nv_bfloat16, 1, 2>},
-     {kLauncher<__half, 1, 3>, kLauncher<__nv_bfloat16, 1, 3>}},
+     {kLauncher<__half, 1, 3>, kLauncher<__nv_bfloat16, 1, 3>},
+     {kLauncher<__half, 1, 4>, kLauncher<__nv_bfloat16, 1, 4>}},
 };
 static_assert(sizeof(kLaunchers) / sizeof(kLaunchers[0]) == kNumSm90ModifiedBackwardTiles, "one row per tile");
 
