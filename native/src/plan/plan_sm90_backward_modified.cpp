@@ -107,9 +107,8 @@ bool plan_sm90_backward_modified(const Problem& problem, const DeviceCaps& caps,
   plan->stages = tile.kStages;
   plan->threads = tile.threads();
   plan->registers_per_thread = tile.consumer_registers();
-  plan->launches =
-      4 - (sm90_modified_finish_inside(tile, problem) ? 1 : 0) + (problem.variants.sequences.given ? 1 : 0) + (problem.variants.grad_sinks ? 1 : 0) +
-      (sm90_modified_zeros_grad_bias(problem) ? 1 : 0);
+  plan->launches = 4 - (sm90_modified_finish_inside(tile, problem) ? 1 : 0) + (problem.variants.sequences.given ? 1 : 0) +
+                   (problem.variants.grad_sinks ? 1 : 0) + (sm90_modified_zeros_grad_bias(problem) ? 1 : 0);
   plan->blocks = std::min<int64_t>(workspace.num_work, caps.multiprocessors);
   plan->shared_memory_bytes = tile.shared_memory_bytes();
   plan->workspace_bytes = workspace.total_bytes;

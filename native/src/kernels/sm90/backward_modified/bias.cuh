@@ -1,5 +1,6 @@
-// A 16-bit bias in the Hopper backward kernel. Its tile comes into the memory that dS takes a moment later: both have a row per query and a panel of 64 keys per
-// warpgroup, and the matrices that a warp reads by ldmatrix are those that it writes by stmatrix. So a bias needs no room, and no barrier beyond those of q.
+// A 16-bit bias in the Hopper backward kernel. Its tile comes into the memory that dS takes a moment later: both have a row per query and a panel of 64 keys
+// per warpgroup, and the matrices that a warp reads by ldmatrix are those that it writes by stmatrix. So a bias needs no room, and no barrier beyond those of
+// q.
 #pragma once
 
 #include <cmath>
@@ -21,7 +22,8 @@ __device__ __forceinline__ float2 unpack_pair(uint32_t word) {
   }
 }
 
-/// The bias of a thread's elements of 16 queries, 16 slice …, in the order of an A operand: two queries of one key per word. s_lane: the lane's row of ldmatrix.
+/// The bias of a thread's elements of 16 queries, 16 slice …, in the order of an A operand: two queries of one key per word. s_lane: the lane's row of
+/// ldmatrix.
 __device__ __forceinline__ void load_bias(uint32_t (&words)[4], uint32_t s_lane, int slice) {
   ptx::ldmatrix_x4_trans(words, s_lane + slice * 16 * tile::kPanelRowBytes);
 }

@@ -24,7 +24,8 @@ __device__ __forceinline__ void write_zeros(uint16_t* g_chunk, int elements) {
   }
 }
 
-/// Block: tile of keys; query tiles kZeroSteps * y …; head and batch of the bias. Blocks take more than one of the latter two where the grid's limits ask for it.
+/// Block: tile of keys; query tiles kZeroSteps * y …; head and batch of the bias. Blocks take more than one of the latter two where the grid's limits ask for
+/// it.
 __global__ void __launch_bounds__(kZeroThreads) modified_grad_bias_zeros_kernel(const __grid_constant__ GradBiasZerosParams p) {
   const int first_key = static_cast<int>(blockIdx.x) * p.tile_kv, keys = min(p.tile_kv, p.range.len_kv - first_key);
   const StepRange visited = visited_steps(p.range, first_key, p.tile_q, p.tile_kv);

@@ -121,7 +121,8 @@ class ModifiedProducer {
 
   /// Loads a tile of q or grad_o, and tile_q floats beside it. more_bytes: of what else will be loaded for the same barrier.
   __device__ __forceinline__ void load_queries(const CUtensorMap* map, typename SharedStorage::QTile& s_tile, float (&s_statistics)[Config::kTileQ],
-                                               int statistics_row, uint64_t* full, int first_row, int head, const KeyWork& work, uint32_t more_bytes = 0) const {
+                                               int statistics_row, uint64_t* full, int first_row, int head, const KeyWork& work,
+                                               uint32_t more_bytes = 0) const {
     if (!first_lane_) {
       return;
     }

@@ -75,7 +75,8 @@ class ModifiedRepair {
   __device__ __forceinline__ float bias(int row, int key, int group_head) const {
     const PairTensor& tensor = p_.main.scores.bias;
     const int head = work_.kv_head * p_.main.group_size + group_head;
-    return static_cast<float>(static_cast<const Element*>(tensor.data)[work_.batch * tensor.batch_stride + head * tensor.head_stride + row * tensor.row_stride + key]);
+    return static_cast<float>(
+        static_cast<const Element*>(tensor.data)[work_.batch * tensor.batch_stride + head * tensor.head_stride + row * tensor.row_stride + key]);
   }
 
   /// Which of the slice's keys have NaN or infinity in k, in all lanes.
