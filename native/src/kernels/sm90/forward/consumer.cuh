@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/sm90/forward/epilogue.cuh"
+#include "kernels/sm90/forward/listed_pairs.cuh"
 #include "kernels/sm90/forward/masked_values.cuh"
 #include "kernels/sm90/forward/modified_scores.cuh"
 #include "kernels/sm90/forward/recompute_scores.cuh"
@@ -200,6 +201,9 @@ class Consumer {
       for (; n >= plain_begin; --n) {
         step<TileKind::kPlain>(s, p, o, rows, tile, n);
       }
+      if constexpr (Scores::kMask) {
+        return;  // lists have no lower edge
+      }
       bool trims_last = false;
       if constexpr (Config::kTrimsLast) {
         trims_last = tile.edges(warpgroup_).trims_last;
@@ -238,6 +242,8 @@ class Consumer {
     using namespace ptx;
     float(&s)[kKeys / 2] = reinterpret_cast<float(&)[kKeys / 2]>(scores);
     mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
+    ListedPairs<Config> pairs;
+    pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, masked);
     await_turn();
     wgmma_fence();
     multiply_keys(s);
@@ -248,7 +254,12 @@ class Consumer {
       release_k();
     }
     Rescale unused;  // O is still empty
-    if constexpr (kModified) {
+    if constexpr (Scores::kMask) {
+      if (masked) {
+        pairs.hide(s, params_, tile, first_row(tile), thread_row(tile));
+      }
+      exact_step(s, rows, unused, params_.scale_log2);
+    } else if constexpr (kModified) {
       exact_modified_step(s, rows, unused, tile, n, masked);
     } else {
       if (masked) {
@@ -298,6 +309,8 @@ class Consumer {
                                        const Tile& tile, int n) {
     using namespace ptx;
     mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
+    ListedPairs<Config> pairs;
+    pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, kKind == TileKind::kExact);
     await_turn();
     wgmma_fence();
     multiply_keys(s);
@@ -313,7 +326,10 @@ class Consumer {
     const auto recompute = [&](float(&scores)[Config::kScores]) {
       recompute_scores<Config>(scores, smem_.q(q_cursor_.stage()), smem_.k[k_cursor_.stage()], 64 * warpgroup_ + ptx::fresh_thread_index() % 128 / 32 * 16);
     };
-    if constexpr (kModified) {
+    if constexpr (Scores::kMask && kKind == TileKind::kExact) {
+      pairs.hide(s, params_, tile, first_row(tile), thread_row(tile));
+      exact_step(s, rows, rescale, params_.scale_log2);
+    } else if constexpr (kModified) {
       modified_step<kKind>(s, rows, rescale, tile, n, recompute);
     } else if constexpr (kKind == TileKind::kExact) {
       mask(s, tile, n);

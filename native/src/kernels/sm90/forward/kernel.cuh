@@ -3,6 +3,7 @@
 
 #include "kernels/sm90/forward/config.h"
 #include "kernels/sm90/forward/consumer.cuh"
+#include "kernels/sm90/forward/listed_tiles.cuh"
 #include "kernels/sm90/forward/params.h"
 #include "kernels/sm90/forward/producer.cuh"
 #include "ptx/mbarrier.cuh"
@@ -53,7 +54,11 @@ __global__ void __launch_bounds__(Config::kThreads, 1) forward_kernel(const __gr
     ptx::registers_release<Config::kTile.producer_registers()>();
     const int team = __shfl_sync(0xFFFFFFFF, static_cast<int>(threadIdx.x) % 128 / 32, 0);
     if (team < Config::kTeams && threadIdx.x % 32 == 0) {
-      produce<Config>(params, teams[team], team);
+      if constexpr (Config::Scores::kMask) {
+        produce_listed<Config>(params, teams[team]);
+      } else {
+        produce<Config>(params, teams[team], team);
+      }
     }
   } else {
     ptx::registers_acquire<Config::kTile.consumer_registers()>();

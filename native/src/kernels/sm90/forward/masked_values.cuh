@@ -166,11 +166,11 @@ __device__ __forceinline__ void remove_masked_values(const ModifiedForwardParams
   // Non-finite values among the keys before and behind those that all rows of the warp see.
   const int common_begin = range.begin_key(warp_row + 15), common_end = range.end_key(warp_row);
   const bool common = common_begin < common_end;
-  const bool all_common = common && !Config::Scores::kBias;  // a bias may hide any key
+  const bool all_common = common && !Config::Scores::kBias && !Config::Scores::kMask;  // which may hide any key
   const int hidden_before = all_common ? common_begin - begin : last_key - begin, hidden_end = all_common ? max(common_end, common_begin) : last_key;
   const bool found = lane_finds_nonfinite<Element>(params, place, begin, hidden_before, hidden_end, last_key);
   // Where v is NaN altogether, nothing can be repaired, and every warp would try.
-  bool nan = common;
+  bool nan = common && !Config::Scores::kMask;
 #pragma unroll
   for (int part = 0; part < Config::kHeadDim / 64; ++part) {
     const int column = min(64 * part + ptx::fresh_thread_index() % 32 * 2, params.head_dim_v - 2);
