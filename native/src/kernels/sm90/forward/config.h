@@ -90,8 +90,8 @@ struct ForwardConfig {
     /// With modified scores, in place of `work`: what SequenceWorkTile reads of each work tile. Read until the tile is done, behind the release of q, so there
     /// is room for those of the tiles that the producer may send meanwhile.
     int4 sequence_work[2 * kQStages][SequenceWorkTile::num_messages(kWarpgroups)];
-    BiasStorage<Element, Scores::kBias ? kStages : 0, kTileQ, kTileKv> bias;  ///< in the stages of k, under its barriers
-    ListStorage<Scores::kMask ? kStages : 0> list;                            ///< so, too
+    ListStorage<Scores::kMask ? kStages : 0> list;                            ///< in the stages of k, under its barriers
+    BiasStorage<Element, Scores::kBias ? kStages : 0, kTileQ, kTileKv> bias;  ///< so, too
 
     __device__ __forceinline__ Element (&q(int stage))[kPanels][kTileQ][64] { return q_and_o[stage]; }
     __device__ __forceinline__ Element (&o())[kPanels][kTileQ][64] {
