@@ -14,8 +14,8 @@
 //
 // An entry of a mixed tile says what the test needs: for each unit of 64 queries of the query tile whether the masks hide all, some or none of its pairs, and
 // whether the range (causal mask, window, chunk, the tensors' ends) hides some pair of the tile. Bits of a unit exist only in state kSome; they know nothing of
-// the range. Queries and keys behind the tensors' ends count as visible in states and bits; whole tiles have no such keys, and none of such queries if lists
-// are of key tiles (with lists of query tiles, what is computed for such queries is not stored).
+// the range. Queries and keys behind the tensors' ends count as visible in states, their bits mean nothing; whole tiles have no such keys, and no such queries
+// if lists are of key tiles (with lists of query tiles, what is computed for such queries is not stored).
 #pragma once
 
 #include <cstdint>
