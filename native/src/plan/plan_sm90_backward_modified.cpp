@@ -13,8 +13,11 @@ constexpr int64_t kMaxLength = int64_t{1} << 29;
 constexpr double kMaxWork = 1.0e8;
 constexpr double kMaxRows = 2147483647.0 * 8;
 
+/// Whether boolean and block masks are among the variants that plans are made for.
+constexpr bool kPlansMasks = false;
 /// Variants that plans are made for: what the sets have together.
-constexpr uint32_t kPlannedVariants = kSm90AlibiVariants | kSm90SoftcapVariants | kVariantSequences;
+constexpr uint32_t kPlannedVariants = kSm90AlibiVariants | kSm90SoftcapVariants | kVariantSequences | (kPlansMasks ? kSm90MaskVariants : 0u);
+constexpr uint32_t kMasks = kVariantVisible | kVariantBlockMask;
 
 /// Place in kSm90ScoreSets of what the kernel computes between the products.
 int set_of(const Problem& problem) {
@@ -58,6 +61,9 @@ bool supported(const Problem& problem, const DeviceCaps& caps, Reason* why_not) 
     why_not->set("%s", bias_refusal(problem));
   } else if (caps.compute_capability != 90) {
     why_not->set("it needs compute capability 9.0 (wgmma), the device has %d.%d", caps.compute_capability / 10, caps.compute_capability % 10);
+  } else if ((variants_of(problem) & kMasks) != 0 && (variants_of(problem) & ~kSm90MaskVariants) != 0) {
+    why_not->set("its backward pass computes a boolean or block mask beside causal mask, window, chunks and sinks, not together with %s",
+                 first_variant_beyond(problem, kSm90MaskVariants));
   } else if (set_of(problem) > kNumSm90ModifiedBackwardSets) {
     why_not->set("its backward pass computes softcap, ALiBi slopes and a bias each by itself, not together");
   } else if (problem.deterministic) {
@@ -98,6 +104,10 @@ bool plan_sm90_backward_modified(const Problem& problem, const DeviceCaps& caps,
     why_not->set("batch * heads * len_kv / %d must be at most %.0f, batch * heads_q * len_q at most %.0f", tile.tile_kv(), kMaxWork, kMaxRows);
     return false;
   }
+  if (sm90_modified_lists_tiles(problem) && !visible_tiles_fit(sm90_modified_visible_layout(tile, problem))) {
+    why_not->set("its lists of the tiles that boolean and block mask show have 32-bit indexes");
+    return false;
+  }
   // Sequences alone take the set with the fewest variants.
   const int set = std::max(set_of(problem), 1);
   const Sm90ModifiedBackwardWorkspace workspace = sm90_modified_backward_workspace(tile, problem);
@@ -108,7 +118,7 @@ bool plan_sm90_backward_modified(const Problem& problem, const DeviceCaps& caps,
   plan->threads = tile.threads();
   plan->registers_per_thread = tile.consumer_registers();
   plan->launches = 4 - (sm90_modified_finish_inside(tile, problem) ? 1 : 0) + (problem.variants.sequences.given ? 1 : 0) +
-                   (problem.variants.grad_sinks ? 1 : 0) + (sm90_modified_zeros_grad_bias(problem) ? 1 : 0);
+                   (problem.variants.grad_sinks ? 1 : 0) + (sm90_modified_zeros_grad_bias(problem) ? 1 : 0) + (sm90_modified_lists_tiles(problem) ? 2 : 0);
   plan->blocks = std::min<int64_t>(workspace.num_work, caps.multiprocessors);
   plan->shared_memory_bytes = tile.shared_memory_bytes();
   plan->workspace_bytes = workspace.total_bytes;

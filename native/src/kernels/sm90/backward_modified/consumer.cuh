@@ -1,9 +1,12 @@
 // A consumer warpgroup: 64 keys of every work item's tile against all query tiles that see them.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/sm90/backward/pairs.cuh"
 #include "kernels/sm90/backward_modified/bias.cuh"
 #include "kernels/sm90/backward_modified/config.h"
+#include "kernels/sm90/backward_modified/listed_tiles.cuh"
 #include "kernels/sm90/backward_modified/producer.cuh"
 #include "kernels/sm90/backward_modified/scores.cuh"
 #include "ptx/bulk_copy.cuh"
@@ -73,7 +76,11 @@ class ModifiedConsumer {
 #pragma unroll 1
         for (int group_head = 0; group_head < p_.group_size; ++group_head) {
           take_head(work, group_head);
-          go_through(grad_k, grad_v, work, buffer.stage);
+          if constexpr (Config::Policy::kMask) {
+            go_through(grad_k, grad_v, listed_.take(p_, work, group_head, warpgroup_, g_lane_), buffer.stage);
+          } else {
+            go_through(grad_k, grad_v, work, buffer.stage);
+          }
         }
       }
       report_nonfinite(grad_k, grad_v, work, buffer.stage);
@@ -121,7 +128,7 @@ class ModifiedConsumer {
     const int thread = threadIdx.x % 128, lane = thread % 32;
     const int first_key = work.first_key + 64 * warpgroup_ + thread / 32 * 16 + lane / 4;
     first_key_position_ = first_key - range.offset;
-    if (work.has_foreign_keys(p_, Config::kTileKv)) {
+    if (!Config::Policy::kMask && work.has_foreign_keys(p_, Config::kTileKv)) {
       // Hidden pairs weigh 0, but grad_q would take 0 * NaN.
       clean_rows(smem_.k[buffer], work.len_kv - work.first_key);
     }
@@ -158,12 +165,19 @@ class ModifiedConsumer {
   template <bool kMasked>
   __device__ __forceinline__ void process(Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int step) {
     using namespace ptx;
-    const int stage = cursor_.stage, first_query = step * Config::kTileQ;
+    // With lists of query tiles there are no steps for one warpgroup alone, and no sequences.
+    constexpr bool kListed = Config::Policy::kMask, kConditional = kMasked && !kListed;
+    const int stage = cursor_.stage;
+    int q_tile = step;
+    if constexpr (kListed) {
+      q_tile = listed_.template entry<Config::kTileQ, kMasked>(p_, step).tile();
+    }
+    const int first_query = q_tile * Config::kTileQ;
     const uint32_t stage_step = stage * kQStageStep, buffer_step = key_step_;
-    const bool seen = !kMasked || (step >= first_step_ && step < end_step_);
+    const bool seen = !kConditional || (step >= first_step_ && step < end_step_);
     Operand p_operand, ds_operand;
     mbarrier_wait(&smem_.q_full[stage], cursor_.phase);
-    if constexpr (kMasked) {
+    if constexpr (kConditional) {
       clean_queries(work, first_query);
     }
     if (seen) {
@@ -174,7 +188,7 @@ class ModifiedConsumer {
     share_ds(ds_operand, stage);
 
     // grad_v, then grad_q and grad_k, for both of which dS of both warpgroups must be there
-    if constexpr (!kMasked) {
+    if constexpr (!kConditional) {
       wgmma_fence();
       accumulate(grad_v, p_operand, stage_step + kToGradO);
       wgmma_commit_group();
@@ -183,8 +197,11 @@ class ModifiedConsumer {
     named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);
     float grad_q[Config::kGradQ];
     wgmma_fence();
+    if constexpr (kListed) {
+      g_lane_ = listed_.g_head + int64_t{first_query} * Config::kHeadDim;
+    }
     if (seen) {
-      if constexpr (kMasked) {
+      if constexpr (kConditional) {
         accumulate(grad_v, p_operand, stage_step + kToGradO);
         wgmma_commit_group();
       }
@@ -274,6 +291,9 @@ class ModifiedConsumer {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         scores.visible[r] = column_bits<Config::kScores / 2>(begin_row_[r] - first_query, end_row_[r] - first_query);
+        if constexpr (Config::Policy::kMask) {
+          scores.visible[r] &= listed_.visible[r];
+        }
       }
     }
 
@@ -487,6 +507,7 @@ class ModifiedConsumer {
   int begin_row_[2];        // queries that see the thread's keys, less the thread's first column
   int end_row_[2];
   uint32_t s_ds_;  // the lane's row of stmatrix in stage 0
+  std::conditional_t<Config::Policy::kMask, ListedTiles, NoList> listed_;
 };
 
 }  // namespace fa::sm90

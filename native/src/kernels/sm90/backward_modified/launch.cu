@@ -13,11 +13,13 @@ constexpr ModifiedBackwardLauncher kLaunchers[][kNumSm90ModifiedBackwardSets][2]
     {{kLauncher<__half, 0, 1>, kLauncher<__nv_bfloat16, 0, 1>},
      {kLauncher<__half, 0, 2>, kLauncher<__nv_bfloat16, 0, 2>},
      {kLauncher<__half, 0, 3>, kLauncher<__nv_bfloat16, 0, 3>},
-     {kLauncher<__half, 0, 4>, kLauncher<__nv_bfloat16, 0, 4>}},
+     {kLauncher<__half, 0, 4>, kLauncher<__nv_bfloat16, 0, 4>},
+     {kLauncher<__half, 0, kSm90MaskSet>, kLauncher<__nv_bfloat16, 0, kSm90MaskSet>}},
     {{kLauncher<__half, 1, 1>, kLauncher<__nv_bfloat16, 1, 1>},
      {kLauncher<__half, 1, 2>, kLauncher<__nv_bfloat16, 1, 2>},
      {kLauncher<__half, 1, 3>, kLauncher<__nv_bfloat16, 1, 3>},
-     {kLauncher<__half, 1, 4>, kLauncher<__nv_bfloat16, 1, 4>}},
+     {kLauncher<__half, 1, 4>, kLauncher<__nv_bfloat16, 1, 4>},
+     {kLauncher<__half, 1, kSm90MaskSet>, kLauncher<__nv_bfloat16, 1, kSm90MaskSet>}},
 };
 static_assert(sizeof(kLaunchers) / sizeof(kLaunchers[0]) == kNumSm90ModifiedBackwardTiles, "one row per tile");
 

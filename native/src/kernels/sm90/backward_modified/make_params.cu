@@ -4,6 +4,7 @@
 #include "kernels/sm90/backward/repair_tensors.h"
 #include "kernels/sm90/backward_modified/launch.h"
 #include "kernels/sm90/tensor_map.h"
+#include "kernels/sm90/visible_tiles/prepare.h"
 
 namespace fa::sm90 {
 
@@ -35,6 +36,12 @@ CUtensorMap encode_pair_map(const PairTensor& pairs, const Problem& problem, int
   return encode_tensor_map(as_tensor, {pairs.batches, pairs.rows, pairs.heads, problem.len_kv}, problem.dtype, tile_q, argument);
 }
 
+/// What the kernels that read boolean and block mask do for a call.
+VisibleTilesJob visible_job(const Sm90ModifiedBackwardTile& tile, const BackwardArgs& args) {
+  const uint64_t offset = sm90_modified_backward_workspace(tile, args.problem).visible_offset_bytes;
+  return visible_tiles_job(score_params_of(args.problem, args.variants), sm90_modified_visible_layout(tile, args.problem), workspace_part<void>(args, offset));
+}
+
 }  // namespace
 
 ModifiedBackwardParams make_modified_backward_params(const Sm90ModifiedBackwardTile& tile, const BackwardArgs& args) {
@@ -54,6 +61,9 @@ ModifiedBackwardParams make_modified_backward_params(const Sm90ModifiedBackwardT
   params.scores = score_params_of(problem, args.variants);
   if (problem.variants.sequences.given) {
     params.table = sequence_table_at(workspace_part<void>(args, workspace.table_offset_bytes), problem, false, tile.tile_kv()).table;
+  }
+  if (sm90_modified_lists_tiles(problem)) {
+    params.visible = visible_job(tile, args).tiles;
   }
   params.grad_k = static_cast<uint16_t*>(args.grad_k.data);
   params.grad_v = static_cast<uint16_t*>(args.grad_v.data);
@@ -163,6 +173,9 @@ void run_modified_backward(const Sm90ModifiedBackwardTile& tile, const BackwardA
   if (passes & kModifiedPassPrepare) {
     if (problem.variants.sequences.given) {
       prepare_sequences(sequence_job(tile, args), args.device, args.stream);
+    }
+    if (sm90_modified_lists_tiles(problem)) {
+      prepare_visible_tiles(visible_job(tile, args), args.stream);
     }
     launch_modified_prepare(around, problem.dtype, tile.head_dim, stream);
     // Without rows the sums are empty: the kernel writes zeros.

@@ -8,6 +8,7 @@
 #include "attention/score_params.h"
 #include "attention/sequence_schedule.h"
 #include "attention/tile_order.h"
+#include "attention/visible_tiles.h"
 #include "plan/problem.h"
 
 namespace fa::sm90 {
@@ -63,6 +64,8 @@ struct ModifiedBackwardParams {
   /// Batch entries that a block goes through one behind the other with each key tile, adding up the gradient of a bias that they share; `order` is then that
   /// of one entry's heads. Otherwise 1.
   int batch_inside;
+
+  VisibleTiles visible;  ///< of key tiles, with a boolean or block mask and at least one query
 };
 
 /// The passes around the main kernel: shift, delta and the cleared accumulator before, grad_q after.

@@ -2,7 +2,10 @@
 // deltas.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/sm90/backward_modified/config.h"
+#include "kernels/sm90/backward_modified/listed_tiles.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/tma.cuh"
 
@@ -25,6 +28,7 @@ struct RingCursor {
 template <typename Config>
 class ModifiedProducer {
   using SharedStorage = typename Config::SharedStorage;
+  using Steps = std::conditional_t<Config::Policy::kMask, ListedSteps, NoSteps>;
 
  public:
   __device__ __forceinline__ ModifiedProducer(const ModifiedBackwardParams& params, SharedStorage& smem)
@@ -36,6 +40,12 @@ class ModifiedProducer {
     int index = take_item();
 #pragma unroll 1
     while (index < num_work) {
+      if constexpr (Config::Policy::kMask) {
+        produce(uniform_work(listed_key_work(p_, index, num_tiles, Config::kTileQ, Config::kTileKv)));
+        index = take_item();
+        buffer_.advance();
+        continue;
+      }
       KeyWork work = uniform_work(key_work(p_, index, num_tiles, Config::kTileQ, Config::kTileKv));
       if constexpr (Config::Policy::kBias) {
         int left = p_.batch_inside;
@@ -87,9 +97,10 @@ class ModifiedProducer {
 #pragma unroll 1
     for (int group_head = 0; group_head < p_.group_size; ++group_head) {
       const int head = work.kv_head * p_.group_size + group_head, statistics_row = work.workspace_head + group_head;
+      [[maybe_unused]] Steps steps(p_, work, group_head);
 #pragma unroll 1
-      for (int step = work.first_step; step < work.end_step; ++step) {
-        const int first_row = step * Config::kTileQ, stage = cursor_.stage;
+      for (int step = work.first_step; !Config::Policy::kMask ? step < work.end_step : step < steps.end(); ++step) {
+        const int first_row = (Config::Policy::kMask ? steps.q_tile(step) : step) * Config::kTileQ, stage = cursor_.stage;
         ptx::mbarrier_wait(&smem_.q_empty[stage], cursor_.phase ^ 1);
         load_queries(&p_.map_q, smem_.q[stage], smem_.shift[stage], statistics_row, &smem_.q_full[stage], first_row, head, work,
                      Config::Policy::kBias ? sizeof(smem_.ds[0]) : 0);
