@@ -186,15 +186,18 @@ def cases(checker, quick):
         checker.case("many items", batch, 1100, 1160, (16, 16), d, dtype, shape, o, repeat=True)
     checker.case("many heads", 4, 300, 300, (40, 8), 128, f16, (1, 40), {"causal": "bottom_right"}, repeat=True)
     checker.case("long", 2, 3000, 3000, (2, 2), 128, f16, (1, 2), {}, repeat=True)
-    # What Hopper leaves to the portable kernels.
-    checker.case("five share", 5, 300, 304, (2, 2), 128, f16, (1, 2), kernel="auto")
-    checker.case("heads share", 2, 300, 304, (2, 2), 128, f16, (2, 1), kernel="auto")
+    # Sums over heads or many batch entries.
+    for (len_q, len_kv), dtype, d, o in itertools.product(lengths, (f16, bf16), (64, 128), masks):
+        for batch, heads, shape in ((5, (2, 2), (1, 2)), (2, (4, 2), (2, 1)), (2, (4, 4), (1, 1))):
+            checker.case("sum", batch, len_q, len_kv, heads, d, dtype, shape, o, hide=0.3 if batch == 2 else None)
+    checker.case("many sums", 6, 1500, 1400, (6, 2), 128, f16, (1, 6), {"causal": "bottom_right"}, repeat=True)
+    checker.case("many sums", 2, 1500, 1400, (6, 2), 64, bf16, (2, 1), repeat=True)
 
     # NaN and infinity stay with the pairs that see them.
     def spot(which, row, value):
         return lambda q, k, v, grad_o: {"q": q, "k": k, "v": v, "grad_o": grad_o}[which][:, row, 0].fill_(value)
 
-    for d, which, row, value, shape in itertools.product((64, 128), ("q", "k", "v", "grad_o"), (3, 130, 150), (math.nan, math.inf), ((2, 2), (1, 2))):
+    for d, which, row, value, shape in itertools.product((64, 128), ("q", "k", "v", "grad_o"), (3, 130, 150), (math.nan, math.inf), ((2, 2), (1, 2), (1, 1))):
         if value == math.inf and which != "v":
             continue
         for o in ({}, {"window": (60, 10)}):

@@ -12,6 +12,7 @@ namespace {
 constexpr int64_t kMaxLength = int64_t{1} << 29;
 constexpr double kMaxWork = 1.0e8;
 constexpr double kMaxRows = 2147483647.0 * 8;
+constexpr double kMaxPairs = 17592186044416.0;
 
 /// Whether boolean and block masks are among the variants that plans are made for.
 constexpr bool kPlansMasks = false;
@@ -26,6 +27,8 @@ int set_of(const Problem& problem) {
 
 /// Whether a bias that TMA can bring is among them, with its gradient. Switch: false until the kernel has run on a GPU.
 constexpr bool kPlansBias = false;
+/// Whether the gradient of a bias that heads or many batch entries share is. Switch: likewise.
+constexpr bool kSumsGradBias = false;
 
 /// Why the kernels do not take the problem's bias; null if they do, or if there is none.
 const char* bias_refusal(const Problem& problem) {
@@ -45,8 +48,11 @@ const char* bias_refusal(const Problem& problem) {
   if (!v.grad_bias_in_tiles) {
     return "address and strides of the gradient of the bias must be multiples of 16 bytes (TMA)";
   }
-  if (v.bias_heads != problem.heads_q || (v.bias_batches != problem.batch && problem.batch > kSm90MaxBiasBatches)) {
+  if (!kSumsGradBias && sm90_sums_grad_bias(problem)) {
     return "it does not compute the gradient of a bias that heads or more than 4 batch entries share";
+  }
+  if (static_cast<double>(problem.len_q) * static_cast<double>(problem.len_kv) * static_cast<double>(v.bias_heads * v.bias_batches) > kMaxPairs) {
+    return "the gradient of the bias must have at most 2^44 elements";
   }
   return nullptr;
 }
@@ -118,7 +124,8 @@ bool plan_sm90_backward_modified(const Problem& problem, const DeviceCaps& caps,
   plan->threads = tile.threads();
   plan->registers_per_thread = tile.consumer_registers();
   plan->launches = 4 - (sm90_modified_finish_inside(tile, problem) ? 1 : 0) + (problem.variants.sequences.given ? 1 : 0) +
-                   (problem.variants.grad_sinks ? 1 : 0) + (sm90_modified_zeros_grad_bias(problem) ? 1 : 0) + (sm90_modified_lists_tiles(problem) ? 2 : 0);
+                   (problem.variants.grad_sinks ? 1 : 0) + (sm90_modified_zeros_grad_bias(problem) || sm90_sums_grad_bias(problem) ? 1 : 0) +
+                   (sm90_modified_lists_tiles(problem) ? 2 : 0);
   plan->blocks = std::min<int64_t>(workspace.num_work, caps.multiprocessors);
   plan->shared_memory_bytes = tile.shared_memory_bytes();
   plan->workspace_bytes = workspace.total_bytes;

@@ -8,6 +8,7 @@
 #include "plan/plan.h"
 #include "plan/problem.h"
 #include "plan/sequence_tables.h"
+#include "plan/sm90_grad_bias.h"
 #include "plan/sm90_scores.h"
 #include "plan/visible_tiles.h"
 
@@ -15,9 +16,6 @@ namespace fa {
 
 /// Sets of plan/sm90_scores.h that these kernels are compiled for: places 1 … of kSm90ScoreSets.
 inline constexpr int kNumSm90ModifiedBackwardSets = 5;
-/// The gradient of a bias that batch entries share is summed in the bias's type, one entry after the other. With so many that is as exact as rounding each
-/// entry's dS and then the sum.
-inline constexpr int64_t kSm90MaxBiasBatches = 4;
 
 struct Sm90ModifiedBackwardTile {
   int head_dim;  ///< columns of all tiles in shared memory; smaller head dims are padded with zeros
@@ -109,12 +107,14 @@ inline bool sm90_modified_finish_inside(const Sm90ModifiedBackwardTile& tile, co
 
 /// Batch entries that a block goes through one behind the other with each key tile.
 inline int64_t sm90_modified_batch_inside(const Problem& problem) {
-  return problem.variants.grad_bias && problem.variants.bias_batches == 1 ? std::max<int64_t>(problem.batch, 1) : 1;
+  const bool adds = problem.variants.grad_bias && !sm90_sums_grad_bias(problem) && problem.variants.bias_batches == 1;
+  return adds ? std::max<int64_t>(problem.batch, 1) : 1;
 }
 
-/// Whether the gradient of a bias has tiles that the main kernel does not visit.
+/// Whether the main kernel stores the gradient of a bias and does not visit all of its tiles.
 inline bool sm90_modified_zeros_grad_bias(const Problem& problem) {
-  return problem.variants.grad_bias && problem.len_q > 0 && problem.len_kv > 0 && (problem.mask != Mask::kNone || problem.variants.chunk > 0);
+  return problem.variants.grad_bias && !sm90_sums_grad_bias(problem) && problem.len_q > 0 && problem.len_kv > 0 &&
+         (problem.mask != Mask::kNone || problem.variants.chunk > 0);
 }
 
 /// Plan::variant of these kernels: behind those of sm90_backward_tiles.h.

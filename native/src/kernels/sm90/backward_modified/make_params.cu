@@ -103,7 +103,7 @@ ModifiedBackwardParams make_modified_backward_params(const Sm90ModifiedBackwardT
     params.map_statistics = encode_float_map(params.shift, 2 * workspace.num_heads, workspace.padded_rows, 1, tile.tile_q, "params.workspace");
     if (problem.variants.bias) {
       params.map_bias = encode_pair_map(args.variants.bias, problem, tile.tile_q, "params.bias");
-      params.writes_grad_bias = args.grad_bias.data != nullptr;
+      params.writes_grad_bias = args.grad_bias.data != nullptr && !sm90_sums_grad_bias(problem);
       params.map_grad_bias = params.writes_grad_bias ? encode_pair_map(args.grad_bias, problem, tile.tile_q, "params.grad_bias") : params.map_bias;
     }
   } else {
