@@ -28,6 +28,7 @@ struct MaskCase {
   int batches = 1, heads = 1;  ///< of `visible`
   bool one_row = false;
   double density = 0.0;           ///< of single visible pairs; 0: documents, 2: everything, -1: nothing
+  bool one_odd = false;           ///< of everything or nothing, but for a pair of each unit
   int block_q = 0, block_kv = 0;  ///< 0: no block mask, else one for each of two heads
   int row_padding = 0;            ///< bytes behind a row of `visible`
   int planes_per_group = 1;
@@ -115,8 +116,10 @@ class Lists {
       }
       for (int row = 0; row < rows; ++row) {
         for (int key = 0; key < c_.len_kv; ++key) {
-          const bool seen =
-              c_.density > 0 ? uniform(random_) < c_.density : c_.density == 0 && document[static_cast<size_t>(row)] == document[static_cast<size_t>(key)];
+          const bool same_document = document[static_cast<size_t>(row)] == document[static_cast<size_t>(key)];
+          const int unit = row / 64 * 7 + key / 128;  // one pair of each unit is different, in every lane of the warp that reads it
+          const bool odd_one = row % 64 == 63 - unit % 64 && key % 128 == 127 - unit * 16 % 128;
+          const bool seen = c_.one_odd ? odd_one != (c_.density > 0) : c_.density == 0 ? same_document : uniform(random_) < c_.density;
           visible_[offset_ + static_cast<size_t>((plane * rows + row) * stride + key)] = seen ? static_cast<uint8_t>(1 + random_() % 255) : 0;
         }
       }
@@ -298,6 +301,8 @@ INSTANTIATE_TEST_SUITE_P(
         MaskCase{.name = "small_blocks_of_keys", .len_q = 300, .len_kv = 500, .tile_q = 64, .of_q = false, .visible = false, .block_q = 48, .block_kv = 16},
         MaskCase{.name = "blocks_and_pairs", .len_q = 400, .len_kv = 512, .batches = 2, .block_q = 64, .block_kv = 32, .planes_per_group = 4},
         MaskCase{.name = "blocks_causal", .len_q = 512, .len_kv = 512, .mask = Mask::kCausalBottomRight, .visible = false, .block_q = 128, .block_kv = 128},
+        MaskCase{.name = "holes", .len_q = 1024, .len_kv = 896, .density = 2, .one_odd = true},
+        MaskCase{.name = "needles", .len_q = 1024, .len_kv = 896, .density = -1, .one_odd = true},
         MaskCase{.name = "one_pair", .len_q = 1, .len_kv = 1, .density = 2}, MaskCase{.name = "long_keys", .len_q = 70, .len_kv = 5000}),
     [](const testing::TestParamInfo<MaskCase>& info) { return info.param.name; });
 
