@@ -327,8 +327,9 @@ class Consumer {
       recompute_scores<Config>(scores, smem_.q(q_cursor_.stage()), smem_.k[k_cursor_.stage()], 64 * warpgroup_ + ptx::fresh_thread_index() % 128 / 32 * 16);
     };
     if constexpr (Scores::kMask && kKind == TileKind::kExact) {
+      // Not the exact step, which would not overlap with the product: with masks such tiles are many.
       pairs.hide(s, params_, tile, first_row(tile), thread_row(tile));
-      exact_step(s, rows, rescale, params_.scale_log2);
+      lazy_step(s, rows, rescale, params_.scale_log2, &smem_.sink);
     } else if constexpr (kModified) {
       modified_step<kKind>(s, rows, rescale, tile, n, recompute);
     } else if constexpr (kKind == TileKind::kExact) {
