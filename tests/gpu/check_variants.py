@@ -26,6 +26,8 @@ from flash_attention._library import check, library  # noqa: E402
 from flash_attention.options import Options, pointer, view  # noqa: E402
 
 EPS = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+# Rounding error of results below the smallest normal number: behind a sink that outweighs all keys, O may be far less.
+LEAST = {torch.float16: 2.0**-25, torch.bfloat16: 2.0**-134}
 
 
 def inside_nan(shape, dtype):
@@ -137,7 +139,7 @@ def compare(out, lse, want_out, want_lse, dtype, v, tolerance):
     worst, norm = (float(error.max()), float(want_out[finite].norm())) if error.numel() else (0.0, 0.0)
     if not worst <= 3 * EPS[dtype] * largest_v * tolerance:
         return f"largest error {worst:.2e}, allowed {3 * EPS[dtype] * largest_v * tolerance:.2e}"
-    if norm > 0 and not float(error.norm()) / norm <= 1.5 * EPS[dtype] * tolerance:
+    if norm > 0 and not float(error.norm()) <= 1.5 * EPS[dtype] * tolerance * norm + LEAST[dtype] * math.sqrt(error.numel()):
         return f"relative error {float(error.norm()) / norm:.2e}, allowed {1.5 * EPS[dtype] * tolerance:.2e}"
     known = want_lse.isfinite()
     if not bool((lse.isfinite() == known).all()) or not bool((lse[want_lse == -math.inf] == -math.inf).all()):
