@@ -57,7 +57,7 @@ def reference(q, k, v, out, grad_o, bias, o, exact):
     """Gradients of one batch entry in float64: (length, heads, dim) each, bias (heads, len_q, len_kv); that of the bias per head."""
     group = q.shape[1] // k.shape[1]
     q, k, v, out, grad_o = (t.double().transpose(0, 1) for t in (q, k, v, out, grad_o))
-    keys, values, bias = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0), bias.double().expand(q.shape[0], -1, -1)
+    keys, values, bias = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0), bias.double().expand(q.shape[0], q.shape[1], -1)
     scale = q.shape[2]**-0.5
     seen = seen_pairs(q.shape[1], k.shape[1], o)[None] & (bias != -math.inf)
     s = (q @ keys.transpose(1, 2) * scale + bias).masked_fill(~seen, -math.inf)
@@ -98,7 +98,7 @@ class Checker:
         self.library, self.kernel, self.only, self.cases, self.failures = Library(), kernel, only, 0, 0
 
     def case(self, name, batch, len_q, len_kv, heads, d, dtype, shape, o=None, grad=True, hide=None, touch=None, repeat=False, kernel=None, dv=None):
-        """shape: (batch, heads) of the bias. hide: part of the pairs that the bias hides. touch(q, k, v, grad_o): puts special values in; needs short lengths.
+        """shape: (batch, heads) of the bias, or (batch, heads, 1) of one with a row for all queries. hide: part of the pairs that the bias hides. touch(q, k, v, grad_o): puts special values in; needs short lengths.
         """
         o, (heads_q, heads_kv) = o or {}, heads
         text = f"{name} b{batch} q{len_q} kv{len_kv} h{heads_q}/{heads_kv} d{d}/{dv or d} {str(dtype)[6:]} bias {shape} {dict((n, x) for n, x in o.items() if n != 'sinks')}"
@@ -123,11 +123,12 @@ class Checker:
             t.copy_(torch.randn(t.shape, device="cuda"))
         if touch:
             touch(q, k, v, grad_o)
-        bias = around((*shape, len_q, len_kv), dtype, math.nan)[0]
+        bias = around((*shape[:2], *(shape[2:] or [len_q]), len_kv), dtype, math.nan)[0]
         values = torch.randn(bias.shape, device="cuda")
         if hide:
             values.masked_fill_(torch.rand_like(values) < hide, -math.inf)
-            values[:, :, 3::7] = -math.inf
+            if values.shape[2] > 1:
+                values[:, :, 3::7] = -math.inf
             values[:, :, :, 5::11] = -math.inf
         bias.copy_(values)
         options = {n: x for n, x in o.items() if n != "causal"} | {"mask": o.get("causal") or "none", "bias": bias}
@@ -192,6 +193,11 @@ def cases(checker, quick):
             checker.case("sum", batch, len_q, len_kv, heads, d, dtype, shape, o, hide=0.3 if batch == 2 else None)
     checker.case("many sums", 6, 1500, 1400, (6, 2), 128, f16, (1, 6), {"causal": "bottom_right"}, repeat=True)
     checker.case("many sums", 2, 1500, 1400, (6, 2), 64, bf16, (2, 1), repeat=True)
+
+    # A row for all queries, as key-padding masks come.
+    for (len_q, len_kv), dtype, d, o in itertools.product(lengths[:4], (f16, bf16), (64, 128), masks):
+        for batch, shape in ((2, (2, 1, 1)), (3, (1, 4, 1))):
+            checker.case("one row", batch, len_q, len_kv, (4, 2), d, dtype, shape, o, grad=False, hide=0.3)
 
     # NaN and infinity stay with the pairs that see them.
     def spot(which, row, value):
