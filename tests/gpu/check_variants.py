@@ -390,6 +390,11 @@ def mask_cases(checker):
             k[~padding] = math.nan
             v[~padding] = math.nan
 
+        for row in (0, len_kv // 2, len_kv - 1):
+            def spot(q, k, v, row=row):
+                v[:, row, 0] = math.inf
+
+            checker.case("special v of documents", 2, len_q, len_kv, 4, 2, d, dtype, {"visible": documents, "window": (70, 0)}, touch=spot)
         checker.case("poisoned padding", 2, len_q, len_kv, 4, 2, d, dtype, {"visible": padding[:, None, None]}, touch=poison)
         for extra in ({"causal": "bottom_right"}, {"causal": "top_left"}, {"window": (200, 30)}, {"chunk": 100}, {"sinks": torch.randn(4, device="cuda")}):
             case("documents and more", {"visible": documents} | extra)

@@ -6,6 +6,7 @@
 #include "kernels/sm90/forward/listed_tiles.cuh"
 #include "kernels/sm90/forward/params.h"
 #include "kernels/sm90/forward/producer.cuh"
+#include "ptx/grid_dependency.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/setmaxnreg.cuh"
 #include "ptx/tma.cuh"
@@ -46,6 +47,9 @@ __global__ void __launch_bounds__(Config::kThreads, 1) forward_kernel(const __gr
     ptx::mbarrier_init_fence();
   }
   __syncthreads();
+  if constexpr (Config::Scores::kMask) {
+    ptx::wait_for_previous_kernel();  // which writes the lists; launched so that it may begin before that one ends
+  }
 
   // Roles: the consumers of all teams, then one warpgroup with a producer warp per team. The shuffles tell the compiler that the warpgroup's number and the
   // team's, and all descriptors made from them, are the same in the whole warp.

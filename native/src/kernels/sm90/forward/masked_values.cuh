@@ -173,7 +173,8 @@ __device__ __forceinline__ void remove_masked_values(const ModifiedForwardParams
   const TilePlace place = place_of(params, tile);
   const PairRange range = range_of(params, tile);
   const KeyTiles keys = key_tiles<Config::kTileKv>(range, first_row, 64);
-  const int begin = keys.begin * Config::kTileKv, end = keys.end * Config::kTileKv;
+  // A warpgroup goes through all tiles of the block's list, also through those that its own rows' range hides.
+  const int begin = Config::Scores::kMask ? 0 : keys.begin * Config::kTileKv, end = Config::Scores::kMask ? params.len_kv : keys.end * Config::kTileKv;
   const int warp_row = __shfl_sync(0xFFFFFFFF, row, 0), last_key = min(end, params.len_kv - place.first_key);
   // Non-finite values among the keys before and behind those that all rows of the warp see.
   const int common_begin = range.begin_key(warp_row + 15), common_end = range.end_key(warp_row);
