@@ -18,6 +18,9 @@ inline constexpr bool kTrimsLowerEdge = true;
 /// Whether their producers bring the next work tile's last k and v tile into L2 while the present one is worked on.
 inline constexpr bool kPrefetchesNextKeys = false;
 
+/// Whether S of a query tile's second key tile is formed beside the exponentials of the first.
+inline constexpr bool kFormsSecondAhead = false;
+
 /// So many key tiles before it is loaded, a tile of a bias is brought into L2: two stages leave less time than device memory takes. 0: not at all.
 inline constexpr int kBiasTilesAhead = 3;
 
@@ -65,6 +68,8 @@ struct ForwardConfig {
   /// So is, where scores do not change, a last key tile of which only the upper half is visible. Behind a softcap the lower edge takes the exact step; with
   /// ALiBi, ptxas 12.4 finds too few registers for one more form of the step (C7511).
   static constexpr bool kTrimsLast = kTrimsLowerEdge && kTrimsFirst && Scores::kModified && !Scores::kChangesScores;
+
+  static constexpr bool kSecondAhead = kFormsSecondAhead && !Scores::kModified;
 
   /// Accumulator registers of a thread: its part of a 64-row warpgroup tile.
   static constexpr int kScores = kTileKv / 2;
