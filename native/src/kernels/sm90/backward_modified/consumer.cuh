@@ -77,7 +77,7 @@ class ModifiedConsumer {
         for (int group_head = 0; group_head < p_.group_size; ++group_head) {
           take_head(work, group_head);
           if constexpr (Config::Policy::kMask) {
-            go_through(grad_k, grad_v, listed_.take(p_, work, group_head, warpgroup_, g_lane_), buffer.stage);
+            go_through(grad_k, grad_v, listed_.take(p_, work, group_head, g_lane_), buffer.stage);
           } else {
             go_through(grad_k, grad_v, work, buffer.stage);
           }
@@ -168,11 +168,11 @@ class ModifiedConsumer {
     // With lists of query tiles there are no steps for one warpgroup alone, and no sequences.
     constexpr bool kListed = Config::Policy::kMask, kConditional = kMasked && !kListed;
     const int stage = cursor_.stage;
-    int q_tile = step;
+    int first_query = step * Config::kTileQ;
     if constexpr (kListed) {
-      q_tile = listed_.template entry<Config::kTileQ, kMasked>(p_, step).tile();
+      listed_.template load_entry<kMasked>(p_, step, static_cast<int>(s_ds_) * p_.zero);
+      first_query = 0;  // not known yet
     }
-    const int first_query = q_tile * Config::kTileQ;
     const uint32_t stage_step = stage * kQStageStep, buffer_step = key_step_;
     const bool seen = !kConditional || (step >= first_step_ && step < end_step_);
     Operand p_operand, ds_operand;
@@ -198,7 +198,7 @@ class ModifiedConsumer {
     float grad_q[Config::kGradQ];
     wgmma_fence();
     if constexpr (kListed) {
-      g_lane_ = listed_.g_head + int64_t{first_query} * Config::kHeadDim;
+      g_lane_ = listed_.g_head + int64_t{listed_.entry.tile()} * (Config::kTileQ * Config::kHeadDim);
     }
     if (seen) {
       if constexpr (kConditional) {
@@ -277,6 +277,11 @@ class ModifiedConsumer {
     wgmma_fence();
     multiply_scores(s, desc_k_, buffer_step, stage_step);
     wgmma_commit_group();
+    [[maybe_unused]] uint32_t visible[2];
+    if constexpr (kMasked && Config::Policy::kMask) {
+      first_query = listed_.entry.tile() * Config::kTileQ;
+      listed_.template load_visible<Config::kTileQ>(p_, visible);
+    }
     mbarrier_wait(&smem_.grad_o_full[stage], cursor_.phase);
     multiply_scores(dp, desc_v_, buffer_step, stage_step + kToGradO);
     wgmma_commit_group();
@@ -292,7 +297,7 @@ class ModifiedConsumer {
       for (int r = 0; r < 2; ++r) {
         scores.visible[r] = column_bits<Config::kScores / 2>(begin_row_[r] - first_query, end_row_[r] - first_query);
         if constexpr (Config::Policy::kMask) {
-          scores.visible[r] &= listed_.visible[r];
+          scores.visible[r] &= visible[r];
         }
       }
     }

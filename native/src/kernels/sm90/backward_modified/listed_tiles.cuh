@@ -83,47 +83,50 @@ struct NoSteps {
 
 /// What a consumer thread knows of the list that it goes through.
 struct ListedTiles {
-  const VisibleEntry* g_entries;
-  int first_whole;         ///< the entry of a whole step is this less the step
-  const uint32_t* g_bits;  ///< the thread's word of the key tile's first unit
-  float* g_head;           ///< the thread's first element of the first query tile's block of the accumulator
-  uint32_t visible[2];     ///< what the masks show of the step's pairs with each of the thread's keys, as column_bits has them
+  int first_entry;     ///< index in VisibleTiles::entries; whole steps count down from the list's end
+  int first_whole;     ///< the entry of a whole step is this less the step, from first_entry on
+  int first_unit;      ///< of the key tile: the units of further queries follow each other at distances of key_units
+  float* g_head;       ///< the thread's first element of the first query tile's block of the accumulator
+  VisibleEntry entry;  ///< of the step
 
-  /// Takes up the list of a query head, for the warpgroup's keys. Returns the item with that head's limits of steps.
-  __device__ __forceinline__ KeyWork take(const ModifiedBackwardParams& params, KeyWork work, int group_head, int warpgroup, float* g_first) {
-    const VisibleTiles& visible_tiles = params.visible;
-    if (group_head > 0 && visible_tiles.heads > 1) {
+  /// Takes up the list of a query head. Returns the item with that head's limits of steps.
+  __device__ __forceinline__ KeyWork take(const ModifiedBackwardParams& params, KeyWork work, int group_head, float* g_first) {
+    const VisibleTiles& visible = params.visible;
+    if (group_head > 0 && visible.heads > 1) {
       const QueryList list(params, work, group_head);
       work.whole_first = list.mixed;
       work.whole_last = work.end_step = list.end;
     }
-    const int plane = visible_tiles.plane_of(work.batch, work.kv_head * params.group_size + group_head), key_tile = work.first_key / kVisibleUnitKeys;
-    g_entries = visible_tiles.entries + (int64_t{plane} * visible_tiles.tiles + key_tile) * visible_tiles.capacity;
-    first_whole = visible_tiles.capacity - 1 + work.whole_first;
-    g_bits = visible_tiles.unit_bits(plane * visible_tiles.row_units * visible_tiles.key_units + key_tile) + 128 * warpgroup + threadIdx.x % 128;
+    const int plane = visible.plane_of(work.batch, work.kv_head * params.group_size + group_head), key_tile = work.first_key / kVisibleUnitKeys;
+    first_entry = (plane * visible.tiles + key_tile) * visible.capacity;
+    first_whole = visible.capacity - 1 + work.whole_first;
+    first_unit = plane * visible.row_units * visible.key_units + key_tile;
     g_head = g_first;
     return work;
   }
 
-  /// The entry of a step; of a mixed one also `visible`.
-  template <int kTileQ, bool kMixed>
-  __device__ __forceinline__ VisibleEntry entry(const ModifiedBackwardParams& params, int step) {
-    const VisibleEntry entry = g_entries[kMixed ? step : first_whole - step];
-    if constexpr (kMixed) {
-      visible[0] = visible[1] = 0;
+  /// lane_zero: 0, of which the compiler must not know that it is the same in all threads. What is read from one address it moves to a uniform register at
+  /// once, and so waits for it before the step's first product.
+  template <bool kMixed>
+  __device__ __forceinline__ void load_entry(const ModifiedBackwardParams& params, int step, int lane_zero) {
+    entry = params.visible.entries[first_entry + (kMixed ? step : first_whole - step) + lane_zero];
+  }
+
+  /// What the masks show of a mixed step's pairs with each of the thread's keys, as column_bits has them.
+  template <int kTileQ>
+  __device__ __forceinline__ void load_visible(const ModifiedBackwardParams& params, uint32_t (&visible)[2]) const {
+    const int in_unit = static_cast<int>(threadIdx.x) - 128;  // consumers are behind the producer's warpgroup
+    visible[0] = visible[1] = 0;
 #pragma unroll
-      for (int unit = 0; unit < kTileQ / kVisibleUnitRows; ++unit) {
-        const int state = entry.state(unit);
-        uint32_t word = state == kVisibleAll ? 0xFFFFFFFFu : 0u;
-        if (state == kVisibleSome) {
-          const int row_unit = entry.tile() * (kTileQ / kVisibleUnitRows) + unit;
-          word = g_bits[int64_t{row_unit} * params.visible.key_units * VisibleTiles::kUnitWords];
-        }
-        visible[0] |= (word & 0xFFFFu) << (16 * unit);
-        visible[1] |= (word >> 16) << (16 * unit);
+    for (int i = 0; i < kTileQ / kVisibleUnitRows; ++i) {
+      const int state = entry.state(i);
+      uint32_t word = state == kVisibleAll ? 0xFFFFFFFFu : 0u;
+      if (state == kVisibleSome) {
+        word = params.visible.unit_bits(first_unit + (entry.tile() * (kTileQ / kVisibleUnitRows) + i) * params.visible.key_units)[in_unit];
       }
+      visible[0] |= (word & 0xFFFFu) << (16 * i);
+      visible[1] |= (word >> 16) << (16 * i);
     }
-    return entry;
   }
 };
 struct NoList {};
