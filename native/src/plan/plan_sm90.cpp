@@ -29,9 +29,10 @@ bool has_masks(const Problem& problem) {
 uint32_t planned_variants(const Problem& problem) {
   const bool bias = kPlansBias && problem.variants.bias_in_tiles &&
                     std::max(problem.head_dim, problem.head_dim_v) <= kSm90ModifiedForwardTiles[kSm90BiasForwardTile].head_dim;
-  const bool masks = kPlansMasks && has_masks(problem) && std::min({problem.batch, problem.len_q, problem.len_kv}) > 0 &&
-                     std::max(problem.head_dim, problem.head_dim_v) <= kSm90ModifiedForwardTiles[kSm90LargestMaskTile].head_dim &&
-                     visible_tiles_fit(sm90_mask_layout(problem, kSm90ModifiedForwardTiles[sm90_modified_forward_tile_of(problem)]));
+  const bool masks =
+      kPlansMasks && has_masks(problem) && std::min({problem.batch, problem.len_q, problem.len_kv}) > 0 &&
+      std::max(problem.head_dim, problem.head_dim_v) <= kSm90ModifiedForwardTiles[kSm90LargestMaskTile].head_dim &&
+      (problem.variants.sequences.given || visible_tiles_fit(sm90_mask_layout(problem, kSm90ModifiedForwardTiles[sm90_modified_forward_tile_of(problem)])));
   return kPlannedVariants | (bias ? kVariantBias : 0u) | (masks ? kVariantVisible | kVariantBlockMask : 0u);
 }
 
@@ -67,7 +68,11 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
     return false;
   }
   if (sm90_score_set_of(variants_of(problem)) == kSm90PairSet) {
-    why_not->set("it computes softcap, ALiBi slopes, a bias, and masks of full sequences each by itself, not together");
+    if (has_masks(problem)) {
+      why_not->set("it does not compute %s together with a boolean or block mask", first_variant_beyond(problem, kSm90MaskVariants));
+    } else {
+      why_not->set("it computes softcap, ALiBi slopes and a bias each by itself, not together");
+    }
     return false;
   }
   const bool modified = variants_of(problem) != 0;
