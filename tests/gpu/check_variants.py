@@ -304,7 +304,8 @@ def fixed_cases(checker):
         checker.case("chunk edge", 1, 600, 600, 2, 1, d, torch.float16, {"chunk": edge + 1, **({"causal": "bottom_right"} if edge % 2 else {})})
     # Many query tiles: order of work, persistent blocks.
     for d, o in itertools.product((64, 128, 256), ({"window": (200, 0)}, {"causal": "bottom_right", "softcap": 20.0},
-                                                   {"causal": "top_left", "alibi_slopes": slopes(40)}, {"chunk": 512})):
+                                                   {"causal": "top_left", "alibi_slopes": slopes(40)}, {"chunk": 512},
+                                                   {"window": (150, 0), "causal": "bottom_right"}, {"chunk": 128, "causal": "top_left"})):
         checker.case("many tiles", 2, 1500, 1500, 40, 8, d, torch.float16, o)
 
     # A 16-bit bias in rows of whole 16 bytes, which TMA can bring; hiding ones leave rows without a key.

@@ -69,7 +69,7 @@ struct ForwardConfig {
   /// ALiBi, ptxas 12.4 finds too few registers for one more form of the step (C7511).
   static constexpr bool kTrimsLast = kTrimsLowerEdge && kTrimsFirst && Scores::kModified && !Scores::kChangesScores;
 
-  static constexpr bool kSecondAhead = kFormsSecondAhead && !Scores::kModified;
+  static constexpr bool kSecondAhead = kFormsSecondAhead && !Scores::kChangesScores && !Scores::kBias && !Scores::kMask;
 
   /// Accumulator registers of a thread: its part of a 64-row warpgroup tile.
   static constexpr int kScores = kTileKv / 2;
