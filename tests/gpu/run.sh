@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Proves the library on a machine with a GPU and CUDA 12.4 or newer, but without a .NET SDK; one exit code.
 #
-#   tests/gpu/run.sh [--out DIR] [--archive FILE] [STAGE…]
+#   tests/gpu/run.sh [--out DIR] [--archive FILE] [--jobs N] [STAGE…]
 #
 # Stages (default: all, in this order)
 #   build     the native library, with the CUDA compiler of this machine, into .gpu/build (half a minute on 16 cores with CMAKE_ARGS=-DFA_CUDA_SM80_CODE=sm_90)
@@ -12,6 +12,9 @@
 #   bench     ours, FlashAttention-2, cuDNN and eager PyTorch side by side, then the mask and score variants beside FlexAttention; results checked first; JSON
 #             and plots into DIR (needs PyTorch, matplotlib)
 #
+# Steps run one after the other, or with --jobs N so many at a time but for those of build and bench, which are always alone: the checks leave the GPU idle most
+# of the time. With 16 cores, 80 GB of GPU memory and --jobs 16 all stages but bench take about 200 s, bench another 170.
+#
 # The archive is what tests/gpu/pack.sh made on a machine with the SDK; if there is none and this machine has the SDK, it is made here. Environment: CMAKE_ARGS
 # is passed to CMake, NUNIT_ARGS to the suite (for example --filter TestCategory!=Slow); STEP_SECONDS is the longest that a step may take (default 3600),
 # so that a kernel that hangs does not take the rest with it.
@@ -19,13 +22,15 @@ set -uo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 out="$root/.gpu/results"
 archive="$root/.gpu/app.tar.xz"
+jobs=1
 stages=()
 while (($#)); do
   case "$1" in
     --out) out="${2:?--out needs a folder}"; shift 2 ;;
     --archive) archive="${2:?--archive needs a file}"; shift 2 ;;
+    --jobs) jobs="${2:?--jobs needs a number}"; shift 2 ;;
     build | nunit | cli | python | sanitize | bench) stages+=("$1"); shift ;;
-    -h | --help) sed -n '2,19s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '2,22s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) echo "run.sh: unknown argument '$1'; see --help" >&2; exit 2 ;;
   esac
 done
@@ -41,21 +46,45 @@ unpacked=0
 
 limited() { timeout --kill-after=10 "${STEP_SECONDS:-3600}" "$@"; }
 
-# Runs a step with its output in a log; the last lines are shown.
+# Runs a step with its output in a log, whose last lines are shown.
 step() {
-  local name="$1" lines="$2" seconds=$SECONDS code=0; shift 2
-  echo "== $name"
-  ("$@") > "$out/$name.log" 2>&1 || code=$?
-  finish "$name" "$lines" "$code" "$((SECONDS - seconds))"
+  start "$@"
+  local last=("${running[@]: -3}")
+  running=("${running[@]:0:${#running[@]}-3}")
+  report "${last[@]}"
 }
 
-finish() {
-  case "$3" in
-    0) echo "   passed in $4 s" ;;
-    124 | 137) echo "   FAILED: stopped after $4 s"; failed+=("$1") ;;
-    *) echo "   FAILED with code $3 in $4 s"; failed+=("$1") ;;
+# The same, but with --jobs N beside up to N - 1 others; `settle` waits for them.
+beside() {
+  ((jobs > 1)) || { step "$@"; return; }
+  while (($(jobs -rp | wc -l) >= jobs)); do wait -n; done
+  start "$@"
+}
+
+running=()  # of each step: name, lines to show, process
+start() {
+  local name="$1" lines="$2"; shift 2
+  (begin=$SECONDS code=0; "$@" || code=$?; echo $((SECONDS - begin)) > "$out/$name.seconds"; exit $code) > "$out/$name.log" 2>&1 < /dev/null &
+  running+=("$name" "$lines" "$!")
+}
+
+settle() {
+  local i
+  for ((i = 0; i < ${#running[@]}; i += 3)); do report "${running[@]:i:3}"; done
+  running=()
+}
+
+report() {
+  local name="$1" code=0 seconds
+  wait "$3" || code=$?
+  seconds="$(cat "$out/$name.seconds" 2> /dev/null) s"; rm -f "$out/$name.seconds"
+  echo "== $name"
+  case "$code" in
+    0) echo "   passed in $seconds" ;;
+    124 | 137) echo "   FAILED: stopped after $seconds"; failed+=("$name") ;;
+    *) echo "   FAILED with code $code in $seconds"; failed+=("$name") ;;
   esac
-  tail -n "$2" "$out/$1.log"
+  tail -n "$2" "$out/$name.log"
 }
 
 # The library alone: the kernel guard judges the code of another compiler than the one its budgets are stated for, and takes longer than everything else here.
@@ -87,43 +116,38 @@ run_cli() {
     limited ./flashattn verify --device cuda --count 100
 }
 
-# The four tools at once: each runs one small program, and the GPU is idle for most of it.
-run_sanitizers() {
-  local tools=(memcheck racecheck synccheck initcheck) pids=() i code begin=$SECONDS
-  for tool in "${tools[@]}"; do
-    limited compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/smoke" > "$out/$tool.log" 2>&1 & pids+=($!)
-  done
-  for i in "${!tools[@]}"; do
-    echo "== ${tools[i]}"
-    code=0; wait "${pids[i]}" || code=$?
-    finish "${tools[i]}" 2 "$code" "$((SECONDS - begin))"
-  done
-}
+sanitizer() { limited compute-sanitizer --tool "$1" --error-exitcode 9 "$build/smoke"; }
+
+kernel_checks() { limited python3 "$root/tests/gpu/$1" "${@:2}"; }
 
 for stage in "${stages[@]}"; do
   case "$stage" in
-    build) step build 3 build_library ;;
+    build)
+      step build 3 build_library
+      [[ -f "$FLASH_ATTENTION_LIBRARY" ]] || break ;;
     nunit | cli)
       ((unpacked)) || { step unpack 2 unpack; unpacked=1; }
-      if [[ $stage == nunit ]]; then step nunit 40 run_nunit; else step cli 12 run_cli; fi ;;
+      if [[ $stage == nunit ]]; then beside nunit 40 run_nunit; else beside cli 12 run_cli; fi ;;
     python)
-      step python 12 limited python3 -m unittest discover -s "$root/tests/python"
-      step kernels 8 limited python3 "$root/tests/gpu/check_portable.py" --kernel auto
-      step kernels-sm80 4 limited python3 "$root/tests/gpu/check_portable.py" --kernel sm80
-      step variants-forward 4 limited python3 "$root/tests/gpu/check_variants.py"
-      step kernels-large 4 limited python3 "$root/tests/gpu/check_portable.py" --kernel auto --large
-      step kernels-variants 8 limited python3 "$root/tests/gpu/check_variants.py" --kernel auto
-      step kernels-variants-sm80 8 limited python3 "$root/tests/gpu/check_variants.py" --kernel sm80 --count 200 ;;
+      beside python 12 limited python3 -m unittest discover -s "$root/tests/python"
+      beside kernels 4 kernel_checks check_portable.py --kernel auto
+      beside kernels-sm80 4 kernel_checks check_portable.py --kernel sm80
+      beside kernels-head-dim-512 4 kernel_checks check_portable.py --kernel sm80 --head-dim-512
+      beside kernels-large 4 kernel_checks check_portable.py --kernel auto --quick --large
+      beside variants 4 kernel_checks check_variants.py --kernel auto
+      beside variants-sm80 4 kernel_checks check_variants.py --kernel sm80 --count 200 ;;
     sanitize)
       step smoke-build 3 build_smoke
-      step smoke 4 limited "$build/smoke" --repeat 10
-      run_sanitizers ;;
+      beside smoke 4 limited "$build/smoke" --repeat 3
+      for tool in memcheck racecheck synccheck initcheck; do beside "$tool" 2 sanitizer "$tool"; done ;;
     bench)
+      settle
       step bench 80 limited python3 "$root/tests/benchmarks/gpu/peers.py" --json "$out/peers.json" --plots --dtypes float16,bfloat16 --kernels auto,sm80 \
         --peers fa2,cudnn,eager --base fa2,cudnn,eager
-      step variants 60 limited python3 "$root/tests/benchmarks/gpu/variants.py" --json "$out/variants.json" ;;
+      step benchmark-variants 60 limited python3 "$root/tests/benchmarks/gpu/variants.py" --json "$out/variants.json" ;;
   esac
 done
+settle
 
 if ((${#failed[@]})); then echo "failed: ${failed[*]} (logs in $out)"; exit 1; fi
 echo "all of: ${stages[*]}"

@@ -378,7 +378,7 @@ Variant masks() {
 
 int main(int argc, char** argv) {
   int repeat = 1;
-  int64_t largest_dim = 256;
+  int64_t largest_dim = 512;
   std::vector<fa_kernel> kernels{FA_KERNEL_SM80, FA_KERNEL_SM90};
   for (int i = 1; i + 1 < argc; i += 2) {
     if (std::string(argv[i]) == "--repeat") repeat = std::atoi(argv[i + 1]);

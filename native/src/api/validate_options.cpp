@@ -1,4 +1,5 @@
 // Values of fa_attention_options, and the options against the shapes of the problem.
+#include <algorithm>
 #include <cmath>
 
 #include "api/options.h"
@@ -110,6 +111,12 @@ void check_boolean(const fa_tensor& tensor, const char* name) {
   }
 }
 
+/// Batch entries and heads that read the same memory have the same mask.
+void widen_masks(const fa_tensor& tensor, Variants* variants) {
+  variants->mask_batches = std::max(variants->mask_batches, tensor.strides[0] != 0 ? static_cast<int>(tensor.sizes[0]) : 1);
+  variants->mask_heads = std::max(variants->mask_heads, tensor.strides[1] != 0 ? static_cast<int>(tensor.sizes[1]) : 1);
+}
+
 void apply_mask(const fa_attention_options& options, Problem* problem) {
   constexpr Mask kMasks[] = {Mask::kNone, Mask::kCausalTopLeft, Mask::kCausalBottomRight, Mask::kWindowTopLeft, Mask::kWindowBottomRight};
   problem->mask = kMasks[options.mask];
@@ -206,6 +213,8 @@ void apply_options(const Options& options, fa_dtype q_dtype, Problem* problem) {
     check_pairs(options.bias, "bias", *problem, len_q, len_kv, 3);
     variants.bias = true;
     variants.bias_dtype = to_dtype(options.bias.dtype);
+    variants.bias_batches = options.bias.sizes[0];
+    variants.bias_heads = options.bias.sizes[1];
     variants.bias_in_tiles =
         options.bias.dtype != FA_DTYPE_FLOAT32 && options.bias.sizes[2] == len_q && strides_aligned_16(options.bias) && address_aligned_16(options.bias);
   }
@@ -213,6 +222,7 @@ void apply_options(const Options& options, fa_dtype q_dtype, Problem* problem) {
     check_boolean(options.visible, "visible");
     check_pairs(options.visible, "visible", *problem, len_q, len_kv, 3);
     variants.visible = true;
+    widen_masks(options.visible, &variants);
   }
   if (options.has_block_mask) {
     const auto blocks = [](int64_t length, int32_t block) { return (length + block - 1) / block; };
@@ -221,6 +231,7 @@ void apply_options(const Options& options, fa_dtype q_dtype, Problem* problem) {
     variants.block_mask = true;
     variants.block_q = basic.block_q;
     variants.block_kv = basic.block_kv;
+    widen_masks(options.block_mask, &variants);
   }
 }
 

@@ -22,8 +22,11 @@ struct HopperScores {
   /// A bias, always on, alone.
   static constexpr bool kBias =
       (kVariants & (kVariantBias | kVariantVisible | kVariantBlockMask | kVariantDropout | kVariantAlibi | kVariantSoftcap)) == kVariantBias;
+  /// Boolean and block mask, one of them always on, beside nothing that changes scores.
+  static constexpr bool kMask = (kVariants & (kVariantVisible | kVariantBlockMask)) != 0 &&
+                                (kVariants & (kVariantBias | kVariantDropout | kVariantAlibi | kVariantSoftcap | kVariantSequences)) == 0;
   /// Functions of single pairs (bias, boolean and block mask, dropout) beside the others: no Hopper kernel is compiled for them.
-  static constexpr bool kPairs = !kBias && (kVariants & (kVariantBias | kVariantVisible | kVariantBlockMask | kVariantDropout)) != 0;
+  static constexpr bool kPairs = !kBias && !kMask && (kVariants & (kVariantBias | kVariantVisible | kVariantBlockMask | kVariantDropout)) != 0;
   /// ALiBi or softcap, always on, alone.
   static constexpr bool kAlibi = !kPairs && (kVariants & kVariantAlibi) != 0;
   static constexpr bool kSoftcap = !kPairs && (kVariants & kVariantSoftcap) != 0;

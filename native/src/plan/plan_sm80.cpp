@@ -19,10 +19,6 @@ int64_t larger_head_dim(const Problem& problem) {
   return problem.head_dim > problem.head_dim_v ? problem.head_dim : problem.head_dim_v;
 }
 
-/// Whether plans are made for head_dim or head_dim_v of more than 256.
-constexpr bool kPlanHeadDim512 = true;
-constexpr int kMaxPlannedHeadDim = kPlanHeadDim512 ? kMaxHeadDim : kMaxModifiedHeadDim;
-
 /// Says why no variant could compute the problem on the device, if that is so.
 bool refuse(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
   const auto number = [](int64_t value) { return static_cast<long long>(value); };
@@ -30,8 +26,8 @@ bool refuse(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
     why_not->set("it needs compute capability 8.0 or newer, the device has %d.%d", caps.compute_capability / 10, caps.compute_capability % 10);
   } else if (problem.dtype == DType::kFloat32) {
     why_not->set("it computes float16 and bfloat16, not float32");
-  } else if (larger_head_dim(problem) > kMaxPlannedHeadDim) {
-    why_not->set("head_dim and head_dim_v may be at most %d, got %lld and %lld", kMaxPlannedHeadDim, number(problem.head_dim), number(problem.head_dim_v));
+  } else if (larger_head_dim(problem) > kMaxHeadDim) {
+    why_not->set("head_dim and head_dim_v may be at most %d, got %lld and %lld", kMaxHeadDim, number(problem.head_dim), number(problem.head_dim_v));
   } else if (larger_head_dim(problem) > kMaxModifiedHeadDim && variants_of(problem) != 0) {
     why_not->set("with a variant (window, bias, sequences, ...) head_dim and head_dim_v may be at most %d, got %lld and %lld", kMaxModifiedHeadDim,
                  number(problem.head_dim), number(problem.head_dim_v));

@@ -19,11 +19,21 @@ constexpr int64_t kMaxTiles = int64_t{1} << 30;
 constexpr uint32_t kPlannedVariants = kSm90AlibiVariants | kSm90SoftcapVariants;
 /// Whether a bias that TMA can bring is among them.
 constexpr bool kPlansBias = true;
+/// Whether boolean and block masks are.
+constexpr bool kPlansMasks = false;
+
+bool has_masks(const Problem& problem) {
+  return problem.variants.visible || problem.variants.block_mask;
+}
 
 uint32_t planned_variants(const Problem& problem) {
   const bool bias = kPlansBias && problem.variants.bias_in_tiles &&
                     std::max(problem.head_dim, problem.head_dim_v) <= kSm90ModifiedForwardTiles[kSm90BiasForwardTile].head_dim;
-  return kPlannedVariants | (bias ? kVariantBias : 0u);
+  const bool masks =
+      kPlansMasks && has_masks(problem) && std::min({problem.batch, problem.len_q, problem.len_kv}) > 0 &&
+      std::max(problem.head_dim, problem.head_dim_v) <= kSm90ModifiedForwardTiles[kSm90LargestMaskTile].head_dim &&
+      (problem.variants.sequences.given || visible_tiles_fit(sm90_mask_layout(problem, kSm90ModifiedForwardTiles[sm90_modified_forward_tile_of(problem)])));
+  return kPlannedVariants | (bias ? kVariantBias : 0u) | (masks ? kVariantVisible | kVariantBlockMask : 0u);
 }
 
 bool supported(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
@@ -58,7 +68,11 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
     return false;
   }
   if (sm90_score_set_of(variants_of(problem)) == kSm90PairSet) {
-    why_not->set("it computes softcap, ALiBi slopes and a bias each by itself, not together");
+    if (has_masks(problem)) {
+      why_not->set("it does not compute %s together with a boolean or block mask", first_variant_beyond(problem, kSm90MaskVariants));
+    } else {
+      why_not->set("it computes softcap, ALiBi slopes and a bias each by itself, not together");
+    }
     return false;
   }
   const bool modified = variants_of(problem) != 0;
@@ -81,21 +95,26 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
 
   const int64_t num_tiles = std::max<int64_t>(static_cast<int64_t>(tiles), sequences ? 1 : 0);
   const Sm90ForwardOrder order = sm90_forward_order(problem, tile, q_tiles, caps.multiprocessors);
-  const bool persistent = sequences || order == Sm90ForwardOrder::kPairs || sm90_persistent(problem, q_tiles, int64_t{caps.multiprocessors} * tile.teams);
+  const bool masks = has_masks(problem);
+  const bool persistent =
+      sequences || masks || order == Sm90ForwardOrder::kPairs || sm90_persistent(problem, q_tiles, int64_t{caps.multiprocessors} * tile.teams);
   plan->variant = variant;
   plan->tile_q = tile.tile_q();
   plan->tile_kv = tile.tile_kv;
   plan->stages = tile.stages;
   plan->threads = tile.threads();
   plan->registers_per_thread = tile.consumer_registers();
-  plan->launches = sequences ? 2 : 1;
+  plan->launches = masks ? 3 : sequences ? 2 : 1;
   plan->blocks = persistent ? std::min<int64_t>(num_tiles, caps.multiprocessors) : (num_tiles + tile.teams - 1) / tile.teams;
   plan->shared_memory_bytes = tile.shared_memory_bytes();
-  plan->workspace_bytes = sequences ? sequence_table_bytes(sequence_tiles(problem, true, tile.tile_q())) : 0;
+  plan->workspace_bytes = masks       ? sm90_mask_layout(problem, tile).total_bytes
+                          : sequences ? sequence_table_bytes(sequence_tiles(problem, true, tile.tile_q()))
+                                      : 0;
   std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "sm90_forward_d%d_%dx%d%s", tile.head_dim, tile.tile_q(), tile.tile_kv,
                 kSm90ScoreNames[sm90_score_set_of(variants_of(problem))]);
   plan->reason.set("Hopper: wgmma and TMA, %d x %d consumer warpgroups of 64 query rows, head_dim padded to %d; %s", tile.teams, tile.warpgroups, tile.head_dim,
-                   sequences                                   ? "persistent blocks, tiles of the longest sequence first"
+                   masks                                       ? "persistent blocks go through lists of visible tiles, longest first"
+                   : sequences                                 ? "persistent blocks, tiles of the longest sequence first"
                    : order == Sm90ForwardOrder::kSequence      ? "persistent blocks, all tiles alike"
                    : order == Sm90ForwardOrder::kPairs         ? "persistent blocks, causal tiles in pairs of equal work"
                    : order == Sm90ForwardOrder::kAdjacentTiles ? "persistent blocks, causal tiles of a head side by side, back and forth"

@@ -12,20 +12,66 @@ namespace {
 constexpr int64_t kMaxLength = int64_t{1} << 29;
 constexpr double kMaxWork = 1.0e8;
 constexpr double kMaxRows = 2147483647.0 * 8;
+constexpr double kMaxPairs = 17592186044416.0;
 
+/// Whether boolean and block masks are among the variants that plans are made for.
+constexpr bool kPlansMasks = false;
 /// Variants that plans are made for: what the sets have together.
-constexpr uint32_t kPlannedVariants = kSm90AlibiVariants | kSm90SoftcapVariants | kVariantSequences;
+constexpr uint32_t kPlannedVariants = kSm90AlibiVariants | kSm90SoftcapVariants | kVariantSequences | (kPlansMasks ? kSm90MaskVariants : 0u);
+constexpr uint32_t kMasks = kVariantVisible | kVariantBlockMask;
+
+/// Place in kSm90ScoreSets of what the kernel computes between the products.
+int set_of(const Problem& problem) {
+  return sm90_score_set_of(variants_of(problem) & ~(kVariantSequences | kVariantGradBias));
+}
+
+/// Whether a bias that TMA can bring is among them, with its gradient. Switch: false until the kernel has run on a GPU.
+constexpr bool kPlansBias = false;
+/// Whether the gradient of a bias that heads or many batch entries share is. Switch: likewise.
+constexpr bool kSumsGradBias = false;
+
+/// Why the kernels do not take the problem's bias; null if they do, or if there is none.
+const char* bias_refusal(const Problem& problem) {
+  const Variants& v = problem.variants;
+  if (!v.bias) {
+    return nullptr;
+  }
+  if (!kPlansBias || !v.bias_in_tiles) {
+    return "it does not compute an additive bias other than one of 16 bits with a row for every query and rows of whole 16 bytes";
+  }
+  if (v.sequences.given) {
+    return "its backward pass does not compute an additive bias together with sequences of different lengths";
+  }
+  if (!v.grad_bias) {
+    return nullptr;
+  }
+  if (!v.grad_bias_in_tiles) {
+    return "address and strides of the gradient of the bias must be multiples of 16 bytes (TMA)";
+  }
+  if (!kSumsGradBias && sm90_sums_grad_bias(problem)) {
+    return "it does not compute the gradient of a bias that heads or more than 4 batch entries share";
+  }
+  if (static_cast<double>(problem.len_q) * static_cast<double>(problem.len_kv) * static_cast<double>(v.bias_heads * v.bias_batches) > kMaxPairs) {
+    return "the gradient of the bias must have at most 2^44 elements";
+  }
+  return nullptr;
+}
 
 bool supported(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
   const auto integer = [](int64_t value) { return static_cast<long long>(value); };
   const Sm90ModifiedBackwardTile& largest = kSm90ModifiedBackwardTiles[kNumSm90ModifiedBackwardTiles - 1];
-  if (refuse_variants(problem, kPlannedVariants, why_not)) {
+  if (refuse_variants(problem, kPlannedVariants | kVariantBias | kVariantGradBias, why_not)) {
     return false;
   }
-  if (caps.compute_capability != 90) {
+  if (bias_refusal(problem) != nullptr) {
+    why_not->set("%s", bias_refusal(problem));
+  } else if (caps.compute_capability != 90) {
     why_not->set("it needs compute capability 9.0 (wgmma), the device has %d.%d", caps.compute_capability / 10, caps.compute_capability % 10);
-  } else if (sm90_score_set_of(variants_of(problem) & ~kVariantSequences) > kNumSm90ModifiedBackwardSets) {
-    why_not->set("its backward pass does not compute softcap together with ALiBi slopes");
+  } else if ((variants_of(problem) & kMasks) != 0 && (variants_of(problem) & ~kSm90MaskVariants) != 0) {
+    why_not->set("its backward pass computes a boolean or block mask beside causal mask, window, chunks and sinks, not together with %s",
+                 first_variant_beyond(problem, kSm90MaskVariants));
+  } else if (set_of(problem) > kNumSm90ModifiedBackwardSets) {
+    why_not->set("its backward pass computes softcap, ALiBi slopes and a bias each by itself, not together");
   } else if (problem.deterministic) {
     why_not->set("its deterministic backward pass computes no mask and score variants");
   } else if (problem.dtype == DType::kFloat32) {
@@ -64,8 +110,12 @@ bool plan_sm90_backward_modified(const Problem& problem, const DeviceCaps& caps,
     why_not->set("batch * heads * len_kv / %d must be at most %.0f, batch * heads_q * len_q at most %.0f", tile.tile_kv(), kMaxWork, kMaxRows);
     return false;
   }
+  if (sm90_modified_lists_tiles(problem) && !visible_tiles_fit(sm90_modified_visible_layout(tile, problem))) {
+    why_not->set("its lists of the tiles that boolean and block mask show have 32-bit indexes");
+    return false;
+  }
   // Sequences alone take the set with the fewest variants.
-  const int set = std::max(sm90_score_set_of(variants_of(problem) & ~kVariantSequences), 1);
+  const int set = std::max(set_of(problem), 1);
   const Sm90ModifiedBackwardWorkspace workspace = sm90_modified_backward_workspace(tile, problem);
   plan->variant = sm90_modified_backward_variant(tile_index, set);
   plan->tile_q = tile.tile_q;
@@ -73,8 +123,9 @@ bool plan_sm90_backward_modified(const Problem& problem, const DeviceCaps& caps,
   plan->stages = tile.kStages;
   plan->threads = tile.threads();
   plan->registers_per_thread = tile.consumer_registers();
-  plan->launches =
-      4 - (sm90_modified_finish_inside(tile, problem) ? 1 : 0) + (problem.variants.sequences.given ? 1 : 0) + (problem.variants.grad_sinks ? 1 : 0);
+  plan->launches = 4 - (sm90_modified_finish_inside(tile, problem) ? 1 : 0) + (problem.variants.sequences.given ? 1 : 0) +
+                   (problem.variants.grad_sinks ? 1 : 0) + (sm90_modified_zeros_grad_bias(problem) || sm90_sums_grad_bias(problem) ? 1 : 0) +
+                   (sm90_modified_lists_tiles(problem) ? 2 : 0);
   plan->blocks = std::min<int64_t>(workspace.num_work, caps.multiprocessors);
   plan->shared_memory_bytes = tile.shared_memory_bytes();
   plan->workspace_bytes = workspace.total_bytes;

@@ -8,12 +8,14 @@
 #include "plan/plan.h"
 #include "plan/problem.h"
 #include "plan/sequence_tables.h"
+#include "plan/sm90_grad_bias.h"
 #include "plan/sm90_scores.h"
+#include "plan/visible_tiles.h"
 
 namespace fa {
 
 /// Sets of plan/sm90_scores.h that these kernels are compiled for: places 1 … of kSm90ScoreSets.
-inline constexpr int kNumSm90ModifiedBackwardSets = 3;
+inline constexpr int kNumSm90ModifiedBackwardSets = 5;
 
 struct Sm90ModifiedBackwardTile {
   int head_dim;  ///< columns of all tiles in shared memory; smaller head dims are padded with zeros
@@ -38,7 +40,8 @@ inline constexpr Sm90ModifiedBackwardTile kSm90ModifiedBackwardTiles[] = {{64, 1
 inline constexpr int kNumSm90ModifiedBackwardTiles = sizeof(kSm90ModifiedBackwardTiles) / sizeof(kSm90ModifiedBackwardTiles[0]);
 
 /// Layout of the workspace: per query head padded_rows floats of what the scores are shifted by, as many of delta; an fp32 accumulator of grad_q per query
-/// head, in the order of the kernel's fragments; counters; the table of key tiles of sequences; a flag per 16 keys of every key tile and head.
+/// head, in the order of the kernel's fragments; counters; the table of key tiles of sequences; a flag per 16 keys of every key tile and head; lists of visible
+/// tiles and bits of pairs of boolean and block mask (plan/visible_tiles.h).
 struct Sm90ModifiedBackwardWorkspace {
   int64_t padded_rows;  ///< per head: of a batch entry, or of all sequences
   int64_t num_heads;    ///< that have so many: batch * heads_q, or with sequences heads_q
@@ -49,12 +52,21 @@ struct Sm90ModifiedBackwardWorkspace {
   uint64_t counter_offset_bytes;
   uint64_t table_offset_bytes;
   uint64_t flags_offset_bytes;
+  uint64_t visible_offset_bytes;
   uint64_t total_bytes;
 };
 
 inline constexpr int64_t kSm90ModifiedRowPadding = 128;
 /// Counters of the whole call; behind them is one per key head.
 inline constexpr int kSm90ModifiedCounters = 4;
+
+/// Whether key tiles have lists of query tiles, because of a boolean or block mask.
+inline bool sm90_modified_lists_tiles(const Problem& problem) {
+  return (problem.variants.visible || problem.variants.block_mask) && problem.batch > 0 && problem.len_q > 0 && problem.len_kv > 0;
+}
+inline VisibleTilesLayout sm90_modified_visible_layout(const Sm90ModifiedBackwardTile& tile, const Problem& problem) {
+  return visible_tiles_layout(problem, /*of_q=*/false, tile.tile_q);
+}
 
 inline Sm90ModifiedBackwardWorkspace sm90_modified_backward_workspace(const Sm90ModifiedBackwardTile& tile, const Problem& problem) {
   Sm90ModifiedBackwardWorkspace w{};
@@ -70,7 +82,8 @@ inline Sm90ModifiedBackwardWorkspace sm90_modified_backward_workspace(const Sm90
   w.counter_offset_bytes = w.grad_q_offset_bytes + rows * static_cast<uint64_t>(tile.head_dim) * sizeof(float);
   w.table_offset_bytes = w.counter_offset_bytes + static_cast<uint64_t>((kSm90ModifiedCounters + key_heads + 3) / 4 * 4) * sizeof(int);
   w.flags_offset_bytes = w.table_offset_bytes + (sequences ? sequence_table_bytes(w.key_tiles) : 0);
-  w.total_bytes = w.flags_offset_bytes + static_cast<uint64_t>(w.num_work * (tile.tile_kv() / 16)) * sizeof(int);
+  w.visible_offset_bytes = w.flags_offset_bytes + static_cast<uint64_t>(w.num_work * (tile.tile_kv() / 16)) * sizeof(int);
+  w.total_bytes = w.visible_offset_bytes + (sm90_modified_lists_tiles(problem) ? sm90_modified_visible_layout(tile, problem).total_bytes : 0);
   return w;
 }
 
@@ -90,6 +103,18 @@ inline bool sm90_modified_finish_inside(const Sm90ModifiedBackwardTile& tile, co
   const Sm90ModifiedBackwardWorkspace w = sm90_modified_backward_workspace(tile, problem);
   const int64_t key_heads = w.num_work / std::max<int64_t>(w.key_tiles, 1);
   return !problem.variants.sequences.given && problem.len_q > 0 && w.num_work > 0 && key_heads >= 4 * sm90_modified_section_heads(tile, problem);
+}
+
+/// Batch entries that a block goes through one behind the other with each key tile.
+inline int64_t sm90_modified_batch_inside(const Problem& problem) {
+  const bool adds = problem.variants.grad_bias && !sm90_sums_grad_bias(problem) && problem.variants.bias_batches == 1;
+  return adds ? std::max<int64_t>(problem.batch, 1) : 1;
+}
+
+/// Whether the main kernel stores the gradient of a bias and does not visit all of its tiles.
+inline bool sm90_modified_zeros_grad_bias(const Problem& problem) {
+  return problem.variants.grad_bias && !sm90_sums_grad_bias(problem) && problem.len_q > 0 && problem.len_kv > 0 &&
+         (problem.mask != Mask::kNone || problem.variants.chunk > 0);
 }
 
 /// Plan::variant of these kernels: behind those of sm90_backward_tiles.h.

@@ -2,11 +2,13 @@
 // measurements: src/kernels/sm90/forward/README.md.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <numeric>
 
 #include "plan/problem.h"
 #include "plan/sm90_scores.h"
+#include "plan/visible_tiles.h"
 
 namespace fa {
 
@@ -84,6 +86,8 @@ inline constexpr Sm90ForwardTile kSm90ModifiedForwardTiles[] = {
 };
 /// The last one is for a bias, of which two tiles take the place of the second q tile and of o's.
 inline constexpr int kSm90BiasForwardTile = 3;
+/// Those up to this one are compiled with boolean and block masks.
+inline constexpr int kSm90LargestMaskTile = 1;
 
 /// Index of the tile for a problem whose head dims fit the last one.
 inline int sm90_forward_tile_of(const Problem& problem) {
@@ -122,8 +126,15 @@ inline int64_t sm90_whole_rounds(int64_t q_tiles, int64_t blocks) {
   return blocks / std::gcd(blocks, q_tiles);
 }
 
+/// Whether most query tiles are the same work: without a causal mask, or where a window or chunk leaves each row at most an eighth of the keys.
+inline bool sm90_tiles_alike(const Problem& problem) {
+  const Variants& variants = problem.variants;
+  const auto is_short = [&](int64_t keys) { return keys <= problem.len_kv / 8; };
+  return !problem.is_causal() || (variants.window_left >= 0 && is_short(variants.window_left)) || (variants.chunk > 0 && is_short(variants.chunk));
+}
+
 inline bool sm90_persistent(const Problem& problem, int64_t q_tiles, int64_t workers) {
-  return !problem.is_causal() ||
+  return sm90_tiles_alike(problem) ||
          (q_tiles <= kSm90MaxPersistentTiles && sm90_whole_rounds(q_tiles, workers) * sm90_kv_bytes(problem) <= kSm90MaxPersistentBytes * problem.group_size());
 }
 
@@ -137,9 +148,33 @@ enum class Sm90ForwardOrder {
   kAdjacentTiles,
 };
 
+/// In which order lists of visible tiles are worked on: sections of heads whose keys and values fit L2. A section is section_sharers of the heads that share a
+/// plane; only if that is all of them it may be several planes.
+struct Sm90MaskOrder {
+  int64_t sharers;  ///< heads (over the batch) of a plane
+  int64_t section_sharers;
+  int64_t planes_per_group;
+};
+inline Sm90MaskOrder sm90_mask_order(const Problem& problem) {
+  const auto largest_divisor = [](int64_t number, int64_t most) {
+    int64_t divisor = std::clamp<int64_t>(most, 1, number);
+    while (number % divisor != 0) {
+      --divisor;
+    }
+    return divisor;
+  };
+  const int64_t planes = visible_planes(problem), sharers = problem.batch * problem.heads_q / planes;
+  const int64_t fitting = kSm90SectionBytes / std::max<int64_t>(sm90_kv_bytes(problem), 1) * problem.group_size();
+  const int64_t section_sharers = largest_divisor(sharers, fitting);
+  return {sharers, section_sharers, section_sharers == sharers ? largest_divisor(planes, fitting / sharers) : 1};
+}
+inline VisibleTilesLayout sm90_mask_layout(const Problem& problem, const Sm90ForwardTile& tile) {
+  return visible_tiles_layout(problem, true, tile.tile_q(), sm90_mask_order(problem).planes_per_group);
+}
+
 /// A function of the grid alone, so that the planner and the launch agree. `blocks`: persistent ones.
 inline Sm90ForwardOrder sm90_forward_order(const Problem& problem, const Sm90ForwardTile& tile, int64_t q_tiles, int64_t blocks) {
-  if (!problem.is_causal()) {
+  if (sm90_tiles_alike(problem)) {
     return Sm90ForwardOrder::kSequence;
   }
   const int64_t workers = blocks * tile.teams, all_heads = problem.batch * problem.heads_q;

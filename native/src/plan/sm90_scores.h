@@ -16,15 +16,19 @@ inline constexpr uint32_t kSm90AlibiVariants = kSm90RangeVariants | kVariantAlib
 inline constexpr uint32_t kSm90SoftcapVariants = kSm90RangeVariants | kVariantSoftcap;
 /// A 16-bit bias of all rows, which travels to shared memory beside the keys.
 inline constexpr uint32_t kSm90BiasVariants = kSm90RangeVariants | kVariantBias;
-/// Everything, by the portable kernels: single pairs' bias, masks and dropout cost more there than what Hopper could save, and softcap with ALiBi is rare.
+/// Boolean and block mask, from lists of visible tiles and bits of single pairs (attention/visible_tiles.h).
+inline constexpr uint32_t kSm90MaskVariants = kVariantWindow | kVariantChunk | kVariantSinks | kVariantVisible | kVariantBlockMask;
+/// Everything, by the portable kernels: combinations are rare, and single pairs' bias and dropout cost more there than what Hopper could save.
 inline constexpr uint32_t kSm90PairVariants = kSm90AlibiVariants | kSm90SoftcapVariants | kVariantBias | kVariantVisible | kVariantBlockMask | kVariantDropout;
 
 /// Cheapest first: a problem takes the first set that holds its variants. Index 0 is the plain kernel.
-inline constexpr uint32_t kSm90ScoreSets[] = {0, kSm90RangeVariants, kSm90AlibiVariants, kSm90SoftcapVariants, kSm90BiasVariants, kSm90PairVariants};
-inline constexpr const char* kSm90ScoreNames[] = {"", "_range", "_alibi", "_softcap", "_bias", "_pairs"};
+inline constexpr uint32_t kSm90ScoreSets[] = {
+    0, kSm90RangeVariants, kSm90AlibiVariants, kSm90SoftcapVariants, kSm90BiasVariants, kSm90MaskVariants, kSm90PairVariants};
+inline constexpr const char* kSm90ScoreNames[] = {"", "_range", "_alibi", "_softcap", "_bias", "_mask", "_pairs"};
 inline constexpr int kNumSm90ScoreSets = sizeof(kSm90ScoreSets) / sizeof(kSm90ScoreSets[0]);
 
-inline constexpr int kSm90BiasSet = kNumSm90ScoreSets - 2;
+inline constexpr int kSm90BiasSet = kNumSm90ScoreSets - 3;
+inline constexpr int kSm90MaskSet = kNumSm90ScoreSets - 2;
 inline constexpr int kSm90PairSet = kNumSm90ScoreSets - 1;
 
 /// Index of the set for these variants; -1 if none holds them.

@@ -45,12 +45,18 @@ struct Variants {
   bool bias = false;
   DType bias_dtype = DType::kFloat32;
   bool bias_in_tiles = false;  ///< of 16 bits, a row for every query, address and strides multiples of 16 bytes: TMA can bring it
+  int64_t bias_batches = 1;    ///< extents of the bias: 1 where it broadcasts
+  int64_t bias_heads = 1;
   bool grad_bias = false;
+  bool grad_bias_in_tiles = false;  ///< like bias_in_tiles
   bool grad_sinks = false;
   bool visible = false;
   bool block_mask = false;
   int block_q = 0;
   int block_kv = 0;
+  /// Extents of batch and heads in which the boolean mask and the block mask together differ: 1 or the problem's.
+  int mask_batches = 1;
+  int mask_heads = 1;
   SequenceShape sequences;
 };
 

@@ -52,6 +52,14 @@ __device__ __forceinline__ void tma_store_4d(const CUtensorMap* map, const void*
                : "memory");
 }
 
+/// Adds a box to the tensor, of the map's type, each element rounded to it, under the conditions of tma_store_4d.
+/// cp.reduce.async.bulk.tensor.4d.global.shared::cta.add.tile.bulk_group
+__device__ __forceinline__ void tma_reduce_add_4d(const CUtensorMap* map, const void* s_source, int c0, int c1, int c2, int c3) {
+  asm volatile("cp.reduce.async.bulk.tensor.4d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];\n" ::"l"(map),
+               "r"(shared_address(s_source)), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+               : "memory");
+}
+
 /// Closes a group of this thread's stores. cp.async.bulk.commit_group
 __device__ __forceinline__ void tma_store_commit() {
   asm volatile("cp.async.bulk.commit_group;\n" ::: "memory");

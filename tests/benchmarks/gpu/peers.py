@@ -8,9 +8,11 @@ usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 peers.py [--jso
 --publish measures everything that tests/benchmarks/results holds and writes <date>-<device>.json and its plots there (plots.py).
 
 Grid: batch * length = 16384, heads * head_dim = 2048, random normal inputs (B, S, H, D). Times are CUDA events around one call, the median of many calls; all
-but eager attention take turns, so that they meet the same clocks. The tensors of a case are larger than the second-level cache, so every call starts from device
-memory. TFLOP/s: forward 4 B H S^2 d (half if causal), backward 2.5 times that. Extra memory: what a call allocates beside its inputs and outputs; for eager
-backward with what its forward keeps for it, for ours the workspace and the log-sum-exp.
+but eager attention take turns call by call, in orders in which each follows each of the others equally often. For where power is limited, the clocks of the
+next 50 ms are those that the last 50 ms earned: measured one after the other, a kernel loses up to 20 % behind one that draws more power. The tensors of a
+case are larger than the second-level cache, so every call starts from device memory. TFLOP/s: forward 4 B H S^2 d (half if causal), backward 2.5
+times that. Extra memory: what a call allocates beside its inputs and outputs; for eager backward with what its forward keeps for it, for ours the workspace
+and the log-sum-exp.
 """
 import argparse
 import datetime
@@ -30,7 +32,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from fa_ctypes import Library  # noqa: E402
 
 TOKENS, WIDTH = 16384, 2048
-TURNS = 3
+MIN_ROUNDS = 5
 # What is measured unless the command line says otherwise.
 USUAL = {"dtypes": "float16", "kernels": "sm80", "peers": "fa2,cudnn", "base": "fa2"}
 PUBLISHED = {"dtypes": "float16,bfloat16", "kernels": "auto,sm80", "peers": "fa2,cudnn,eager", "base": "fa2,cudnn,eager"}
@@ -187,24 +189,42 @@ def measured(case, what, times, extra):
     return {"ms": ms, "spread": spread, "tflops": (1.0 if what == "forward" else 2.5) * case.flops / ms * 1e-9, "extra_bytes": extra}
 
 
+def orders_of(names):
+    """Orders in which every name follows every other equally often (a Williams design)."""
+    n = len(names)
+    zigzag = [(i + 1) // 2 if i % 2 else -(i // 2) % n for i in range(n)]
+    rows = [[names[(place + shift) % n] for place in zigzag] for shift in range(n)]
+    return rows + [row[::-1] for row in rows] if n % 2 else rows
+
+
+def timed_in_turns(calls, budget_s):
+    """{name: times in ms} of {name: call}; budget_s is per name, for at least MIN_ROUNDS calls of each."""
+    orders = orders_of(list(calls))
+    round_ms = sum(min(timed(call, 2)) for call in calls.values())
+    rounds = max(MIN_ROUNDS, min(60, int(budget_s * 1e3 * len(calls) / round_ms)))
+    events = []
+    for turn in range(-(-rounds // len(orders)) * len(orders)):
+        for name in orders[turn % len(orders)]:
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            calls[name]()
+            end.record()
+            events.append((name, start, end))
+    torch.cuda.synchronize()
+    return {name: [start.elapsed_time(end) for n, start, end in events if n == name] for name in calls}
+
+
 def measure_in_turns(case, what, names, budget_s):
-    """{name: measurement}. The implementations take turns, so that the clocks that a long problem before this one left behind, and those that this one
-    causes, meet all alike; the first turn of each is not counted."""
-    calls, row = {}, {}
+    """{name: measurement}."""
+    calls, extras, row = {}, {}, {}
     for name in names:
         try:
-            call, extra = prepare(case, what, name)
-            calls[name] = call, extra, -(-calls_within(call, budget_s) // TURNS), []
+            calls[name], extras[name] = prepare(case, what, name)
         except (RuntimeError, AttributeError) as error:
+            calls.pop(name, None)
             row[name] = failed(error)
-    for turn in range(TURNS + 1):
-        for name, (call, _, count, times) in calls.items():
-            try:
-                times += timed(call, count)[: count if turn else 0]
-            except RuntimeError as error:
-                row[name] = failed(error)
-    row.update({name: measured(case, what, times, extra) for name, (_, extra, _, times) in calls.items() if name not in row})
-    return row
+    times = timed_in_turns(calls, budget_s) if calls else {}
+    return row | {name: measured(case, what, times[name], extras[name]) for name in times}
 
 
 def measure_eager(case, what, budget_s):
@@ -265,9 +285,16 @@ def print_memory(results):
             print(f"{what} {dtype}: extra memory of ours over eager's, at most " + ", ".join(f"{max(v):.2%} at {s}" for s, v in sorted(parts.items())))
 
 
+def matrix_product_tflops(size=8192):
+    """What PyTorch's product of two square fp16 matrices reaches: the rate that no attention kernel can exceed."""
+    a, b = (torch.randn(size, size, device="cuda", dtype=torch.float16) for _ in range(2))
+    return 2 * size**3 / median_ms(lambda: a @ b, 0.06)[0] * 1e-9
+
+
 def device_facts(library, before):
-    return {"before": before, "after": state(), "torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
-            "library": library.build_info(), "utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
+    return {"before": before, "after": state(), "matrix_product_tflops": matrix_product_tflops(), "torch": torch.__version__, "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(), "library": library.build_info(),
+            "utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
 
 
 def run(a, library):

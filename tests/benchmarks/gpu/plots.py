@@ -101,6 +101,8 @@ def write_tables(data, path):
     device = data["device"]
     facts = f"{device['before']['name']}, driver {device['before'].get('driver_version')}, PyTorch {device.get('torch')}, cuDNN {device.get('cudnn')}"
     facts += f", {device.get('library')}, {device.get('utc')}; {data['tokens']} tokens, heads · head_dim = {data['width']}."
+    if device.get("matrix_product_tflops"):
+        facts += f" A product of two 8192 x 8192 float16 matrices ran at {device['matrix_product_tflops']:.0f} TFLOP/s right afterwards."
     lines = [f"# TFLOP/s on {device['before']['name']}", "", facts, ""]
     measured = [m for m in data["measurements"] if "tflops" in m]
     for dtype, what in sorted({(m["dtype"], m["pass"]) for m in measured}):

@@ -90,6 +90,9 @@ inline int __clz(unsigned bits) {
 inline int __ffs(int bits) {
   return bits == 0 ? 0 : std::countr_zero(static_cast<unsigned>(bits)) + 1;
 }
+inline int __popc(unsigned bits) {
+  return std::popcount(bits);
+}
 inline uint32_t __umulhi(uint32_t a, uint32_t b) {
   return static_cast<uint32_t>(uint64_t{a} * b >> 32);
 }
@@ -101,6 +104,8 @@ inline float __fdividef(float dividend, float divisor) {
 inline void __syncthreads() {
   emulator::block_barrier(false);
 }
+/// Blocks run one after the other.
+inline void __threadfence() {}
 inline int __syncthreads_or(int flag) {
   return emulator::block_barrier(flag != 0);
 }

@@ -1,8 +1,12 @@
 // A consumer warpgroup: 64 keys of every work item's tile against all query tiles that see them.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/sm90/backward/pairs.cuh"
+#include "kernels/sm90/backward_modified/bias.cuh"
 #include "kernels/sm90/backward_modified/config.h"
+#include "kernels/sm90/backward_modified/listed_tiles.cuh"
 #include "kernels/sm90/backward_modified/producer.cuh"
 #include "kernels/sm90/backward_modified/scores.cuh"
 #include "ptx/bulk_copy.cuh"
@@ -63,10 +67,20 @@ class ModifiedConsumer {
       ptx::mbarrier_wait(&smem_.v_full[buffer.stage], buffer.phase);
       if (work.kind == KeyWork::kWithSteps) {
         take_keys(work, buffer.stage);
+        if constexpr (Config::Policy::kBias) {
+          // What the item of the batch entry before stored of the gradient of a shared bias is there before this one adds to it.
+          if (threadIdx.x % 128 == 0) {
+            ptx::bulk_wait();
+          }
+        }
 #pragma unroll 1
         for (int group_head = 0; group_head < p_.group_size; ++group_head) {
           take_head(work, group_head);
-          go_through(grad_k, grad_v, work, buffer.stage);
+          if constexpr (Config::Policy::kMask) {
+            go_through(grad_k, grad_v, listed_.take(p_, work, group_head, g_lane_), buffer.stage);
+          } else {
+            go_through(grad_k, grad_v, work, buffer.stage);
+          }
         }
       }
       report_nonfinite(grad_k, grad_v, work, buffer.stage);
@@ -103,6 +117,9 @@ class ModifiedConsumer {
     if constexpr (Config::Policy::kAlibi) {
       slope_log2_ = alibi_slope_log2(p_.scores, work.sequence, work.kv_head * p_.group_size + group_head);
     }
+    if constexpr (Config::Policy::kBias) {
+      query_head_ = work.kv_head * p_.group_size + group_head;
+    }
   }
 
   /// What a thread needs to know of its two keys.
@@ -111,7 +128,7 @@ class ModifiedConsumer {
     const int thread = threadIdx.x % 128, lane = thread % 32;
     const int first_key = work.first_key + 64 * warpgroup_ + thread / 32 * 16 + lane / 4;
     first_key_position_ = first_key - range.offset;
-    if (work.has_foreign_keys(p_, Config::kTileKv)) {
+    if (!Config::Policy::kMask && work.has_foreign_keys(p_, Config::kTileKv)) {
       // Hidden pairs weigh 0, but grad_q would take 0 * NaN.
       clean_rows(smem_.k[buffer], work.len_kv - work.first_key);
     }
@@ -148,12 +165,19 @@ class ModifiedConsumer {
   template <bool kMasked>
   __device__ __forceinline__ void process(Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int step) {
     using namespace ptx;
-    const int stage = cursor_.stage, first_query = step * Config::kTileQ;
+    // With lists of query tiles there are no steps for one warpgroup alone, and no sequences.
+    constexpr bool kListed = Config::Policy::kMask, kConditional = kMasked && !kListed;
+    const int stage = cursor_.stage;
+    int first_query = step * Config::kTileQ;
+    if constexpr (kListed) {
+      listed_.template load_entry<kMasked>(p_, step, static_cast<int>(s_ds_) * p_.zero);
+      first_query = 0;  // not known yet
+    }
     const uint32_t stage_step = stage * kQStageStep, buffer_step = key_step_;
-    const bool seen = !kMasked || (step >= first_step_ && step < end_step_);
+    const bool seen = !kConditional || (step >= first_step_ && step < end_step_);
     Operand p_operand, ds_operand;
     mbarrier_wait(&smem_.q_full[stage], cursor_.phase);
-    if constexpr (kMasked) {
+    if constexpr (kConditional) {
       clean_queries(work, first_query);
     }
     if (seen) {
@@ -164,7 +188,7 @@ class ModifiedConsumer {
     share_ds(ds_operand, stage);
 
     // grad_v, then grad_q and grad_k, for both of which dS of both warpgroups must be there
-    if constexpr (!kMasked) {
+    if constexpr (!kConditional) {
       wgmma_fence();
       accumulate(grad_v, p_operand, stage_step + kToGradO);
       wgmma_commit_group();
@@ -173,8 +197,11 @@ class ModifiedConsumer {
     named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);
     float grad_q[Config::kGradQ];
     wgmma_fence();
+    if constexpr (kListed) {
+      g_lane_ = listed_.g_head + int64_t{listed_.entry.tile()} * (Config::kTileQ * Config::kHeadDim);
+    }
     if (seen) {
-      if constexpr (kMasked) {
+      if constexpr (kConditional) {
         accumulate(grad_v, p_operand, stage_step + kToGradO);
         wgmma_commit_group();
       }
@@ -182,6 +209,9 @@ class ModifiedConsumer {
       wgmma_commit_group();
       accumulate(grad_k, ds_operand, stage_step);
       wgmma_commit_group();
+      if constexpr (Config::Policy::kBias) {
+        store_grad_bias(work, first_query, stage);
+      }
 
       wgmma_wait_group<1>();
       pin_registers(grad_q);
@@ -192,17 +222,47 @@ class ModifiedConsumer {
       wgmma_wait_group<0>();
       pin_registers(grad_v);
       pin_registers(grad_k);
-      if (threadIdx.x % 32 == 0) {
-        mbarrier_arrive(&smem_.q_empty[stage]);
-      }
+      release_q(stage);
     } else {
       multiply_grad_q(grad_q, buffer_step, stage);
       wgmma_commit_group();
+      if constexpr (Config::Policy::kBias) {
+        store_grad_bias(work, first_query, stage);
+      }
       wgmma_wait_group<0>();
       pin_registers(grad_q);
+      if constexpr (Config::Policy::kBias) {
+        release_q(stage);
+      }
       add_grad_q(grad_q);
     }
     advance();
+  }
+
+  /// Gives q back, and with a bias the memory of dS, where the next one comes.
+  __device__ __forceinline__ void release_q(int stage) {
+    if (threadIdx.x % 32 == 0) {
+      if constexpr (Config::Policy::kBias) {
+        if (threadIdx.x % 128 == 0) {
+          ptx::bulk_wait_read();
+        }
+      }
+      ptx::mbarrier_arrive(&smem_.q_empty[stage]);
+    }
+  }
+
+  /// dS, which lies in shared memory, is the gradient of the bias.
+  __device__ __forceinline__ void store_grad_bias(const KeyWork& work, int first_query, int stage) {
+    if (!p_.writes_grad_bias || threadIdx.x % 128 != 0) {
+      return;
+    }
+    const int first_key = work.first_key + 64 * warpgroup_;
+    if (p_.batch_inside > 1 && work.batch > 0) {
+      ptx::tma_reduce_add_4d(&p_.map_grad_bias, smem_.ds[stage][warpgroup_], first_key, first_query, query_head_, 0);
+    } else {
+      ptx::tma_store_4d(&p_.map_grad_bias, smem_.ds[stage][warpgroup_], first_key, first_query, query_head_, work.batch);
+    }
+    ptx::bulk_commit();
   }
 
   /// P and dS of a step whose q is there.
@@ -217,6 +277,11 @@ class ModifiedConsumer {
     wgmma_fence();
     multiply_scores(s, desc_k_, buffer_step, stage_step);
     wgmma_commit_group();
+    [[maybe_unused]] uint32_t visible[2];
+    if constexpr (kMasked && Config::Policy::kMask) {
+      first_query = listed_.entry.tile() * Config::kTileQ;
+      listed_.template load_visible<Config::kTileQ>(p_, visible);
+    }
     mbarrier_wait(&smem_.grad_o_full[stage], cursor_.phase);
     multiply_scores(dp, desc_v_, buffer_step, stage_step + kToGradO);
     wgmma_commit_group();
@@ -231,25 +296,54 @@ class ModifiedConsumer {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         scores.visible[r] = column_bits<Config::kScores / 2>(begin_row_[r] - first_query, end_row_[r] - first_query);
+        if constexpr (Config::Policy::kMask) {
+          scores.visible[r] &= visible[r];
+        }
       }
     }
 
     // P, dS
     const float* s_shift = &smem_.shift[stage][threadIdx.x % 4 * 2];
     const float* s_delta = &smem_.delta[stage][threadIdx.x % 4 * 2];
-    wgmma_wait_group<1>();
-    pin_registers(s);
-    weigh_scores<Element, typename Config::Policy, kMasked>(s, p_operand, s_shift, scores);
-    wgmma_wait_group<0>();
-    pin_registers(dp);
-    differentiate_scores<Element, kMasked>(ds_operand, dp, s, s_delta, scores);
+    if constexpr (Config::Policy::kBias) {
+      const uint32_t s_bias = s_ds_ + stage * static_cast<uint32_t>(sizeof(smem_.ds[0]));
+      constexpr int kSlices = Config::kTileQ / 16;
+      constexpr bool kAhead = kSlices == 4;  // registers for the whole bias while S^T is computed
+      uint32_t bias[kSlices][4];
+#pragma unroll
+      for (int k = 0; k < kSlices && kAhead; ++k) {
+        load_bias(bias[k], s_bias, k);
+      }
+      wgmma_wait_group<1>();
+      pin_registers(s);
+#pragma unroll
+      for (int k = 0; k < kSlices; ++k) {
+        if constexpr (!kAhead) {
+          load_bias(bias[k], s_bias, k);
+        }
+        weigh_biased_scores<Element, kMasked>(s, p_operand, bias[k], k, s_shift, scores);
+      }
+      wgmma_wait_group<0>();
+      pin_registers(dp);
+      differentiate_scores<Element, kMasked>(ds_operand, dp, s, s_delta, scores);
+      clear_hidden<Element>(ds_operand, s_bias);
+    } else {
+      wgmma_wait_group<1>();
+      pin_registers(s);
+      weigh_scores<Element, typename Config::Policy, kMasked>(s, p_operand, s_shift, scores);
+      wgmma_wait_group<0>();
+      pin_registers(dp);
+      differentiate_scores<Element, kMasked>(ds_operand, dp, s, s_delta, scores);
+    }
   }
 
-  /// Of a step whose queries see none of the warpgroup's keys: gives q and grad_o back.
+  /// Of a step whose queries see none of the warpgroup's keys: gives grad_o back and, where no bias comes with it, q.
   __device__ __forceinline__ void skip_scores(Operand& p_operand, Operand& ds_operand) {
     ptx::mbarrier_wait(&smem_.grad_o_full[cursor_.stage], cursor_.phase);
     if (threadIdx.x % 32 == 0) {
-      ptx::mbarrier_arrive(&smem_.q_empty[cursor_.stage]);
+      if constexpr (!Config::Policy::kBias) {
+        ptx::mbarrier_arrive(&smem_.q_empty[cursor_.stage]);
+      }
       ptx::mbarrier_arrive(&smem_.grad_o_empty[cursor_.stage]);
     }
 #pragma unroll
@@ -411,12 +505,14 @@ class ModifiedConsumer {
   uint32_t key_step_ = 0;    // from the first buffer of k and v to that of the item, in descriptor units
   float* g_lane_ = nullptr;  // the thread's first element of the next step's block of the accumulator
   float slope_log2_ = 0.0f;  // kAlibi: of the query head
+  int query_head_;           // kBias
   int first_step_;           // query tiles that see a key of the warpgroup
   int end_step_;
   int first_key_position_;  // the thread's first key, as a query's number
   int begin_row_[2];        // queries that see the thread's keys, less the thread's first column
   int end_row_[2];
   uint32_t s_ds_;  // the lane's row of stmatrix in stage 0
+  std::conditional_t<Config::Policy::kMask, ListedTiles, NoList> listed_;
 };
 
 }  // namespace fa::sm90

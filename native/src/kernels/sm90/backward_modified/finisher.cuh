@@ -92,7 +92,14 @@ __device__ __forceinline__ void finish_blocks(const ModifiedBackwardParams& para
     if (block >= num_blocks) {
       return;
     }
-    const int flat_head = block / blocks_per_head, in_head = block - flat_head * blocks_per_head;
+    int flat_head = block / blocks_per_head;
+    const int in_head = block - flat_head * blocks_per_head;
+    if constexpr (Config::Policy::kBias) {
+      // In the order of the work: the batch entries of a head one behind the other.
+      const int head = flat_head / params.batch_inside;
+      flat_head = (flat_head - head * params.batch_inside) * (params.num_heads / params.batch_inside) + head;
+      block = flat_head * blocks_per_head + in_head;
+    }
     if (threadIdx.x % 32 == 0) {
       while (ptx::load_acquire(params.tiles_added + flat_head / params.group_size) < params.order.num_tiles) {
         __nanosleep(500);

@@ -26,6 +26,10 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_modified_kernel(
     ptx::tma_prefetch_map(&params.map_v);
     ptx::tma_prefetch_map(&params.map_grad_o);
     ptx::tma_prefetch_map(&params.map_statistics);
+    if constexpr (Config::Policy::kBias) {
+      ptx::tma_prefetch_map(&params.map_bias);
+      ptx::tma_prefetch_map(&params.map_grad_bias);
+    }
     for (int buffer = 0; buffer < Config::kBuffers; ++buffer) {
       ptx::mbarrier_init(&smem.k_full[buffer], 1);
       ptx::mbarrier_init(&smem.v_full[buffer], 1);

@@ -16,6 +16,7 @@ ModifiedBackwardParams make_modified_backward_params(const Sm90ModifiedBackwardT
 /// The parameters of the passes around it.
 ModifiedPassParams make_modified_pass_params(const Sm90ModifiedBackwardTile& tile, const BackwardArgs& args, const ModifiedBackwardParams& main);
 ModifiedRepairParams make_modified_repair_params(const Sm90ModifiedBackwardTile& tile, const BackwardArgs& args, const ModifiedBackwardParams& main);
+GradBiasZerosParams make_grad_bias_zeros_params(const Sm90ModifiedBackwardTile& tile, const BackwardArgs& args);
 
 /// Parts of a call, for the laboratory's timings: the passes before the main kernel, the main kernel, the passes behind it.
 inline constexpr int kModifiedPassPrepare = 1;
@@ -41,5 +42,7 @@ void launch_modified_prepare(const ModifiedPassParams& params, DType dtype, int 
 void launch_modified_finish(const ModifiedPassParams& params, DType dtype, int padded_dim, cudaStream_t stream);
 void launch_modified_grad_sinks(const ModifiedPassParams& params, cudaStream_t stream);
 void launch_modified_repair(const ModifiedRepairParams& params, DType dtype, cudaStream_t stream);
+/// Zeros in the gradient of a bias where the main kernel computes no dS (grad_bias.cu).
+void launch_modified_grad_bias_zeros(const GradBiasZerosParams& params, cudaStream_t stream);
 
 }  // namespace fa::sm90

@@ -4,6 +4,7 @@
 #include "kernels/sm90/backward/repair_tensors.h"
 #include "kernels/sm90/backward_modified/launch.h"
 #include "kernels/sm90/tensor_map.h"
+#include "kernels/sm90/visible_tiles/prepare.h"
 
 namespace fa::sm90 {
 
@@ -29,6 +30,18 @@ SequenceJob sequence_job(const Sm90ModifiedBackwardTile& tile, const BackwardArg
   return job;
 }
 
+/// A map over a bias or its gradient, with boxes of 64 keys and a query tile.
+CUtensorMap encode_pair_map(const PairTensor& pairs, const Problem& problem, int tile_q, const char* argument) {
+  const Tensor as_tensor{pairs.data, {pairs.batch_stride, pairs.row_stride, pairs.head_stride}};
+  return encode_tensor_map(as_tensor, {pairs.batches, pairs.rows, pairs.heads, problem.len_kv}, problem.dtype, tile_q, argument);
+}
+
+/// What the kernels that read boolean and block mask do for a call.
+VisibleTilesJob visible_job(const Sm90ModifiedBackwardTile& tile, const BackwardArgs& args) {
+  const uint64_t offset = sm90_modified_backward_workspace(tile, args.problem).visible_offset_bytes;
+  return visible_tiles_job(score_params_of(args.problem, args.variants), sm90_modified_visible_layout(tile, args.problem), workspace_part<void>(args, offset));
+}
+
 }  // namespace
 
 ModifiedBackwardParams make_modified_backward_params(const Sm90ModifiedBackwardTile& tile, const BackwardArgs& args) {
@@ -49,6 +62,9 @@ ModifiedBackwardParams make_modified_backward_params(const Sm90ModifiedBackwardT
   if (problem.variants.sequences.given) {
     params.table = sequence_table_at(workspace_part<void>(args, workspace.table_offset_bytes), problem, false, tile.tile_kv()).table;
   }
+  if (sm90_modified_lists_tiles(problem)) {
+    params.visible = visible_job(tile, args).tiles;
+  }
   params.grad_k = static_cast<uint16_t*>(args.grad_k.data);
   params.grad_v = static_cast<uint16_t*>(args.grad_v.data);
   params.grad_k_strides = args.grad_k.strides;
@@ -63,6 +79,9 @@ ModifiedBackwardParams make_modified_backward_params(const Sm90ModifiedBackwardT
   params.order.num_tiles = static_cast<int>(workspace.key_tiles);
   params.order.num_heads = static_cast<int>(problem.heads_kv * (problem.variants.sequences.given ? 1 : problem.batch));
   params.order.section_heads = static_cast<int>(sm90_modified_section_heads(tile, problem));
+  params.batch_inside = static_cast<int>(sm90_modified_batch_inside(problem));
+  params.order.num_heads /= params.batch_inside;
+  params.order.section_heads = std::min(params.order.section_heads, std::max(params.order.num_heads, 1));
   params.finish_inside = sm90_modified_finish_inside(tile, problem);
   params.grad_q = static_cast<uint16_t*>(args.grad_q.data);
   params.grad_q_strides = args.grad_q.strides;
@@ -82,6 +101,11 @@ ModifiedBackwardParams make_modified_backward_params(const Sm90ModifiedBackwardT
     params.map_q = encode_tensor_map(args.q, q_shape, problem.dtype, tile.tile_q, "params.q");
     params.map_grad_o = encode_tensor_map(args.grad_o, o_shape, problem.dtype, tile.tile_q, "params.grad_o");
     params.map_statistics = encode_float_map(params.shift, 2 * workspace.num_heads, workspace.padded_rows, 1, tile.tile_q, "params.workspace");
+    if (problem.variants.bias) {
+      params.map_bias = encode_pair_map(args.variants.bias, problem, tile.tile_q, "params.bias");
+      params.writes_grad_bias = args.grad_bias.data != nullptr && !sm90_sums_grad_bias(problem);
+      params.map_grad_bias = params.writes_grad_bias ? encode_pair_map(args.grad_bias, problem, tile.tile_q, "params.grad_bias") : params.map_bias;
+    }
   } else {
     // Nothing is loaded, but a map must describe something: k's memory stands in.
     params.map_q = params.map_grad_o = params.map_k;
@@ -124,6 +148,21 @@ ModifiedRepairParams make_modified_repair_params(const Sm90ModifiedBackwardTile&
   return params;
 }
 
+GradBiasZerosParams make_grad_bias_zeros_params(const Sm90ModifiedBackwardTile& tile, const BackwardArgs& args) {
+  const PairTensor& g = args.grad_bias;
+  GradBiasZerosParams params{};
+  params.grad_bias = static_cast<uint16_t*>(g.data);
+  params.batch_stride = g.batch_stride;
+  params.head_stride = g.head_stride;
+  params.row_stride = g.row_stride;
+  params.batches = static_cast<int>(g.batches);
+  params.heads = static_cast<int>(g.heads);
+  params.range = pair_range_of(args.problem);
+  params.tile_q = tile.tile_q;
+  params.tile_kv = tile.tile_kv();
+  return params;
+}
+
 void run_modified_backward(const Sm90ModifiedBackwardTile& tile, const BackwardArgs& args, ModifiedBackwardLauncher launch_main, int blocks, int passes) {
   const Problem& problem = args.problem;
   const auto stream = static_cast<cudaStream_t>(args.stream);
@@ -135,10 +174,16 @@ void run_modified_backward(const Sm90ModifiedBackwardTile& tile, const BackwardA
     if (problem.variants.sequences.given) {
       prepare_sequences(sequence_job(tile, args), args.device, args.stream);
     }
+    if (sm90_modified_lists_tiles(problem)) {
+      prepare_visible_tiles(visible_job(tile, args), args.stream);
+    }
     launch_modified_prepare(around, problem.dtype, tile.head_dim, stream);
     // Without rows the sums are empty: the kernel writes zeros.
     if (args.grad_sinks != nullptr) {
       launch_modified_grad_sinks(around, stream);
+    }
+    if (sm90_modified_zeros_grad_bias(problem)) {
+      launch_modified_grad_bias_zeros(make_grad_bias_zeros_params(tile, args), stream);
     }
   }
   if (workspace.num_work > 0 && (passes & kModifiedPassMain)) {

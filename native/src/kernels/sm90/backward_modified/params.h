@@ -8,6 +8,7 @@
 #include "attention/score_params.h"
 #include "attention/sequence_schedule.h"
 #include "attention/tile_order.h"
+#include "attention/visible_tiles.h"
 #include "plan/problem.h"
 
 namespace fa::sm90 {
@@ -55,6 +56,16 @@ struct ModifiedBackwardParams {
   int group_size;  ///< query heads per key head
   float scale;
   TileOrder order;  ///< key tiles and key heads; with sequences num_tiles is read from the table
+
+  // Of a bias: all-zero without.
+  CUtensorMap map_bias;       ///< over (key, query, head, batch), 128-byte swizzle, boxes of 64 x tile_q
+  CUtensorMap map_grad_bias;  ///< likewise
+  bool writes_grad_bias;
+  /// Batch entries that a block goes through one behind the other with each key tile, adding up the gradient of a bias that they share; `order` is then that
+  /// of one entry's heads. Otherwise 1.
+  int batch_inside;
+
+  VisibleTiles visible;  ///< of key tiles, with a boolean or block mask and at least one query
 };
 
 /// The passes around the main kernel: shift, delta and the cleared accumulator before, grad_q after.
@@ -74,6 +85,17 @@ struct ModifiedPassParams {
   int head_dim_v;
   int tile_q;  ///< of the main kernel
   ModifiedBackwardParams main;
+};
+
+/// The pass that writes zeros into the gradient of a bias where no dS is computed.
+struct GradBiasZerosParams {
+  uint16_t* grad_bias;  ///< (batches, heads, len_q, len_kv), strides in elements, contiguous columns
+  int64_t batch_stride, head_stride, row_stride;
+  int batches;
+  int heads;
+  PairRange range;
+  int tile_q;  ///< of the main kernel
+  int tile_kv;
 };
 
 /// The pass that repairs gradients after NaN or infinity in masked pairs (repair.cu).

@@ -2,11 +2,17 @@
 // deltas.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/sm90/backward_modified/config.h"
+#include "kernels/sm90/backward_modified/listed_tiles.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/tma.cuh"
 
 namespace fa::sm90 {
+
+/// So many steps before it is loaded, a tile of a bias is brought into L2: two stages leave less time than device memory takes.
+inline constexpr int kModifiedBiasStepsAhead = 3;
 
 /// Position in a ring of two buffers, and the parity of the barrier phase that the current round completes.
 struct RingCursor {
@@ -22,6 +28,7 @@ struct RingCursor {
 template <typename Config>
 class ModifiedProducer {
   using SharedStorage = typename Config::SharedStorage;
+  using Steps = std::conditional_t<Config::Policy::kMask, ListedSteps, NoSteps>;
 
  public:
   __device__ __forceinline__ ModifiedProducer(const ModifiedBackwardParams& params, SharedStorage& smem)
@@ -33,7 +40,27 @@ class ModifiedProducer {
     int index = take_item();
 #pragma unroll 1
     while (index < num_work) {
-      produce(uniform_work(key_work(p_, index, num_tiles, Config::kTileQ, Config::kTileKv)));
+      if constexpr (Config::Policy::kMask) {
+        produce(uniform_work(listed_key_work(p_, index, num_tiles, Config::kTileQ, Config::kTileKv)));
+        index = take_item();
+        buffer_.advance();
+        continue;
+      }
+      KeyWork work = uniform_work(key_work(p_, index, num_tiles, Config::kTileQ, Config::kTileKv));
+      if constexpr (Config::Policy::kBias) {
+        int left = p_.batch_inside;
+#pragma unroll 1
+        while (true) {
+          produce(work);
+          if (--left == 0) {
+            break;
+          }
+          buffer_.advance();
+          work = of_batch(p_, work, 1, num_work);
+        }
+      } else {
+        produce(work);
+      }
       // Not earlier: what is taken up while a long item is loaded waits behind it when others have nothing left to do.
       index = take_item();
       buffer_.advance();
@@ -70,11 +97,16 @@ class ModifiedProducer {
 #pragma unroll 1
     for (int group_head = 0; group_head < p_.group_size; ++group_head) {
       const int head = work.kv_head * p_.group_size + group_head, statistics_row = work.workspace_head + group_head;
+      [[maybe_unused]] Steps steps(p_, work, group_head);
 #pragma unroll 1
-      for (int step = work.first_step; step < work.end_step; ++step) {
-        const int first_row = step * Config::kTileQ, stage = cursor_.stage;
+      for (int step = work.first_step; !Config::Policy::kMask ? step < work.end_step : step < steps.end(); ++step) {
+        const int first_row = (Config::Policy::kMask ? steps.q_tile(step) : step) * Config::kTileQ, stage = cursor_.stage;
         ptx::mbarrier_wait(&smem_.q_empty[stage], cursor_.phase ^ 1);
-        load_queries(&p_.map_q, smem_.q[stage], smem_.shift[stage], statistics_row, &smem_.q_full[stage], first_row, head, work);
+        load_queries(&p_.map_q, smem_.q[stage], smem_.shift[stage], statistics_row, &smem_.q_full[stage], first_row, head, work,
+                     Config::Policy::kBias ? sizeof(smem_.ds[0]) : 0);
+        if constexpr (Config::Policy::kBias) {
+          load_bias(stage, first_row, (step + kModifiedBiasStepsAhead < work.end_step), head, work);
+        }
         if (!v_loaded) {
           load_keys(&p_.map_v, smem_.v[buffer], &smem_.v_full[buffer], work);
           v_loaded = true;
@@ -98,18 +130,39 @@ class ModifiedProducer {
     }
   }
 
-  /// Loads a tile of q or grad_o, and tile_q floats beside it.
+  /// Loads a tile of q or grad_o, and tile_q floats beside it. more_bytes: of what else will be loaded for the same barrier.
   __device__ __forceinline__ void load_queries(const CUtensorMap* map, typename SharedStorage::QTile& s_tile, float (&s_statistics)[Config::kTileQ],
-                                               int statistics_row, uint64_t* full, int first_row, int head, const KeyWork& work) const {
+                                               int statistics_row, uint64_t* full, int first_row, int head, const KeyWork& work,
+                                               uint32_t more_bytes = 0) const {
     if (!first_lane_) {
       return;
     }
-    ptx::mbarrier_arrive_expect_tx(full, sizeof(s_tile) + sizeof(s_statistics));
+    ptx::mbarrier_arrive_expect_tx(full, sizeof(s_tile) + sizeof(s_statistics) + more_bytes);
 #pragma unroll
     for (int panel = 0; panel < Config::kPanels; ++panel) {
       ptx::tma_load_4d(map, full, s_tile[panel], 64 * panel, work.q_begin + first_row, head, work.batch, ptx::L2Hint::kEvictLast);
     }
     ptx::tma_load_2d(&p_.map_statistics, full, s_statistics, work.row_begin + first_row, statistics_row);
+  }
+
+  /// Loads the bias of a query tile to where its dS will be, and begins to bring that of a later step.
+  __device__ __forceinline__ void load_bias(int stage, int first_row, bool ahead, int query_head, const KeyWork& work) const {
+    if (!first_lane_) {
+      return;
+    }
+    const PairTensor& bias = p_.scores.bias;
+    const int head = bias.heads > 1 ? query_head : 0, batch = bias.batches > 1 ? work.batch : 0;
+#pragma unroll
+    for (int panel = 0; panel < Config::kWarpgroups; ++panel) {
+      ptx::tma_load_4d(&p_.map_bias, &smem_.q_full[stage], smem_.ds[stage][panel], work.first_key + 64 * panel, first_row, head, batch,
+                       ptx::L2Hint::kEvictFirst);
+    }
+    if (ahead) {
+#pragma unroll
+      for (int panel = 0; panel < Config::kWarpgroups; ++panel) {
+        ptx::tma_prefetch_4d(&p_.map_bias, work.first_key + 64 * panel, first_row + kModifiedBiasStepsAhead * Config::kTileQ, head, batch);
+      }
+    }
   }
 
   const ModifiedBackwardParams& p_;

@@ -4,6 +4,7 @@
 #include "kernels/sm90/backward/pairs.cuh"
 #include "kernels/sm90/backward/params.h"
 #include "kernels/sm90/backward_modified/launch.h"
+#include "kernels/sm90/backward_modified/listed_tiles.cuh"
 #include "kernels/sm90/backward_modified/scores.cuh"
 #include "kernels/sm90/backward_modified/work.cuh"
 #include "runtime/cuda_check.h"
@@ -22,14 +23,18 @@ struct Row {
   float2 pairs[kMaxPairs];
 };
 
-template <typename Element>
+/// What may hide a pair of the range.
+enum class Hiding { kNothing, kBias, kMask };
+
+template <typename Element, Hiding kHiding>
 class ModifiedRepair {
   using Pair = typename PairOf<Element>::Type;
+  static constexpr bool kBias = kHiding == Hiding::kBias, kMask = kHiding == Hiding::kMask;
 
  public:
   __device__ __forceinline__ ModifiedRepair(const ModifiedRepairParams& params, int num_tiles, int64_t slice)
       : p_(params),
-        work_(key_work(params.main, static_cast<int>(slice / kRepairSlices), num_tiles, params.tile_q, params.tile_kv)),
+        work_(item(params, num_tiles, static_cast<int>(slice / kRepairSlices))),
         range_(work_.range(params.main)),
         first_key_(work_.first_key + static_cast<int>(slice % kRepairSlices) * kRepairKeys) {}
 
@@ -42,21 +47,100 @@ class ModifiedRepair {
     if (!(flags & kRepairGradQ)) {
       return;
     }
+    const uint32_t bad_keys = kBias ? nonfinite_keys() : 0;
     // Rows of the query tiles that were multiplied with the keys although some of them do not see them.
+    if constexpr (kMask) {
+      repair_listed_rows();
+      return;
+    }
 #pragma unroll 1
     for (int step = work_.first_step; step < work_.end_step; ++step) {
       const int first_row = step * p_.tile_q, end_row = min(first_row + p_.tile_q, range_.len_q);
-      if (step >= work_.whole_first && step < work_.whole_last) {
+      const bool whole = step >= work_.whole_first && step < work_.whole_last;
+      if (whole && !kBias) {
         continue;
       }
 #pragma unroll 1
       for (int i = warp; i < (end_row - first_row) * p_.main.group_size; i += kWarps) {
-        repair_row(first_row + i / p_.main.group_size, i % p_.main.group_size);
+        const int row = first_row + i / p_.main.group_size, group_head = i % p_.main.group_size;
+        if (!whole || hides_one(bad_keys, row, group_head)) {
+          repair_row(row, group_head);
+        }
       }
     }
   }
 
  private:
+  __device__ __forceinline__ static KeyWork item(const ModifiedRepairParams& params, int num_tiles, int index) {
+    if constexpr (kBias) {
+      const int num_items = num_tiles * params.main.order.num_heads, batch = index / num_items;
+      return of_batch(params.main, key_work(params.main, index - batch * num_items, num_tiles, params.tile_q, params.tile_kv), batch, num_items);
+    }
+    if constexpr (kMask) {
+      return listed_key_work(params.main, index, num_tiles, params.tile_q, params.tile_kv);
+    }
+    return key_work(params.main, index, num_tiles, params.tile_q, params.tile_kv);
+  }
+
+  /// The bias of a pair.
+  __device__ __forceinline__ float bias(int row, int key, int group_head) const {
+    const PairTensor& tensor = p_.main.scores.bias;
+    const int head = work_.kv_head * p_.main.group_size + group_head;
+    return static_cast<float>(
+        static_cast<const Element*>(tensor.data)[work_.batch * tensor.batch_stride + head * tensor.head_stride + row * tensor.row_stride + key]);
+  }
+
+  /// Which of the slice's keys have NaN or infinity in k, in all lanes.
+  __device__ __forceinline__ uint32_t nonfinite_keys() const {
+    uint32_t bits = 0;
+#pragma unroll 1
+    for (int i = 0; i < min(kRepairKeys, range_.len_kv - first_key_); ++i) {
+      const Row k = load(key_row(p_.k, p_.k_strides, first_key_ + i), p_.head_dim);
+      float probe = 0.0f;
+#pragma unroll
+      for (int c = 0; c < kMaxPairs; ++c) {
+        probe = fmaf(k.pairs[c].x, 0.0f, fmaf(k.pairs[c].y, 0.0f, probe));
+      }
+      bits |= __any_sync(0xFFFFFFFF, !(probe == 0.0f)) ? 1u << i : 0u;
+    }
+    return bits;
+  }
+
+  /// Whether the bias hides one of these keys of the slice from the row.
+  __device__ __forceinline__ bool hides_one(uint32_t keys, int row, int group_head) const {
+    const int lane = threadIdx.x % 32;
+    return __any_sync(0xFFFFFFFF, (keys >> lane & 1u) != 0 && bias(row, first_key_ + lane, group_head) == -INFINITY);
+  }
+
+  __device__ __forceinline__ void repair_listed_rows() const {
+#pragma unroll 1
+    for (int group_head = 0; group_head < p_.main.group_size && p_.main.visible.counts != nullptr; ++group_head) {
+      const QueryList list(p_.main, work_, group_head);
+#pragma unroll 1
+      for (int step = 0; step < list.mixed; ++step) {
+        const int first_row = p_.main.visible.mixed_entry(list.list, step).tile() * p_.tile_q;
+#pragma unroll 1
+        for (int row = first_row + static_cast<int>(threadIdx.x) / 32; row < min(first_row + p_.tile_q, range_.len_q); row += kWarps) {
+          repair_row(row, group_head);
+        }
+      }
+    }
+  }
+
+  /// Whether boolean and block mask show the pair.
+  __device__ __forceinline__ bool shown(int row, int key, int group_head) const {
+    if constexpr (!kMask) {
+      return true;
+    }
+    const ScoreParams& scores = p_.main.scores;
+    const auto at = [&](const PairTensor& mask, int r, int c) {
+      const int64_t first = work_.batch * mask.batch_stride + (work_.kv_head * p_.main.group_size + group_head) * mask.head_stride;
+      return static_cast<const uint8_t*>(mask.data)[first + r * mask.row_stride + c] != 0;
+    };
+    return (scores.visible.data == nullptr || at(scores.visible, row, key)) &&
+           (scores.block_mask.data == nullptr || at(scores.block_mask, scores.by_block_q.quotient(row), scores.by_block_kv.quotient(key)));
+  }
+
   __device__ __forceinline__ const uint16_t* query_row(const uint16_t* data, const Strides& strides, int row, int group_head) const {
     return data + work_.batch * strides.batch + (work_.q_begin + row) * strides.seq + (work_.kv_head * p_.main.group_size + group_head) * strides.head;
   }
@@ -113,6 +197,7 @@ class ModifiedRepair {
   struct Weights {
     float p;
     float ds;
+    bool hidden;  ///< by the bias: whatever the pair's rows hold, it adds nothing
   };
   __device__ __forceinline__ Weights weights(const Row& q, const Row& k, const Row& v, const Row& grad_o, int row, int key, int group_head) const {
     const ScoreParams& scores = p_.main.scores;
@@ -130,8 +215,15 @@ class ModifiedRepair {
     if (scores.alibi_slopes != nullptr) {
       score = fmaf(-slope_log2, fabsf(static_cast<float>(row + range_.offset - key)), score);
     }
+    if constexpr (kBias) {
+      const float added = bias(row, key, group_head);
+      if (added == -INFINITY) {
+        return {0.0f, 0.0f, true};
+      }
+      score = fmaf(added, kScoreLog2E, score);
+    }
     const float p = ptx::exp2_approx(score - lse_log2);
-    return {p, p * derivative * (dot(grad_o, v) - p_.main.delta[in_workspace])};
+    return {p, p * derivative * (dot(grad_o, v) - p_.main.delta[in_workspace]), false};
   }
 
   __device__ __forceinline__ void repair_key(int key) const {
@@ -142,9 +234,15 @@ class ModifiedRepair {
     for (int group_head = 0; group_head < p_.main.group_size; ++group_head) {
 #pragma unroll 1
       for (int row = range_.begin_row(key); row < min(range_.end_row(key), range_.len_q); ++row) {
+        if (!shown(row, key, group_head)) {
+          continue;
+        }
         const Row q = load(query_row(p_.q, p_.q_strides, row, group_head), p_.head_dim);
         const Row grad_o = load(query_row(p_.grad_o, p_.grad_o_strides, row, group_head), p_.head_dim_v);
         const Weights w = weights(q, k, v, grad_o, row, key, group_head);
+        if (kBias && w.hidden) {
+          continue;
+        }
         add(grad_v, w.p, grad_o);
         add(grad_k, w.ds, q);
       }
@@ -159,9 +257,16 @@ class ModifiedRepair {
     Row grad_q{};
 #pragma unroll 1
     for (int key = range_.begin_key(row); key < min(range_.end_key(row), range_.len_kv); ++key) {
+      if (!shown(row, key, group_head)) {
+        continue;
+      }
       const Row k = load(key_row(p_.k, p_.k_strides, key), p_.head_dim);
       const Row v = load(key_row(p_.v, p_.v_strides, key), p_.head_dim_v);
-      add(grad_q, weights(q, k, v, grad_o, row, key, group_head).ds, k);
+      const Weights w = weights(q, k, v, grad_o, row, key, group_head);
+      if (kBias && w.hidden) {
+        continue;
+      }
+      add(grad_q, w.ds, k);
     }
     store(query_row(p_.grad_q, p_.grad_q_strides, row, group_head), p_.head_dim, grad_q, p_.main.scale);
   }
@@ -173,11 +278,11 @@ class ModifiedRepair {
 };
 
 /// A block looks at as many flags as it has threads.
-template <typename Element>
+template <typename Element, Hiding kHiding>
 __global__ void __launch_bounds__(kRepairThreads) modified_repair_kernel(const __grid_constant__ ModifiedRepairParams params) {
   __shared__ int s_flags[kRepairThreads];
   const int num_tiles = num_key_tiles(params.main);
-  const int64_t num_slices = int64_t{kRepairSlices} * num_tiles * params.main.order.num_heads;
+  const int64_t num_slices = int64_t{kRepairSlices} * num_tiles * params.main.order.num_heads * (kHiding == Hiding::kBias ? params.main.batch_inside : 1);
   const int64_t first_slice = static_cast<int64_t>(blockIdx.x) * kRepairThreads;
   const int mine = first_slice + threadIdx.x < num_slices ? params.main.repair_flags[first_slice + threadIdx.x] : 0;
   s_flags[threadIdx.x] = mine;
@@ -187,18 +292,26 @@ __global__ void __launch_bounds__(kRepairThreads) modified_repair_kernel(const _
 #pragma unroll 1
   for (int i = 0; i < kRepairThreads; ++i) {
     if (s_flags[i] != 0) {
-      ModifiedRepair<Element>(params, num_tiles, first_slice + i).run(s_flags[i]);
+      ModifiedRepair<Element, kHiding>(params, num_tiles, first_slice + i).run(s_flags[i]);
     }
   }
+}
+
+template <typename Element>
+const void* repair_kernel(const ScoreParams& scores) {
+  return scores.bias.data != nullptr ? reinterpret_cast<const void*>(modified_repair_kernel<Element, Hiding::kBias>)
+         : scores.visible.data != nullptr || scores.block_mask.data != nullptr
+             ? reinterpret_cast<const void*>(modified_repair_kernel<Element, Hiding::kMask>)
+             : reinterpret_cast<const void*>(modified_repair_kernel<Element, Hiding::kNothing>);
 }
 
 }  // namespace
 
 void launch_modified_repair(const ModifiedRepairParams& params, DType dtype, cudaStream_t stream) {
-  const int64_t slices = int64_t{kRepairSlices} * params.main.order.num_tiles * params.main.order.num_heads;
+  const int64_t slices = int64_t{kRepairSlices} * params.main.order.num_tiles * params.main.order.num_heads * params.main.batch_inside;
   void* arguments[] = {const_cast<ModifiedRepairParams*>(&params)};
-  const void* kernel = dtype == DType::kFloat16 ? reinterpret_cast<const void*>(modified_repair_kernel<__half>)
-                                                : reinterpret_cast<const void*>(modified_repair_kernel<__nv_bfloat16>);
+  const ScoreParams& scores = params.main.scores;
+  const void* kernel = dtype == DType::kFloat16 ? repair_kernel<__half>(scores) : repair_kernel<__nv_bfloat16>(scores);
   const auto blocks = static_cast<unsigned>((slices + kRepairThreads - 1) / kRepairThreads);
   cuda_check(cudaLaunchKernel(kernel, dim3(blocks), dim3(kRepairThreads), arguments, 0, stream),
              "launch of the sm90 backward repair kernel for modified scores");

@@ -64,6 +64,15 @@ __device__ __forceinline__ int num_key_tiles(const ModifiedBackwardParams& param
   return params.table.data != nullptr ? params.table.num_tiles() : params.order.num_tiles;
 }
 
+/// Query tiles that see a key of the tile; none if end <= first.
+struct StepRange {
+  int first;
+  int end;
+};
+__device__ __forceinline__ StepRange visited_steps(const PairRange& range, int first_key, int tile_q, int tile_kv) {
+  return {range.begin_row(first_key) / tile_q, (min(range.end_row(min(first_key + tile_kv, range.len_kv) - 1), range.len_q) + tile_q - 1) / tile_q};
+}
+
 /// Item `index` of num_tiles * order.num_heads.
 __device__ __forceinline__ KeyWork key_work(const ModifiedBackwardParams& params, int index, int num_tiles, int tile_q, int tile_kv) {
   TileOrder order = params.order;
@@ -92,8 +101,9 @@ __device__ __forceinline__ KeyWork key_work(const ModifiedBackwardParams& params
   }
   work.workspace_head = place.head * params.group_size;
   const PairRange range = work.range(params);
-  work.first_step = range.begin_row(work.first_key) / tile_q;
-  work.end_step = (min(range.end_row(min(work.first_key + tile_kv, work.len_kv) - 1), work.len_q) + tile_q - 1) / tile_q;
+  const StepRange visited = visited_steps(range, work.first_key, tile_q, tile_kv);
+  work.first_step = visited.first;
+  work.end_step = visited.end;
   const int last_key = work.first_key + tile_kv - 1;
   int whole_begin = last_key < work.len_kv ? range.begin_row(last_key) : work.len_q;
   if (params.scores.alibi_slopes != nullptr && range.right != 0) {
@@ -102,6 +112,15 @@ __device__ __forceinline__ KeyWork key_work(const ModifiedBackwardParams& params
   work.whole_first = max(min((min(whole_begin, work.len_q) + tile_q - 1) / tile_q, work.end_step), work.first_step);
   work.whole_last = max(min(range.end_row(work.first_key) / tile_q, work.end_step), work.whole_first);
   work.kind = work.first_step < work.end_step ? KeyWork::kWithSteps : KeyWork::kUnseen;
+  return work;
+}
+
+/// The same keys so many batch entries on (batch_inside). num_items: of one entry.
+__device__ __forceinline__ KeyWork of_batch(const ModifiedBackwardParams& params, KeyWork work, int batches, int num_items) {
+  work.index += batches * num_items;
+  work.batch += batches;
+  work.sequence += batches;
+  work.workspace_head += batches * params.heads_kv * params.group_size;
   return work;
 }
 

@@ -18,6 +18,9 @@ inline constexpr bool kTrimsLowerEdge = true;
 /// Whether their producers bring the next work tile's last k and v tile into L2 while the present one is worked on.
 inline constexpr bool kPrefetchesNextKeys = false;
 
+/// Whether S of a query tile's second key tile is formed beside the exponentials of the first.
+inline constexpr bool kFormsSecondAhead = false;
+
 /// So many key tiles before it is loaded, a tile of a bias is brought into L2: two stages leave less time than device memory takes. 0: not at all.
 inline constexpr int kBiasTilesAhead = 3;
 
@@ -29,12 +32,20 @@ struct BiasStorage {
 template <typename Element, int kTileQ, int kTileKv>
 struct BiasStorage<Element, 0, kTileQ, kTileKv> {};
 
+/// What is said of each key tile of a list (listed_tiles.cuh), in the stages of k; nothing without stages.
+template <int kStages>
+struct ListStorage {
+  int4 messages[kStages];
+};
+template <>
+struct ListStorage<0> {};
+
 /// TileSource::kTile is the Sm90ForwardTile to build; Scores_ what happens to scores beyond scale and causal mask.
 template <typename Element_, typename TileSource, typename Scores_ = PlainHopperScores>
 struct ForwardConfig {
   using Element = Element_;
   using Scores = Scores_;
-  using Params = std::conditional_t<Scores::kModified, ModifiedForwardParams, ForwardParams>;
+  using Params = std::conditional_t<Scores::kMask, MaskedForwardParams, std::conditional_t<Scores::kModified, ModifiedForwardParams, ForwardParams>>;
   using Tile = std::conditional_t<Scores::kModified, SequenceWorkTile, WorkTile>;
   using Work = std::conditional_t<Scores::kModified, ModifiedWorkIterator<ForwardConfig>, WorkIterator<ForwardConfig>>;
   static constexpr Sm90ForwardTile kTile = TileSource::kTile;
@@ -53,10 +64,12 @@ struct ForwardConfig {
   static constexpr Sm90Softmax kSoftmax = kTile.softmax;
   static constexpr bool kPingPong = kTile.ping_pong;
   /// A first key tile of which only the lower half is visible is formed by products of half the width.
-  static constexpr bool kTrimsFirst = kTileKv == 128;
+  static constexpr bool kTrimsFirst = kTileKv == 128 && !Scores::kMask;
   /// So is, where scores do not change, a last key tile of which only the upper half is visible. Behind a softcap the lower edge takes the exact step; with
   /// ALiBi, ptxas 12.4 finds too few registers for one more form of the step (C7511).
   static constexpr bool kTrimsLast = kTrimsLowerEdge && kTrimsFirst && Scores::kModified && !Scores::kChangesScores;
+
+  static constexpr bool kSecondAhead = kFormsSecondAhead && !Scores::kChangesScores && !Scores::kBias && !Scores::kMask;
 
   /// Accumulator registers of a thread: its part of a 64-row warpgroup tile.
   static constexpr int kScores = kTileKv / 2;
@@ -82,7 +95,8 @@ struct ForwardConfig {
     /// With modified scores, in place of `work`: what SequenceWorkTile reads of each work tile. Read until the tile is done, behind the release of q, so there
     /// is room for those of the tiles that the producer may send meanwhile.
     int4 sequence_work[2 * kQStages][SequenceWorkTile::num_messages(kWarpgroups)];
-    BiasStorage<Element, Scores::kBias ? kStages : 0, kTileQ, kTileKv> bias;  ///< in the stages of k, under its barriers
+    ListStorage<Scores::kMask ? kStages : 0> list;                            ///< in the stages of k, under its barriers
+    BiasStorage<Element, Scores::kBias ? kStages : 0, kTileQ, kTileKv> bias;  ///< so, too
 
     __device__ __forceinline__ Element (&q(int stage))[kPanels][kTileQ][64] { return q_and_o[stage]; }
     __device__ __forceinline__ Element (&o())[kPanels][kTileQ][64] {
@@ -96,6 +110,7 @@ struct ForwardConfig {
   static_assert(kTeams * kWarpgroups >= 2 && kTeams * kWarpgroups <= 4, "register split");
   static_assert(kTeams * kTile.consumer_registers() * kWarpgroups + kTile.producer_registers() <= (kTeams * kWarpgroups + 1) * kTile.entry_registers(),
                 "registers are moved between warpgroups, not added");
+  static_assert(!Scores::kMask || (kTileKv == kVisibleUnitKeys && kTileQ % kVisibleUnitRows == 0 && kTeams == 1), "lists are of units");
   static_assert(Scores::kBias == kTile.staged_bias, "room for the bias");
   static_assert(sizeof(SharedStorage) == kTile.team_memory_bytes(), "the planner's arithmetic");
   static_assert(kTeams * sizeof(SharedStorage) <= 232448, "227 KiB of dynamic shared memory per block");

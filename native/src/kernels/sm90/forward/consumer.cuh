@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/sm90/forward/epilogue.cuh"
+#include "kernels/sm90/forward/listed_pairs.cuh"
 #include "kernels/sm90/forward/masked_values.cuh"
 #include "kernels/sm90/forward/modified_scores.cuh"
 #include "kernels/sm90/forward/recompute_scores.cuh"
@@ -125,19 +126,23 @@ class Consumer {
       slope_ = ScoreModifier<Config>::slope_of(params_, tile);
     }
     int n = keys.end - 1;
+    bool masks_first = n >= keys.full_end;
     if constexpr (kModified) {
-      first_key_tile(s, rows, tile, n, tile.edges(warpgroup_).masks_first);
+      masks_first = tile.edges(warpgroup_).masks_first;
+    }
+    if (Config::kSecondAhead && n > keys.full_begin && n <= keys.full_end) {
+      float second[Config::kScores];
+      first_key_tile<true>(s, second, rows, tile, n, masks_first);
+      to_operand(p, s);
+      clear(o);
+      step<TileKind::kPlain, true>(second, p, o, rows, tile, --n);
     } else {
-      first_key_tile(s, rows, tile, n, n >= keys.full_end);
-    }
-    to_operand(p, s);
-    // Cleared by moves: a first product that overwrites O would save them, but made ptxas serialise every wgmma (C7515) in some forms of this function.
-#pragma unroll
-    for (int i = 0; i < Config::kOutputs; ++i) {
-      o[i] = 0.0f;
+      first_key_tile<false>(s, s, rows, tile, n, masks_first);
+      to_operand(p, s);
+      clear(o);
     }
     if constexpr (kModified) {
-      remaining_tiles(s, p, o, rows, tile, keys);
+      remaining_tiles(s, p, o, rows, tile, keys, n - 1);
     } else {
 #pragma unroll 1
       for (--n; n >= keys.full_end; --n) {
@@ -175,10 +180,17 @@ class Consumer {
     finish(same_tile, rows, o);
   }
 
-  /// All tiles but the first, with modified scores.
+  /// O cleared by moves: a first product that overwrites O would save them, but made ptxas serialise every wgmma (C7515) in some forms of process().
+  static __device__ __forceinline__ void clear(float (&o)[Config::kOutputs]) {
+#pragma unroll
+    for (int i = 0; i < Config::kOutputs; ++i) {
+      o[i] = 0.0f;
+    }
+  }
+
+  /// All tiles but the first, with modified scores: from n on.
   __device__ __forceinline__ void remaining_tiles(float (&s)[Config::kScores], uint32_t (&p)[Config::kScores / 2], float (&o)[Config::kOutputs], RowState& rows,
-                                                  const Tile& tile, const KeyTiles& keys) {
-    int n = keys.end - 2;
+                                                  const Tile& tile, const KeyTiles& keys, int n) {
     if constexpr (Scores::kSoftcap) {
       // The lower edge is rare beside what softcap costs: it needs no code of its own.
 #pragma unroll 1
@@ -200,6 +212,9 @@ class Consumer {
       for (; n >= plain_begin; --n) {
         step<TileKind::kPlain>(s, p, o, rows, tile, n);
       }
+      if constexpr (Scores::kMask) {
+        return;  // lists have no lower edge
+      }
       bool trims_last = false;
       if constexpr (Config::kTrimsLast) {
         trims_last = tile.edges(warpgroup_).trims_last;
@@ -217,27 +232,33 @@ class Consumer {
     }
   }
 
-  __device__ __forceinline__ void first_key_tile(float (&s)[Config::kScores], RowState& rows, const Tile& tile, int n, bool masked) {
+  /// kSecondAhead: S of the second tile is issued too, before the exponentials of the first.
+  template <bool kSecondAhead>
+  __device__ __forceinline__ void first_key_tile(float (&s)[Config::kScores], float (&second)[Config::kScores], RowState& rows, const Tile& tile, int n,
+                                                 bool masked) {
     if constexpr (Config::kTrimsFirst && kModified) {
       if (masked && tile.edges(warpgroup_).trims_first) {
-        first_step<Config::kTileKv / 2>(s, rows, tile, n, true);
+        first_step<Config::kTileKv / 2, kSecondAhead>(s, second, rows, tile, n, true);
         return;
       }
     } else if constexpr (Config::kTrimsFirst) {
       if (masked && visible_keys(params_, first_row(tile) + 63) - n * Config::kTileKv <= Config::kTileKv / 2) {
-        first_step<Config::kTileKv / 2>(s, rows, tile, n, true);
+        first_step<Config::kTileKv / 2, kSecondAhead>(s, second, rows, tile, n, true);
         return;
       }
     }
-    first_step<Config::kTileKv>(s, rows, tile, n, masked);
+    first_step<Config::kTileKv, kSecondAhead>(s, second, rows, tile, n, masked);
   }
 
-  /// S of the first key tile and its exponentials, with nothing to overlap.
-  template <int kKeys>
-  __device__ __forceinline__ void first_step(float (&scores)[Config::kScores], RowState& rows, const Tile& tile, int n, bool masked) {
+  /// S of the first key tile and its exponentials, with nothing to overlap but S of the second.
+  template <int kKeys, bool kSecondAhead>
+  __device__ __forceinline__ void first_step(float (&scores)[Config::kScores], float (&second)[Config::kScores], RowState& rows, const Tile& tile, int n,
+                                             bool masked) {
     using namespace ptx;
     float(&s)[kKeys / 2] = reinterpret_cast<float(&)[kKeys / 2]>(scores);
     mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
+    ListedPairs<Config> pairs;
+    pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, masked);
     await_turn();
     wgmma_fence();
     multiply_keys(s);
@@ -247,8 +268,20 @@ class Consumer {
     if constexpr (!Scores::kBias) {
       release_k();
     }
+    if constexpr (kSecondAhead) {
+      mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
+      await_turn();
+      wgmma_fence();
+      multiply_keys(second);
+      pass_turn();
+    }
     Rescale unused;  // O is still empty
-    if constexpr (kModified) {
+    if constexpr (Scores::kMask) {
+      if (masked) {
+        pairs.hide(s, params_, tile, first_row(tile), thread_row(tile));
+      }
+      exact_step(s, rows, unused, params_.scale_log2);
+    } else if constexpr (kModified) {
       exact_modified_step(s, rows, unused, tile, n, masked);
     } else {
       if (masked) {
@@ -292,20 +325,27 @@ class Consumer {
     store_log_sum_exp<kModified>(params_, place, row, rows, sum);
   }
 
-  /// One key tile: S of tile n and O += P V of tile n + 1 are in flight together; the exponentials of tile n run while the second product does.
-  template <TileKind kKind>
+  /// One key tile: S of tile n and O += P V of tile n + 1 are in flight together; the exponentials of tile n run while the second product does. kIssued: S is
+  /// in flight already.
+  template <TileKind kKind, bool kIssued = false>
   __device__ __forceinline__ void step(float (&s)[Config::kScores], uint32_t (&p)[Config::kScores / 2], float (&o)[Config::kOutputs], RowState& rows,
                                        const Tile& tile, int n) {
     using namespace ptx;
-    mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
-    await_turn();
-    wgmma_fence();
-    multiply_keys(s);
+    ListedPairs<Config> pairs;
+    if constexpr (!kIssued) {
+      mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
+      pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, kKind == TileKind::kExact);
+      await_turn();
+      wgmma_fence();
+      multiply_keys(s);
+    }
     mbarrier_wait(&smem_.v_full[v_cursor_.stage()], v_cursor_.phase());
     // Behind the wait's loop ptxas puts this fence itself, but 13.0 does so too late for its analysis at d = 192 and 256 and serialises every wgmma (C7520).
     wgmma_fence();
     multiply_values(o, p);
-    pass_turn();
+    if constexpr (!kIssued) {
+      pass_turn();
+    }
 
     wgmma_wait_group<1>();
     pin_registers(s);
@@ -313,7 +353,11 @@ class Consumer {
     const auto recompute = [&](float(&scores)[Config::kScores]) {
       recompute_scores<Config>(scores, smem_.q(q_cursor_.stage()), smem_.k[k_cursor_.stage()], 64 * warpgroup_ + ptx::fresh_thread_index() % 128 / 32 * 16);
     };
-    if constexpr (kModified) {
+    if constexpr (Scores::kMask && kKind == TileKind::kExact) {
+      // Not the exact step, which would not overlap with the product: with masks such tiles are many.
+      pairs.hide(s, params_, tile, first_row(tile), thread_row(tile));
+      lazy_step(s, rows, rescale, params_.scale_log2, &smem_.sink);
+    } else if constexpr (kModified) {
       modified_step<kKind>(s, rows, rescale, tile, n, recompute);
     } else if constexpr (kKind == TileKind::kExact) {
       mask(s, tile, n);

@@ -3,8 +3,10 @@
 
 #include "kernels/sm90/forward/config.h"
 #include "kernels/sm90/forward/consumer.cuh"
+#include "kernels/sm90/forward/listed_tiles.cuh"
 #include "kernels/sm90/forward/params.h"
 #include "kernels/sm90/forward/producer.cuh"
+#include "ptx/grid_dependency.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/setmaxnreg.cuh"
 #include "ptx/tma.cuh"
@@ -45,6 +47,9 @@ __global__ void __launch_bounds__(Config::kThreads, 1) forward_kernel(const __gr
     ptx::mbarrier_init_fence();
   }
   __syncthreads();
+  if constexpr (Config::Scores::kMask) {
+    ptx::wait_for_previous_kernel();  // which writes the lists; launched so that it may begin before that one ends
+  }
 
   // Roles: the consumers of all teams, then one warpgroup with a producer warp per team. The shuffles tell the compiler that the warpgroup's number and the
   // team's, and all descriptors made from them, are the same in the whole warp.
@@ -53,7 +58,11 @@ __global__ void __launch_bounds__(Config::kThreads, 1) forward_kernel(const __gr
     ptx::registers_release<Config::kTile.producer_registers()>();
     const int team = __shfl_sync(0xFFFFFFFF, static_cast<int>(threadIdx.x) % 128 / 32, 0);
     if (team < Config::kTeams && threadIdx.x % 32 == 0) {
-      produce<Config>(params, teams[team], team);
+      if constexpr (Config::Scores::kMask) {
+        produce_listed<Config>(params, teams[team]);
+      } else {
+        produce<Config>(params, teams[team], team);
+      }
     }
   } else {
     ptx::registers_acquire<Config::kTile.consumer_registers()>();

@@ -2,6 +2,7 @@
 #include "kernels/sm80/sequences/prepare.h"
 #include "kernels/sm90/forward/config.h"
 #include "kernels/sm90/forward/launch.h"
+#include "kernels/sm90/visible_tiles/prepare.h"
 
 namespace fa {
 
@@ -40,6 +41,13 @@ constexpr const ModifiedLauncher* kModifiedLaunchers[][kSm90PairSet - 1] = {
 static_assert(sizeof(kModifiedLaunchers) / sizeof(kModifiedLaunchers[0]) == sizeof(kSm90ModifiedForwardTiles) / sizeof(kSm90ModifiedForwardTiles[0]),
               "a row each");
 
+/// [row of kSm90ModifiedForwardTiles][0: fp16, 1: bf16].
+constexpr void (*kMaskedLaunchers[][2])(const MaskedForwardParams&, int64_t, cudaStream_t) = {
+    {launch_forward<ModifiedForward<__half, 0, kSm90MaskSet>>, launch_forward<ModifiedForward<__nv_bfloat16, 0, kSm90MaskSet>>},
+    {launch_forward<ModifiedForward<__half, 1, kSm90MaskSet>>, launch_forward<ModifiedForward<__nv_bfloat16, 1, kSm90MaskSet>>},
+};
+static_assert(sizeof(kMaskedLaunchers) / sizeof(kMaskedLaunchers[0]) == kSm90LargestMaskTile + 1, "a row each");
+
 /// Sequences: writes the table of query tiles, and the outputs where no sequence is.
 void prepare(const Sm90ForwardTile& tile, const ForwardArgs& args) {
   const Problem& problem = args.problem;
@@ -64,7 +72,10 @@ void sm90_forward(const Plan& plan, const ForwardArgs& args) {
   const Sm90ForwardOrder order = sm90_forward_order(args.problem, tile, q_tiles, plan.blocks);
   const bool is_half = args.problem.dtype == DType::kFloat16;
   const auto stream = static_cast<cudaStream_t>(args.stream);
-  if (set > 0) {
+  if (set == kSm90MaskSet) {
+    prepare_visible_tiles(sm90::visible_tiles_job_of(tile, args), args.stream);
+    sm90::kMaskedLaunchers[plan.variant][is_half ? 0 : 1](sm90::make_masked_forward_params(tile, args, plan.blocks), plan.blocks, stream);
+  } else if (set > 0) {
     if (args.problem.variants.sequences.given) {
       sm90::prepare(tile, args);
     }

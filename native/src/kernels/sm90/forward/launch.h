@@ -17,6 +17,11 @@ ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs
 /// The same for a kernel with modified scores.
 ModifiedForwardParams make_modified_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args, int64_t blocks, Sm90ForwardOrder order);
 
+/// The same for a kernel that goes through lists of visible tiles, which lie in the call's workspace.
+MaskedForwardParams make_masked_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args, int64_t blocks);
+/// What writes them.
+VisibleTilesJob visible_tiles_job_of(const Sm90ForwardTile& tile, const ForwardArgs& args);
+
 /// Queues one instantiation (launch_kernel.cuh) with `blocks` blocks.
 template <typename Config>
 void launch_forward(const typename Config::Params& params, int64_t blocks, cudaStream_t stream);

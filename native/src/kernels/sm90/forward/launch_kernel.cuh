@@ -5,6 +5,7 @@
 #include "kernels/sm90/forward/kernel.cuh"
 #include "kernels/sm90/forward/launch.h"
 #include "runtime/cuda_check.h"
+#include "runtime/launch_dependent.h"
 
 namespace fa::sm90 {
 
@@ -15,9 +16,14 @@ void launch_forward(const typename Config::Params& params, int64_t blocks, cudaS
   cuda_check(cudaFuncSetAttribute(forward_kernel<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
              "shared memory request of the sm90 forward kernel");
   void* arguments[] = {const_cast<typename Config::Params*>(&params)};
-  cuda_check(cudaLaunchKernel(reinterpret_cast<const void*>(forward_kernel<Config>), dim3(static_cast<unsigned>(blocks)), dim3(Config::kThreads), arguments,
-                              kSharedBytes, stream),
-             "launch of the sm90 forward kernel");
+  if constexpr (Config::Scores::kMask) {
+    launch_dependent(reinterpret_cast<const void*>(forward_kernel<Config>), static_cast<unsigned>(blocks), Config::kThreads, arguments, kSharedBytes, stream,
+                     "launch of the sm90 forward kernel with masks");
+  } else {
+    cuda_check(cudaLaunchKernel(reinterpret_cast<const void*>(forward_kernel<Config>), dim3(static_cast<unsigned>(blocks)), dim3(Config::kThreads), arguments,
+                                kSharedBytes, stream),
+               "launch of the sm90 forward kernel");
+  }
 }
 
 }  // namespace fa::sm90

@@ -9,3 +9,10 @@
   template void launch_forward<ModifiedForward<__half, tile, set>>(const ModifiedForwardParams&, int64_t, cudaStream_t);        \
   template void launch_forward<ModifiedForward<__nv_bfloat16, tile, set>>(const ModifiedForwardParams&, int64_t, cudaStream_t); \
   }
+
+/// The same for the kernels that go through lists of visible tiles.
+#define FA_SM90_INSTANTIATE_MASKED_FORWARD(tile)                                                                                       \
+  namespace fa::sm90 {                                                                                                                 \
+  template void launch_forward<ModifiedForward<__half, tile, kSm90MaskSet>>(const MaskedForwardParams&, int64_t, cudaStream_t);        \
+  template void launch_forward<ModifiedForward<__nv_bfloat16, tile, kSm90MaskSet>>(const MaskedForwardParams&, int64_t, cudaStream_t); \
+  }

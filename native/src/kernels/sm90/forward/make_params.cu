@@ -98,4 +98,19 @@ ModifiedForwardParams make_modified_forward_params(const Sm90ForwardTile& tile, 
   return params;
 }
 
+VisibleTilesJob visible_tiles_job_of(const Sm90ForwardTile& tile, const ForwardArgs& args) {
+  return visible_tiles_job(score_params_of(args.problem, args.variants), sm90_mask_layout(args.problem, tile), args.workspace);
+}
+
+MaskedForwardParams make_masked_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args, int64_t blocks) {
+  MaskedForwardParams params{make_modified_forward_params(tile, args, blocks, Sm90ForwardOrder::kSequence)};
+  params.visible_tiles = visible_tiles_job_of(tile, args).tiles;
+  const Sm90MaskOrder order = sm90_mask_order(args.problem);
+  params.section_work = FastDivisor(params.visible_tiles.group_lists * order.section_sharers);
+  params.section_sharers = FastDivisor(order.section_sharers);
+  params.sharer_sections = FastDivisor(order.sharers / order.section_sharers);
+  params.lists_of_plane = FastDivisor(params.visible_tiles.tiles);
+  return params;
+}
+
 }  // namespace fa::sm90

@@ -64,6 +64,18 @@ __device__ __forceinline__ bool lane_finds_nonfinite(const ForwardParams& params
   return found;
 }
 
+/// True if v has anything but NaN at keys [first, end), as far as this lane looks.
+template <typename Element>
+__device__ __forceinline__ bool lane_finds_number(const ForwardParams& params, const TilePlace& place, int first, int end) {
+  const int kv_head = params.group_size.quotient(place.head), pairs = params.head_dim_v / 2;
+  bool found = false;
+  for (int i = ptx::fresh_thread_index() % 32; i < (end - first) * pairs; i += 32) {
+    const float2 value = detail::load_pair<Element>(params.v, place.batch, place.first_key + first + i / pairs, kv_head, i % pairs * 2);
+    found = found || !(isnan(value.x) & isnan(value.y));
+  }
+  return found;
+}
+
 /// True, in the whole warp, if v has NaN or infinity at keys [first, end).
 template <typename Element>
 __device__ __forceinline__ bool nonfinite_values(const ForwardParams& params, const TilePlace& place, int first, int end) {
@@ -161,22 +173,28 @@ __device__ __forceinline__ void remove_masked_values(const ModifiedForwardParams
   const TilePlace place = place_of(params, tile);
   const PairRange range = range_of(params, tile);
   const KeyTiles keys = key_tiles<Config::kTileKv>(range, first_row, 64);
-  const int begin = keys.begin * Config::kTileKv, end = keys.end * Config::kTileKv;
+  // A warpgroup goes through all tiles of the block's list, also through those that its own rows' range hides.
+  const int begin = Config::Scores::kMask ? 0 : keys.begin * Config::kTileKv, end = Config::Scores::kMask ? params.len_kv : keys.end * Config::kTileKv;
   const int warp_row = __shfl_sync(0xFFFFFFFF, row, 0), last_key = min(end, params.len_kv - place.first_key);
   // Non-finite values among the keys before and behind those that all rows of the warp see.
   const int common_begin = range.begin_key(warp_row + 15), common_end = range.end_key(warp_row);
   const bool common = common_begin < common_end;
-  const bool all_common = common && !Config::Scores::kBias;  // a bias may hide any key
+  const bool all_common = common && !Config::Scores::kBias && !Config::Scores::kMask;  // which may hide any key
   const int hidden_before = all_common ? common_begin - begin : last_key - begin, hidden_end = all_common ? max(common_end, common_begin) : last_key;
   const bool found = lane_finds_nonfinite<Element>(params, place, begin, hidden_before, hidden_end, last_key);
-  // Where v is NaN altogether, nothing can be repaired, and every warp would try.
+  // Where v is NaN altogether, nothing can be repaired, and every warp would try. One key that all rows see tells; where a bias or a mask may hide any key,
+  // all keys must be NaN, and each row must see one: otherwise it is 0.
   bool nan = common;
+  if constexpr (Config::Scores::kBias || Config::Scores::kMask) {
+    nan = !lane_finds_number<Element>(params, place, begin, last_key) & (rows.sum[0] != 0.0f) & (rows.sum[1] != 0.0f);
+  } else {
 #pragma unroll
-  for (int part = 0; part < Config::kHeadDim / 64; ++part) {
-    const int column = min(64 * part + ptx::fresh_thread_index() % 32 * 2, params.head_dim_v - 2);
-    const float2 value =
-        detail::load_pair<Element>(params.v, place.batch, place.first_key + min(common_begin, last_key - 1), params.group_size.quotient(place.head), column);
-    nan = nan & isnan(value.x) & isnan(value.y);
+    for (int part = 0; part < Config::kHeadDim / 64; ++part) {
+      const int column = min(64 * part + ptx::fresh_thread_index() % 32 * 2, params.head_dim_v - 2);
+      const float2 value =
+          detail::load_pair<Element>(params.v, place.batch, place.first_key + min(common_begin, last_key - 1), params.group_size.quotient(place.head), column);
+      nan = nan & isnan(value.x) & isnan(value.y);
+    }
   }
   // One vote for both: with one more, ptxas took everything here for divergent.
   if (__reduce_or_sync(0xFFFFFFFF, (found ? 1u : 0u) | (nan ? 0u : 2u)) != 3) {

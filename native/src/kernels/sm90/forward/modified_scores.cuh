@@ -12,6 +12,17 @@
 
 namespace fa::sm90 {
 
+/// Whether the boolean mask or the block mask hides a pair, for the rare paths. key: of any pair that the range shows.
+__device__ __forceinline__ bool mask_hides(const ScoreParams& params, int batch, int head, int query, int key) {
+  const auto zero_at = [&](const PairTensor& mask, int row, int column) {
+    const auto* g_mask = static_cast<const uint8_t*>(mask.data) + batch * mask.batch_stride + head * mask.head_stride;
+    return g_mask[row * mask.row_stride + column] == 0;
+  };
+  const int column = min(key, params.range.len_kv - 1);
+  return (params.visible.data != nullptr && zero_at(params.visible, query, column)) ||
+         (params.block_mask.data != nullptr && zero_at(params.block_mask, params.by_block_q.quotient(query), params.by_block_kv.quotient(column)));
+}
+
 /// Sets the scores of keys in front of the first visible one to -infinity. hidden[r]: such keys of the tile, counted from this thread's first column.
 template <int kNum>
 __device__ __forceinline__ void hide_first(float (&s)[kNum], const int (&hidden)[2]) {
@@ -42,7 +53,7 @@ __device__ __forceinline__ void optimistic_modified_step(float (&s)[kNum], RowSt
 template <typename Config>
 class ScoreModifier {
   using Scores = typename Config::Scores;
-  using Params = typename Config::Params;
+  using Params = ModifiedForwardParams;
 
  public:
   /// slope: slope_of(), which reads memory, once per work tile. s_bias: the bias of the block's rows and the key tile, from the first key of s on.
@@ -67,6 +78,8 @@ class ScoreModifier {
   static __device__ __forceinline__ bool hides(const Params& params, const SequenceWorkTile& tile, int query, int key) {
     if constexpr (Scores::kBias) {
       return pair_bias(params, tile, query, key) == kMinusInfinity;
+    } else if constexpr (Scores::kMask) {
+      return mask_hides(params.scores, tile.sequence(), tile.head(), query, key);
     } else {
       return false;
     }
@@ -228,8 +241,8 @@ __device__ __forceinline__ void modified_results(const typename Config::Params& 
     const float sink_log2 = sink * kScoreLog2E, top = fmaxf(reference, sink_log2), finite_top = top == kMinusInfinity ? 0.0f : top;
     const float factor = ptx::exp2_approx(reference - finite_top);
     const float with_sink = fmaf(sum, factor, ptx::exp2_approx(sink_log2 - finite_top));
-    // Nothing seen: 0. Only scores of -infinity: NaN, since that is 0 / 0 in the unfused form; but a bias hides with them.
-    const bool sees_keys = !Config::Scores::kBias && range.begin_key(row + 8 * r) < range.end_key(row + 8 * r);
+    // Nothing seen: 0. Only scores of -infinity: NaN, since that is 0 / 0 in the unfused form; but a bias and masks hide with them.
+    const bool sees_keys = !Config::Scores::kBias && !Config::Scores::kMask && range.begin_key(row + 8 * r) < range.end_key(row + 8 * r);
     inverse_sum[r] = with_sink == 0.0f ? (sees_keys ? NAN : 0.0f) : __fdividef(factor, with_sink);
     lse[r] = sum == 0.0f ? sink : fmaf(finite_top, kLn2, __logf(with_sink));
   }

@@ -8,6 +8,7 @@
 #include "attention/fast_divisor.h"
 #include "attention/score_params.h"
 #include "attention/sequence_schedule.h"
+#include "attention/visible_tiles.h"
 
 namespace fa::sm90 {
 
@@ -67,6 +68,16 @@ struct ModifiedForwardParams : ForwardParams {
   /// The batch entries of a head follow each other, so that they read a shared bias together: `heads` is the batch then. Only with a bias.
   bool batch_inside;
   CUtensorMap map_bias;  ///< over (key, query, head, batch or sequence), 128-byte swizzle, boxes of 64 x tile_q
+};
+
+/// Of a kernel that goes through lists of visible tiles. Work is a list (a query tile of a plane) for one of the heads that share it; it is handed out by a
+/// counter, section by section: the lists of a group of planes, the longest first, each for section_sharers heads one after the other.
+struct MaskedForwardParams : ModifiedForwardParams {
+  VisibleTiles visible_tiles;
+  FastDivisor section_work;     ///< group_lists * section_sharers
+  FastDivisor section_sharers;  ///< divides the number of heads (over the batch) that share a plane
+  FastDivisor sharer_sections;  ///< of a group
+  FastDivisor lists_of_plane;   ///< query tiles
 };
 
 }  // namespace fa::sm90

@@ -15,6 +15,7 @@
 
 #include "kernels/sm90/forward/params.h"
 #include "ptx/exp2.cuh"
+#include "ptx/register_pair.cuh"
 
 namespace fa::sm90 {
 
@@ -22,6 +23,8 @@ inline constexpr float kMinusInfinity = -INFINITY;
 
 /// False: the optimistic step follows only tiles whose P leave the range of the element type, as if nothing outweighed another.
 inline constexpr bool kFollowsOutweighing = true;
+/// Whether the optimistic step keeps the offsets of its two rows in an even and an odd register (ptx/register_pair.cuh).
+inline constexpr bool kPairsOffsets = false;
 /// A thread's partial row sum below this proves that no P left that range: fp16 holds up to 65504, bf16 far more.
 inline constexpr float kMaxTileSum = 16384.0f;
 /// Up to this sum of a thread's P, a reference is moved after the fact: P, sums and their products stay far from overflow.
@@ -217,7 +220,12 @@ __device__ __forceinline__ void settle_tile(float (&p)[kNum], RowState& rows, Re
 /// fail, as they do for NaN scores: such rows take the exact way. The first check's branch keeps the exponentials in front of the wait, as in lazy_step.
 template <int kNum, typename Recompute>
 __device__ __forceinline__ void optimistic_step(float (&s)[kNum], RowState& rows, Rescale& rescale, float scale_log2, const Recompute& recompute) {
-  const float offset[2] = {-rows.reference[0] * scale_log2, -rows.reference[1] * scale_log2};
+  float offset[2] = {rows.reference[0] * scale_log2, rows.reference[1] * scale_log2};
+  if constexpr (kPairsOffsets) {
+    ptx::keep_in_register_pair(offset[0], offset[1]);
+  }
+  offset[0] = -offset[0];
+  offset[1] = -offset[1];
   float tile_sum[2];
   exponentials(s, scale_log2, offset, tile_sum);
   settle_tile(s, rows, rescale, scale_log2, tile_sum, [&](float(&scores)[kNum]) {
