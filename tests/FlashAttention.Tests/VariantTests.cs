@@ -111,13 +111,18 @@ public sealed class VariantPlanTests
     [TestCaseSource(nameof(Single))]
     public void TheBackwardPassOnHopperIsItsOwnWhereItComputesTheVariant(Variants variants)
     {
-        string[] own = ["a sliding window", "attention chunks", "softcap", "ALiBi slopes", "attention sinks", "sequences of different lengths"];
+        string[] own =
+        [
+            "a sliding window", "attention chunks", "softcap", "ALiBi slopes", "attention sinks", "sequences of different lengths", "a boolean mask", "a block mask",
+        ];
         ProblemCase problem = Base with { Variants = variants };
         using var call = new AttentionCall(TestDevice.Cpu, problem, AttentionInputs.Create(problem));
         fa_status status = call.Describe(fa_pass.FA_PASS_BACKWARD, out fa_plan_description plan, 90);
         Assert.That(status, Is.EqualTo(fa_status.FA_STATUS_OK), NativeCall.LastMessage);
-        // Sets of kernels have softcap or ALiBi, not both.
-        bool computed = variants.Names().All(name => own.Contains(name)) && !(variants.Softcap > 0 && variants.Alibi != AlibiKind.None);
+        // Sets of kernels have softcap or ALiBi or masks, and masks no sequences.
+        bool masks = variants.Visible != PairShape.None || variants.Block is not null;
+        int others = new[] { variants.Softcap > 0, variants.Alibi != AlibiKind.None, masks }.Count(set => set);
+        bool computed = variants.Names().All(name => own.Contains(name)) && others <= 1 && !(masks && variants.Sequences != SequenceKind.None);
         Assert.That(plan.kernel, Is.EqualTo(computed ? fa_kernel.FA_KERNEL_SM90 : fa_kernel.FA_KERNEL_SM80), plan.Reason());
     }
 }

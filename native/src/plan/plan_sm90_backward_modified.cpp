@@ -14,10 +14,8 @@ constexpr double kMaxWork = 1.0e8;
 constexpr double kMaxRows = 2147483647.0 * 8;
 constexpr double kMaxPairs = 17592186044416.0;
 
-/// Whether boolean and block masks are among the variants that plans are made for.
-constexpr bool kPlansMasks = false;
 /// Variants that plans are made for: what the sets have together.
-constexpr uint32_t kPlannedVariants = kSm90AlibiVariants | kSm90SoftcapVariants | kVariantSequences | (kPlansMasks ? kSm90MaskVariants : 0u);
+constexpr uint32_t kPlannedVariants = kSm90AlibiVariants | kSm90SoftcapVariants | kVariantSequences | kSm90MaskVariants;
 constexpr uint32_t kMasks = kVariantVisible | kVariantBlockMask;
 
 /// Place in kSm90ScoreSets of what the kernel computes between the products.
