@@ -44,10 +44,10 @@ const char* bias_refusal(const Problem& problem) {
     return nullptr;
   }
   if (!v.grad_bias_in_tiles) {
-    return "address and strides of the gradient of the bias must be multiples of 16 bytes (TMA)";
+    return "address and strides of the gradient of the bias, and len_kv, must be multiples of 16 bytes (TMA)";
   }
   if (!kSumsGradBias && sm90_sums_grad_bias(problem)) {
-    return "it does not compute the gradient of a bias that heads or more than 4 batch entries share";
+    return "it does not compute the gradient of a bias that heads or more than 2 batch entries share";
   }
   if (static_cast<double>(problem.len_q) * static_cast<double>(problem.len_kv) * static_cast<double>(v.bias_heads * v.bias_batches) > kMaxPairs) {
     return "the gradient of the bias must have at most 2^44 elements";
