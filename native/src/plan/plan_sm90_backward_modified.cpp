@@ -23,10 +23,10 @@ int set_of(const Problem& problem) {
   return sm90_score_set_of(variants_of(problem) & ~(kVariantSequences | kVariantGradBias));
 }
 
-/// Whether a bias that TMA can bring is among them, with its gradient. Switch: false until the kernel has run on a GPU.
-constexpr bool kPlansBias = false;
-/// Whether the gradient of a bias that heads or many batch entries share is. Switch: likewise.
-constexpr bool kSumsGradBias = false;
+/// Whether a bias that TMA can bring is among them, with its gradient.
+constexpr bool kPlansBias = true;
+/// Whether the gradient of a bias that heads or many batch entries share is.
+constexpr bool kSumsGradBias = true;
 
 /// Why the kernels do not take the problem's bias; null if they do, or if there is none.
 const char* bias_refusal(const Problem& problem) {
