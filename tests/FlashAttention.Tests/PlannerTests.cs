@@ -152,6 +152,30 @@ public sealed class PlannerTests
         }
     }
 
+    /// <summary>TMA brings a bias of 16 bits with a row for every query and rows of whole 16 bytes; with anything else the portable kernels compute.</summary>
+    [TestCase("f16", 300, 504, "none", 0, true)]
+    [TestCase("f16", 300, 504, "causal", 0, true)]
+    [TestCase("f16", 300, 500, "none", 0, false)]
+    [TestCase("f16", 1, 504, "none", 0, false)]
+    [TestCase("f32", 300, 504, "none", 0, false)]
+    [TestCase("f16", 300, 504, "none", 20, false)]
+    public void HopperTakesABiasInTiles(string format, int rows, int rowStride, string mask, float softcap, bool onHopper)
+    {
+        ElementFormat element = format == "f32" ? ElementFormat.Float32 : ElementFormat.Float16;
+        foreach (int headDim in new[] { 64, 128 })
+        {
+            ProblemCase problem = Base with
+            {
+                HeadDim = headDim, HeadDimV = headDim, Mask = mask == "none" ? MaskKind.None : MaskKind.BottomRight,
+            };
+            fa_status status = PlanQuery.Try(
+                problem, fa_pass.FA_PASS_BACKWARD, Cuda, out fa_plan_description plan, 90, bias: new(element, rows, problem.LenKv, rowStride), softcap: softcap);
+            Assert.That(status, Is.EqualTo(fa_status.FA_STATUS_OK), NativeCall.LastMessage);
+            Assert.That(plan.kernel, Is.EqualTo(onHopper ? fa_kernel.FA_KERNEL_SM90 : fa_kernel.FA_KERNEL_SM80), plan.Reason());
+            Assert.That(plan.KernelName().EndsWith("_bias", StringComparison.Ordinal), Is.EqualTo(onHopper), plan.KernelName());
+        }
+    }
+
     [Test]
     public void APlanCanBeInsistedOn()
     {

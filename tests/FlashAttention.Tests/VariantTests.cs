@@ -62,17 +62,67 @@ public sealed class VariantPlanTests
         }
     }
 
+    /// <summary>
+    /// Which kernel a Hopper device takes for the forward pass. Masks go together with windows, chunks and sinks; which bias it takes depends on alignment.
+    /// </summary>
+    [TestCaseSource(nameof(Single))]
+    public void TheForwardPassOnHopperIsItsOwnWhereItComputesTheVariant(Variants variants)
+    {
+        if (variants.Bias != PairShape.None)
+        {
+            return;
+        }
+        string[] own =
+        [
+            "a sliding window", "attention chunks", "softcap", "ALiBi slopes", "attention sinks", "sequences of different lengths", "a boolean mask", "a block mask",
+        ];
+        ProblemCase problem = Base with { Variants = variants };
+        using var call = new AttentionCall(TestDevice.Cpu, problem, AttentionInputs.Create(problem));
+        fa_status status = call.Describe(fa_pass.FA_PASS_FORWARD, out fa_plan_description plan, 90);
+        Assert.That(status, Is.EqualTo(fa_status.FA_STATUS_OK), NativeCall.LastMessage);
+        bool masks = variants.Visible != PairShape.None || variants.Block is not null;
+        int others = new[] { variants.Softcap > 0, variants.Alibi != AlibiKind.None, masks }.Count(set => set);
+        bool computed = variants.Names().All(name => own.Contains(name)) && others <= 1 && !(masks && variants.Sequences != SequenceKind.None);
+        Assert.That(plan.kernel, Is.EqualTo(computed ? fa_kernel.FA_KERNEL_SM90 : fa_kernel.FA_KERNEL_SM80), plan.Reason());
+        Assert.That(plan.launches, computed && masks ? Is.EqualTo(3) : Is.LessThanOrEqualTo(2));
+    }
+
+    /// <summary>Masks are looked at once for all that share them, and whole blocks need no bits of single pairs.</summary>
+    [Test]
+    public void MasksOnHopperAreLookedAtOncePerPlane()
+    {
+        ulong Workspace(Variants variants, int batch)
+        {
+            ProblemCase problem = Base with { Variants = variants, Batch = batch };
+            using var call = new AttentionCall(TestDevice.Cpu, problem, AttentionInputs.Create(problem));
+            Assert.That(call.Describe(fa_pass.FA_PASS_FORWARD, out fa_plan_description plan, 90), Is.EqualTo(fa_status.FA_STATUS_OK), NativeCall.LastMessage);
+            return plan.workspace_bytes;
+        }
+        var blocks = new Variants { Block = (64, 128) };
+        Assert.Multiple(() =>
+        {
+            Assert.That(Workspace(blocks, 8), Is.EqualTo(Workspace(blocks, 1)));
+            Assert.That(Workspace(blocks, 1), Is.LessThan(Workspace(new Variants { Block = (32, 128) }, 1)));
+            Assert.That(Workspace(new Variants { Visible = PairShape.Full }, 1), Is.GreaterThan(3 * Workspace(new Variants { Block = (32, 128) }, 1)));
+        });
+    }
+
     /// <summary>Which kernel a Hopper device takes for the backward pass: its own where it computes the variants, otherwise the portable one.</summary>
     [TestCaseSource(nameof(Single))]
     public void TheBackwardPassOnHopperIsItsOwnWhereItComputesTheVariant(Variants variants)
     {
-        string[] own = ["a sliding window", "attention chunks", "softcap", "ALiBi slopes", "attention sinks", "sequences of different lengths"];
+        string[] own =
+        [
+            "a sliding window", "attention chunks", "softcap", "ALiBi slopes", "attention sinks", "sequences of different lengths", "a boolean mask", "a block mask",
+        ];
         ProblemCase problem = Base with { Variants = variants };
         using var call = new AttentionCall(TestDevice.Cpu, problem, AttentionInputs.Create(problem));
         fa_status status = call.Describe(fa_pass.FA_PASS_BACKWARD, out fa_plan_description plan, 90);
         Assert.That(status, Is.EqualTo(fa_status.FA_STATUS_OK), NativeCall.LastMessage);
-        // Sets of kernels have softcap or ALiBi, not both.
-        bool computed = variants.Names().All(name => own.Contains(name)) && !(variants.Softcap > 0 && variants.Alibi != AlibiKind.None);
+        // Sets of kernels have softcap or ALiBi or masks, and masks no sequences.
+        bool masks = variants.Visible != PairShape.None || variants.Block is not null;
+        int others = new[] { variants.Softcap > 0, variants.Alibi != AlibiKind.None, masks }.Count(set => set);
+        bool computed = variants.Names().All(name => own.Contains(name)) && others <= 1 && !(masks && variants.Sequences != SequenceKind.None);
         Assert.That(plan.kernel, Is.EqualTo(computed ? fa_kernel.FA_KERNEL_SM90 : fa_kernel.FA_KERNEL_SM80), plan.Reason());
     }
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks the backward pass with a 16-bit additive bias, and the gradient of the bias, against the definition in float64, at sizes around the tiles' edges.
 
-usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 check_bias.py [--kernel sm90] [--only SUBSTRING] [--quick]
+usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 check_bias.py [--kernel sm90] [--forward auto] [--only SUBSTRING] [--quick]
 
 Inputs and bias lie in larger tensors of NaN; gradients are poisoned, and what surrounds them must stay as it was. O and the log-sum-exp come from the library's
 forward pass. Errors are relative, in units of the format's rounding (2^-11, 2^-8), in the norm of a whole gradient and of its worst row.
@@ -94,7 +94,8 @@ judge.worst = {}
 
 
 class Checker:
-    def __init__(self, kernel, only):
+    def __init__(self, kernel, only, forward):
+        self.forward = forward
         self.library, self.kernel, self.only, self.cases, self.failures = Library(), kernel, only, 0, 0
 
     def case(self, name, batch, len_q, len_kv, heads, d, dtype, shape, o=None, grad=True, hide=None, touch=None, repeat=False, kernel=None, dv=None):
@@ -134,7 +135,7 @@ class Checker:
         options = {n: x for n, x in o.items() if n != "causal"} | {"mask": o.get("causal") or "none", "bias": bias}
         out = torch.empty(batch, len_q, heads_q, dv, device="cuda", dtype=dtype)
         lse = torch.empty(batch, heads_q, len_q, device="cuda")
-        self.library.forward_call(q, k, v, out, lse, **options)()
+        self.library.forward_call(q, k, v, out, lse, kernel=self.forward, **options)()
         found, rooms = {}, {}
         for n, like in (("grad_q", q), ("grad_k", k), ("grad_v", v)) + ((("grad_bias", bias),) if grad else ()):
             found[n], rooms[n] = around(like.shape, dtype, FENCE)
@@ -166,11 +167,12 @@ class Checker:
 
 def cases(checker, quick):
     f16, bf16 = torch.float16, torch.bfloat16
-    lengths = [(500, 504), (129, 1000), (1024, 1024), (70, 64), (64, 129), (333, 777), (1, 8), (1000, 3)]
+    lengths = [(500, 504), (129, 1000), (1024, 1024), (70, 64), (64, 136), (333, 776), (1, 8), (1000, 16)]
     masks = [{}, {"causal": "bottom_right"}, {"causal": "top_left"}, {"window": (130, 20)}, {"window": (40, 0)}, {"chunk": 200}]
+    kinds = list(itertools.product((f16, bf16), (64, 128)))
     if quick:
-        lengths, masks = lengths[:4] + lengths[5:6], masks[:2] + masks[3:4]
-    for (len_q, len_kv), dtype, d, o in itertools.product(lengths, (f16, bf16), (64, 128), masks):
+        lengths, masks, kinds = lengths[:2] + lengths[5:6], masks[:2] + masks[3:4], [(bf16, 64), (f16, 128)]
+    for (len_q, len_kv), (dtype, d), o in itertools.product(lengths, kinds, masks):
         for batch, heads, shape in ((2, (4, 4), (2, 4)), (2, (4, 2), (1, 4)), (3, (2, 2), (1, 2)), (1, (2, 1), (1, 2))):
             checker.case("grad", batch, len_q, len_kv, heads, d, dtype, shape, o)
         checker.case("hiding", 2, len_q, len_kv, (4, 2), d, dtype, (2, 4), o, hide=0.4)
@@ -183,21 +185,21 @@ def cases(checker, quick):
     for d, shape in itertools.product((64, 128), ((2, 4), (1, 4))):
         checker.case("sinks", 2, 500, 504, (4, 2), d, f16, shape, {"sinks": sinks, "causal": "bottom_right"}, hide=0.3)
     # Many items per block, heads finished inside, items of batch entries one behind the other.
-    for d, dtype, (batch, shape), o in itertools.product((64, 128), (f16, bf16), ((2, (2, 16)), (2, (1, 16)), (4, (1, 16))), masks[:2]):
-        checker.case("many items", batch, 1100, 1160, (16, 16), d, dtype, shape, o, repeat=True)
-    checker.case("many heads", 4, 300, 300, (40, 8), 128, f16, (1, 40), {"causal": "bottom_right"}, repeat=True)
+    for d, (batch, shape), o in itertools.product((64, 128), ((2, (2, 32)), (2, (1, 32)), (4, (1, 16))), masks[:2]):
+        checker.case("many items", batch, 1100, 1160, (shape[1], 16), d, f16 if d == 64 else bf16, shape, o, repeat=True)
+    checker.case("many heads", 4, 300, 304, (40, 8), 128, f16, (1, 40), {"causal": "bottom_right"}, repeat=True)
     checker.case("long", 2, 3000, 3000, (2, 2), 128, f16, (1, 2), {}, repeat=True)
     # Sums over heads or many batch entries.
-    for (len_q, len_kv), dtype, d, o in itertools.product(lengths, (f16, bf16), (64, 128), masks):
+    for (len_q, len_kv), (dtype, d), o in itertools.product(lengths, kinds, masks):
         for batch, heads, shape in ((5, (2, 2), (1, 2)), (2, (4, 2), (2, 1)), (2, (4, 4), (1, 1))):
             checker.case("sum", batch, len_q, len_kv, heads, d, dtype, shape, o, hide=0.3 if batch == 2 else None)
     checker.case("many sums", 6, 1500, 1400, (6, 2), 128, f16, (1, 6), {"causal": "bottom_right"}, repeat=True)
     checker.case("many sums", 2, 1500, 1400, (6, 2), 64, bf16, (2, 1), repeat=True)
 
     # A row for all queries, as key-padding masks come.
-    for (len_q, len_kv), dtype, d, o in itertools.product(lengths[:4], (f16, bf16), (64, 128), masks):
+    for (len_q, len_kv), (dtype, d), o in itertools.product(lengths[:4], kinds, masks):
         for batch, shape in ((2, (2, 1, 1)), (3, (1, 4, 1))):
-            checker.case("one row", batch, len_q, len_kv, (4, 2), d, dtype, shape, o, grad=False, hide=0.3)
+            checker.case("one row", batch, len_q, len_kv, (4, 2), d, dtype, shape, o, grad=False, hide=0.3, kernel="auto")
 
     # NaN and infinity stay with the pairs that see them.
     def spot(which, row, value):
@@ -213,11 +215,12 @@ def cases(checker, quick):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--kernel", default="sm90")
+    parser.add_argument("--forward", default="auto", help="kernel of the forward pass")
     parser.add_argument("--only", default="")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     torch.manual_seed(11)
-    checker = Checker(arguments.kernel, arguments.only)
+    checker = Checker(arguments.kernel, arguments.only, arguments.forward)
     cases(checker, arguments.quick)
     worst = ", ".join(f"{n} {x:.2f}" for n, x in judge.worst.items())
     print(f"bias, backward, {arguments.kernel}: {checker.cases - checker.failures} of {checker.cases} right; worst relative error in units of the format: {worst}")

@@ -21,7 +21,7 @@ EPS = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 FENCE = 7.0
 ALLOWED, ALLOWED_ELEMENT = 2.0, 6.0
 # Gradients count as at least so large: with one visible key per row they are 0 but for rounding.
-SMALLEST = 3e-3
+SMALLEST = 1e-2
 
 
 def around(shape, dtype, value):

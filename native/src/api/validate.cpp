@@ -98,7 +98,9 @@ void check_option_gradients(const fa_backward_params& params, const Options& opt
       }
     }
     problem->variants.grad_bias = true;
-    problem->variants.grad_bias_in_tiles = problem->variants.bias_in_tiles && strides_aligned_16(params.grad_bias) && address_aligned_16(params.grad_bias);
+    // TMA writes whole pieces of 16 bytes.
+    problem->variants.grad_bias_in_tiles =
+        problem->variants.bias_in_tiles && problem->max_len_kv() % 8 == 0 && strides_aligned_16(params.grad_bias) && address_aligned_16(params.grad_bias);
   }
   if (params.grad_sinks != nullptr) {
     if (options.basic.sinks == nullptr) {

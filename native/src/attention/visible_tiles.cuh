@@ -5,7 +5,7 @@
 
 namespace fa {
 
-/// First kernel: a warp per unit.
+/// First kernel: a warp per unit, or a thread where a unit is one entry of a block mask.
 struct VisibleUnitsConfig {
   static constexpr int kWarps = 8;
   static constexpr int kThreads = 32 * kWarps;
@@ -17,6 +17,12 @@ struct VisibleUnitsConfig {
     uint32_t rows[kWarps][kVisibleUnitRows][kVisibleUnitKeys / 32];
   };
 };
+
+/// Blocks of the first kernel.
+inline int64_t visible_unit_blocks(const VisibleTilesJob& job) {
+  const int units = job.tiles.bits != nullptr ? VisibleUnitsConfig::kWarps : VisibleUnitsConfig::kThreads;
+  return (job.num_units + units - 1) / units;
+}
 
 template <class Config>
 class VisibleUnitsBlock {
@@ -34,7 +40,8 @@ class VisibleUnitsBlock {
     for (int group = thread; group < job_.tiles.num_groups; group += static_cast<int>(gridDim.x) * Config::kThreads) {
       job_.tiles.tickets[group] = 0;
     }
-    const int unit = static_cast<int>(blockIdx.x) * Config::kWarps + static_cast<int>(threadIdx.x) / 32;
+    const bool by_warps = job_.tiles.bits != nullptr;
+    const int unit = by_warps ? static_cast<int>(blockIdx.x) * Config::kWarps + static_cast<int>(threadIdx.x) / 32 : thread;
     if (unit >= job_.num_units) {
       return;
     }
@@ -43,6 +50,10 @@ class VisibleUnitsBlock {
     first_key_ = job_.by_key_units.remainder(unit, row_of_units) * kVisibleUnitKeys;
     batch_ = plane / job_.tiles.heads;
     head_ = plane - batch_ * job_.tiles.heads;
+    if (!by_warps) {
+      job_.tiles.states[unit] = static_cast<uint8_t>(in_range() && block_at(first_row_, first_key_) ? kVisibleAll : kVisibleNone);
+      return;
+    }
     const int state = classify();
     if (state == kVisibleSome) {
       __syncwarp();
@@ -54,10 +65,16 @@ class VisibleUnitsBlock {
   }
 
  private:
+  /// Whether the range shows some pair of the unit.
+  __device__ __forceinline__ bool in_range() const {
+    const PairRange& range = job_.range;
+    return range.sees_some(first_row_, min(first_row_ + kVisibleUnitRows, range.len_q) - 1, first_key_, min(first_key_ + kVisibleUnitKeys, range.len_kv) - 1);
+  }
+
   /// State of the unit; if kVisibleSome, its pairs are in shared memory.
   __device__ __forceinline__ int classify() {
     const PairRange& range = job_.range;
-    if (!range.sees_some(first_row_, min(first_row_ + kVisibleUnitRows, range.len_q) - 1, first_key_, min(first_key_ + kVisibleUnitKeys, range.len_kv) - 1)) {
+    if (!in_range()) {
       return kVisibleNone;
     }
     uint32_t shown = kAllLanes;  // bit 8 i + j: the block mask's word on 16 rows and keys, from row 16 i and key 16 j on

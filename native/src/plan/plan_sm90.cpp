@@ -20,7 +20,7 @@ constexpr uint32_t kPlannedVariants = kSm90AlibiVariants | kSm90SoftcapVariants;
 /// Whether a bias that TMA can bring is among them.
 constexpr bool kPlansBias = true;
 /// Whether boolean and block masks are.
-constexpr bool kPlansMasks = false;
+constexpr bool kPlansMasks = true;
 
 bool has_masks(const Problem& problem) {
   return problem.variants.visible || problem.variants.block_mask;

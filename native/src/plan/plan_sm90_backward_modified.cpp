@@ -14,10 +14,8 @@ constexpr double kMaxWork = 1.0e8;
 constexpr double kMaxRows = 2147483647.0 * 8;
 constexpr double kMaxPairs = 17592186044416.0;
 
-/// Whether boolean and block masks are among the variants that plans are made for.
-constexpr bool kPlansMasks = false;
 /// Variants that plans are made for: what the sets have together.
-constexpr uint32_t kPlannedVariants = kSm90AlibiVariants | kSm90SoftcapVariants | kVariantSequences | (kPlansMasks ? kSm90MaskVariants : 0u);
+constexpr uint32_t kPlannedVariants = kSm90AlibiVariants | kSm90SoftcapVariants | kVariantSequences | kSm90MaskVariants;
 constexpr uint32_t kMasks = kVariantVisible | kVariantBlockMask;
 
 /// Place in kSm90ScoreSets of what the kernel computes between the products.
@@ -25,10 +23,10 @@ int set_of(const Problem& problem) {
   return sm90_score_set_of(variants_of(problem) & ~(kVariantSequences | kVariantGradBias));
 }
 
-/// Whether a bias that TMA can bring is among them, with its gradient. Switch: false until the kernel has run on a GPU.
-constexpr bool kPlansBias = false;
-/// Whether the gradient of a bias that heads or many batch entries share is. Switch: likewise.
-constexpr bool kSumsGradBias = false;
+/// Whether a bias that TMA can bring is among them, with its gradient.
+constexpr bool kPlansBias = true;
+/// Whether the gradient of a bias that heads or many batch entries share is.
+constexpr bool kSumsGradBias = true;
 
 /// Why the kernels do not take the problem's bias; null if they do, or if there is none.
 const char* bias_refusal(const Problem& problem) {
@@ -46,10 +44,10 @@ const char* bias_refusal(const Problem& problem) {
     return nullptr;
   }
   if (!v.grad_bias_in_tiles) {
-    return "address and strides of the gradient of the bias must be multiples of 16 bytes (TMA)";
+    return "address and strides of the gradient of the bias, and len_kv, must be multiples of 16 bytes (TMA)";
   }
   if (!kSumsGradBias && sm90_sums_grad_bias(problem)) {
-    return "it does not compute the gradient of a bias that heads or more than 4 batch entries share";
+    return "it does not compute the gradient of a bias that heads or more than 2 batch entries share";
   }
   if (static_cast<double>(problem.len_q) * static_cast<double>(problem.len_kv) * static_cast<double>(v.bias_heads * v.bias_batches) > kMaxPairs) {
     return "the gradient of the bias must have at most 2^44 elements";

@@ -24,9 +24,9 @@ struct Sm90GradBiasTile {
 
 inline constexpr Sm90GradBiasTile kSm90GradBiasTiles[] = {{64, 8}, {128, 5}};
 
-/// The gradient of a bias that batch entries share may be summed in the bias's type by the main kernel, one entry after the other. With so many that is as
-/// exact as rounding each entry's dS and then the sum.
-inline constexpr int64_t kSm90MaxBiasBatches = 4;
+/// The gradient of a bias that batch entries share may be summed in the bias's type by the main kernel, one entry after the other. With so many that rounds
+/// what the unfused form rounds: each entry's dS and the sum.
+inline constexpr int64_t kSm90MaxBiasBatches = 2;
 
 /// Whether this kernel computes the gradient of the bias; otherwise the main kernel stores its dS.
 inline bool sm90_sums_grad_bias(const Problem& problem) {

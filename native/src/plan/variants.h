@@ -48,7 +48,7 @@ struct Variants {
   int64_t bias_batches = 1;    ///< extents of the bias: 1 where it broadcasts
   int64_t bias_heads = 1;
   bool grad_bias = false;
-  bool grad_bias_in_tiles = false;  ///< like bias_in_tiles
+  bool grad_bias_in_tiles = false;  ///< like bias_in_tiles, and rows are whole pieces of 16 bytes
   bool grad_sinks = false;
   bool visible = false;
   bool block_mask = false;

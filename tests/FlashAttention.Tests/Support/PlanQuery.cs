@@ -16,8 +16,9 @@ internal static unsafe class PlanQuery
 
     public static fa_status Try(
         ProblemCase problem, fa_pass pass, fa_device device, out fa_plan_description description, int assumedCapability = 0, int assumedMultiprocessors = 0,
-        fa_kernel kernel = fa_kernel.FA_KERNEL_AUTO)
+        fa_kernel kernel = fa_kernel.FA_KERNEL_AUTO, BiasShape? bias = null, float softcap = 0)
     {
+        fa_tensor biasTensor = bias?.Tensor ?? default;
         var options = new fa_attention_options
         {
             struct_size = (uint)sizeof(fa_attention_options),
@@ -25,6 +26,8 @@ internal static unsafe class PlanQuery
             scale = problem.Scale,
             deterministic = problem.Deterministic ? 1 : 0,
             kernel = kernel,
+            softcap = softcap,
+            bias = bias is null ? null : &biasTensor,
         };
         var p = new fa_describe_params
         {
@@ -43,6 +46,21 @@ internal static unsafe class PlanQuery
         fa_status status = NativeMethods.fa_attention_describe(&p, &plan);
         description = plan;
         return status;
+    }
+
+    /// <summary>A bias of one batch entry and one head: its format, rows, columns, and distance of rows.</summary>
+    public sealed record BiasShape(ElementFormat Format, long Rows, long Columns, long RowStride)
+    {
+        public fa_tensor Tensor
+        {
+            get
+            {
+                fa_tensor tensor = Shape(Format, [1, 1, Rows, Columns]);
+                tensor.strides[2] = RowStride;
+                tensor.strides[3] = 1;
+                return tensor;
+            }
+        }
     }
 
     public static string KernelName(this fa_plan_description description) => Marshal.PtrToStringUTF8((nint)description.kernel_name) ?? "";

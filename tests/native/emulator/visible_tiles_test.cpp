@@ -73,7 +73,7 @@ class Lists {
   }
 
   void run() {
-    emulator::grid_blocks = static_cast<unsigned>((job_.num_units + fa::VisibleUnitsConfig::kWarps - 1) / fa::VisibleUnitsConfig::kWarps);
+    emulator::grid_blocks = static_cast<unsigned>(fa::visible_unit_blocks(job_));
     for (int block = 0; block < static_cast<int>(emulator::grid_blocks); ++block) {
       using Shared = fa::VisibleUnitsConfig::Shared;
       emulator::run_block(block, fa::VisibleUnitsConfig::kThreads, sizeof(Shared),

@@ -131,7 +131,7 @@ ModifiedPassParams make_modified_pass_params(const Sm90ModifiedBackwardTile& til
     params.sequences = sequence_inputs_of(problem, args.variants);
   }
   params.len_q = static_cast<int>(problem.len_q);
-  params.num_counters = kSm90ModifiedCounters + main.order.num_heads;
+  params.num_counters = kSm90ModifiedCounters + main.order.num_heads * main.batch_inside;
   params.head_dim = static_cast<int>(problem.head_dim);
   params.head_dim_v = static_cast<int>(problem.head_dim_v);
   params.tile_q = tile.tile_q;

@@ -22,9 +22,8 @@ __global__ void __launch_bounds__(VisibleListsConfig::kThreads) visible_lists_ke
 void prepare_visible_tiles(const VisibleTilesJob& job, fa_stream stream) {
   const auto cuda_stream = static_cast<cudaStream_t>(stream);
   void* arguments[] = {const_cast<VisibleTilesJob*>(&job)};
-  const int64_t unit_blocks = (job.num_units + VisibleUnitsConfig::kWarps - 1) / VisibleUnitsConfig::kWarps;
-  cuda_check(cudaLaunchKernel(reinterpret_cast<const void*>(visible_units_kernel), dim3(static_cast<unsigned>(unit_blocks)), dim3(VisibleUnitsConfig::kThreads),
-                              arguments, 0, cuda_stream),
+  cuda_check(cudaLaunchKernel(reinterpret_cast<const void*>(visible_units_kernel), dim3(static_cast<unsigned>(visible_unit_blocks(job))),
+                              dim3(VisibleUnitsConfig::kThreads), arguments, 0, cuda_stream),
              "launch of the kernel that reads the masks");
   const int64_t list_blocks = visible_list_blocks(job.tiles) * job.tiles.num_groups;
   launch_dependent(reinterpret_cast<const void*>(visible_lists_kernel), static_cast<unsigned>(list_blocks), VisibleListsConfig::kThreads, arguments, 0,
