@@ -30,12 +30,9 @@ struct OnlineSoftmax {
     }
   }
 
-  /// Takes in the maxima of a tile of scores, masked ones being -inf; rescales o and the sums where a reference moves. NaN scores do not move it: they become
-  /// NaN probabilities. Warp-wide.
-  template <int kN, int kOutN>
-  __device__ __forceinline__ void raise_reference(const Accumulators<kM, kN>& s, Accumulators<kM, kOutN>& o, float scale_log2) {
-    float top[kRows];
-    bool grows = false;
+  /// Maxima of the rows of a tile of scores, masked ones being -inf, in every lane of the quad. Warp-wide.
+  template <int kN>
+  __device__ __forceinline__ void find_tops(float (&top)[kRows], const Accumulators<kM, kN>& s) const {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int m = r / 2, half = r % 2 * 2;
@@ -47,9 +44,20 @@ struct OnlineSoftmax {
     for (int r = 0; r < kRows; ++r) {
       top[r] = fmaxf(top[r], __shfl_xor_sync(0xffffffffu, top[r], 1));
       top[r] = fmaxf(top[r], __shfl_xor_sync(0xffffffffu, top[r], 2));
-      grows |= (top[r] - reference[r]) * scale_log2 > kSlackLog2;
     }
-    if (FA_LIKELY(!__any_sync(0xffffffffu, grows))) return;
+  }
+
+  /// Whether the reference of one of the thread's rows must follow. NaN scores do not move it: they become NaN probabilities.
+  __device__ __forceinline__ bool is_outgrown(const float (&top)[kRows], float scale_log2) const {
+    bool grows = false;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) grows |= (top[r] - reference[r]) * scale_log2 > kSlackLog2;
+    return grows;
+  }
+
+  /// References follow the maxima; o and the sums are rescaled.
+  template <int kOutN>
+  __device__ __forceinline__ void follow(const float (&top)[kRows], Accumulators<kM, kOutN>& o, float scale_log2) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int m = r / 2, half = r % 2 * 2;
@@ -64,6 +72,15 @@ struct OnlineSoftmax {
         o[m][n][half + 1] *= factor;
       }
     }
+  }
+
+  /// Takes in a tile of scores: the three steps above, where a row's scores are all within a warp. Warp-wide.
+  template <int kN, int kOutN>
+  __device__ __forceinline__ void raise_reference(const Accumulators<kM, kN>& s, Accumulators<kM, kOutN>& o, float scale_log2) {
+    float top[kRows];
+    find_tops(top, s);
+    if (FA_LIKELY(!__any_sync(0xffffffffu, is_outgrown(top, scale_log2)))) return;
+    follow(top, o, scale_log2);
   }
 
   /// What to add to scale_log2 * s before exp2. Rows that have seen no key yet have only scores of -inf, for which 0 does.

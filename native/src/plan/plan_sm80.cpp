@@ -88,10 +88,24 @@ bool set_blocks(const Problem& problem, bool of_q, int tile_rows, Plan* plan, Re
   return true;
 }
 
+/// Longest causal problem for small tiles. Tiles on the diagonal are half wasted, which large ones do not make up for in short problems
+/// (kernels/sm80/forward/README.md).
+constexpr int64_t kShortCausal = 512;
+
+int choose_forward(const Problem& problem, const DeviceCaps& caps, int64_t head_dim) {
+  const int64_t shared_limit = caps.shared_memory_per_block_bytes;
+  if (variants_of(problem) != 0) return first_fitting_modified(kForward, kModifiedForward, head_dim, shared_limit, forward_shared_bytes);
+  const int index = first_fitting(kForward, head_dim, shared_limit, forward_shared_bytes);
+  if (index < 0 || kForward[index].padded_dim != kForward[kSmallForward256].padded_dim) return index;
+  // Small tiles also where there are too few large ones for all multiprocessors.
+  const int64_t blocks = ceil_div(problem.len_q, kForward[index].tile_q) * problem.batch * problem.heads_q;
+  const bool is_short = problem.is_causal() && problem.len_kv <= kShortCausal;
+  return is_short || blocks < caps.multiprocessors ? kSmallForward256 : index;
+}
+
 bool plan_forward(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not) {
-  const int64_t head_dim = larger_head_dim(problem), shared_limit = caps.shared_memory_per_block_bytes;
-  const int index = variants_of(problem) == 0 ? first_fitting(kForward, head_dim, shared_limit, forward_shared_bytes)
-                                              : first_fitting_modified(kForward, kModifiedForward, head_dim, shared_limit, forward_shared_bytes);
+  const int64_t head_dim = larger_head_dim(problem);
+  const int index = choose_forward(problem, caps, head_dim);
   if (index < 0) {
     why_not->set("no variant fits %lld bytes of shared memory per block", static_cast<long long>(caps.shared_memory_per_block_bytes));
     return false;

@@ -20,23 +20,26 @@ inline constexpr int kMaxHeadDim = 512;
 /// The same of the variants that are compiled with ModifiedScores.
 inline constexpr int kMaxModifiedHeadDim = 256;
 
-/// Forward: one block computes tile_q query rows of one head; each warp owns tile_q * slices / warps of them (16 or 32). Where a row of O is too wide for a
-/// warp's registers, `slices` warps share its columns, and each computes all scores of the row.
+/// Forward: one block computes tile_q query rows of one head; each warp owns tile_q * slices / warps of them (16 or 32). With slices = 2, two warps share the
+/// columns of O of their rows. Each then computes all scores of the rows, or those of half of the keys of a tile (splits_keys), and they exchange
+/// probabilities.
 struct ForwardVariant {
   const char* name;
   int padded_dim;
   int tile_q;
   int tile_kv;
   int warps;
-  int stages;           ///< buffers of k and of v
-  bool q_in_registers;  ///< q is read from shared memory once instead of once per tile
-  int blocks_per_sm;    ///< what the register budget is cut for
+  int stages;         ///< buffers of k and of v
+  int q_steps_kept;   ///< of q, so many times 16 columns stay in registers (with ModifiedScores none); the others are read from shared memory once per tile
+  int blocks_per_sm;  ///< what the register budget is cut for
   int slices = 1;
+  bool splits_keys = false;
 };
 
 constexpr int forward_shared_bytes(const ForwardVariant& v) {
-  return 2 * v.padded_dim * (v.tile_q + 2 * v.stages * v.tile_kv)  // q, k, v
-         + 128;                                                    // addresses
+  return 2 * v.padded_dim * (v.tile_q + 2 * v.stages * v.tile_kv)                    // q, k, v
+         + (v.splits_keys ? 2 * v.tile_q * v.tile_kv + 4 * v.slices * v.tile_q : 0)  // probabilities, and a number per row and warp
+         + 128;                                                                      // addresses
 }
 
 /// A tile of a 16-bit bias; where there is room for it, it has a place behind the other shared memory.
@@ -44,13 +47,21 @@ constexpr int bias_tile_bytes(int tile_q, int tile_kv) {
   return 2 * tile_q * tile_kv;
 }
 
+/// Whether the forward kernel for 512 columns splits keys.
+inline constexpr bool kSplitsKeysAt512 = false;
+
 inline constexpr ForwardVariant kForward[] = {
-    {"sm80_forward_d64", 64, 128, 128, 4, 1, false, 2},    {"sm80_forward_d128", 128, 128, 64, 4, 1, false, 2},
-    {"sm80_forward_d192", 192, 64, 64, 4, 1, false, 2},    {"sm80_forward_d256", 256, 64, 64, 4, 1, false, 2},
-    {"sm80_forward_d64", 64, 128, 64, 4, 1, false, 2},  // with ModifiedScores only: tiles half as wide leave registers for the modifications
-    {"sm80_forward_d512", 512, 32, 32, 4, 1, false, 2, 2},
+    {"sm80_forward_d64", 64, 128, 128, 4, 1, 0, 2},
+    {"sm80_forward_d128", 128, 128, 64, 4, 1, 0, 2},
+    {"sm80_forward_d192", 192, 64, 64, 4, 1, 0, 2},
+    {"sm80_forward_d256", 256, 128, 128, 8, 1, 0, 1, 2, true},
+    {"sm80_forward_d256_medium", 256, 128, 64, 8, 1, 0, 1, 2, true},
+    {"sm80_forward_d256_small", 256, 64, 64, 4, 1, 8, 2},
+    {"sm80_forward_d64", 64, 128, 64, 4, 1, 0, 2},  // with ModifiedScores only: tiles half as wide leave registers for the modifications
+    {"sm80_forward_d512", 512, 32, 32, 4, 1, 0, 2, 2, kSplitsKeysAt512},
 };
 inline constexpr int kNumForward = sizeof(kForward) / sizeof(kForward[0]);
+inline constexpr int kSmallForward256 = 5;  ///< row that is also for short causal problems on any device
 
 /// Backward: one block computes the gradients of tile_kv keys of one key/value head, going through tile_q query rows at a time (of every query head of the
 /// group), and adds its part of grad_q to an fp32 accumulator. S^T is split over warps_kv x warps_q warps (keys x queries); grad_k and grad_v over warps_kv x
@@ -148,7 +159,7 @@ inline constexpr int kNumGradBias = sizeof(kGradBias) / sizeof(kGradBias[0]);
 
 /// Rows of the tables that are also compiled with ModifiedScores (attention/score_policy.cuh), for problems that set a variant. Few, since each takes as long
 /// to compile as several plain ones: head_dim 192 is padded to 256, and the last row of kModifiedBackward is for little shared memory.
-inline constexpr int kModifiedForward[] = {4, 1, 3};
+inline constexpr int kModifiedForward[] = {6, 1, 5};
 inline constexpr int kModifiedBackward[] = {0, 1, 5, 6};
 inline constexpr int kModifiedGradQ[] = {0, 1, 3};
 

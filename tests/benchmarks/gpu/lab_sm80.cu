@@ -52,10 +52,7 @@ extern "C" int lab_forward(void* q, void* k, void* v, void* o, float* lse, int64
   params.lse = lse;
   params.q_strides = params.k_strides = params.v_strides = params.o_strides = {length * heads * dim, heads * dim, dim};
   params.shape = shape_of(problem);
-  params.order.num_tiles = static_cast<int>(ceil_div(length, Config::kTileQ));
-  params.order.num_heads = static_cast<int>(batch * heads);
-  params.order.section_heads = fa::TileOrder::even_section(batch * heads, 8);
-  params.order.last_first = causal;
+  params.order = {ceil_div(length, Config::kTileQ), batch, heads, fa::TileOrder::even_section(batch * heads, 8), causal != 0};
   return launch(forward_kernel<Config>, params.order.num_tiles * batch * heads, Config::kThreads, sizeof(Config::Shared), params,
                 static_cast<cudaStream_t>(stream));
 }
@@ -84,9 +81,8 @@ extern "C" int lab_backward(void* q, void* k, void* v, void* grad_o, void* grad_
   params.padded_dim = Config::kDim;
   params.shape = shape_of(problem);
   params.num_q_tiles = static_cast<int>(ceil_div(length, Config::kTileQ));
-  params.order.num_tiles = static_cast<int>(ceil_div(length, Config::kTileKV));
-  params.order.num_heads = static_cast<int>(batch * heads);
-  params.order.section_heads = fa::TileOrder::even_section(batch * heads, fa::TileOrder::choose_section(batch * heads, 8 * length * dim, int64_t{50} << 20));
+  const int section = fa::TileOrder::even_section(batch * heads, fa::TileOrder::choose_section(batch * heads, 8 * length * dim, int64_t{50} << 20));
+  params.order = {ceil_div(length, Config::kTileKV), batch, heads, section};
   return launch(backward_kernel<Config>, params.order.num_tiles * batch * heads, Config::kThreads, sizeof(Config::Shared), params,
                 static_cast<cudaStream_t>(stream));
 }

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Times configurations of the portable kernels against each other and FlashAttention-2: builds each as a shared object with nvcc, checks it, prints TFLOP/s.
+"""Times configurations of the portable kernels and FlashAttention-2, call by call in turns: builds each as a shared object with nvcc, checks it, prints TFLOP/s.
 
 usage: python3 lab_sm80.py [--only SUBSTRING,…] [--cells 512,2048,16384] [--masks full,causal] [--build FOLDER]
 The variants are the initialisers of native/src/plan/sm80_variants.h. Backward times are of the main kernel alone; FlashAttention-2's of its whole backward.
 """
 import argparse
-import ctypes as c
+import ctypes
 import math
 import os
 import re
@@ -17,18 +17,20 @@ import torch
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-from peers import Case, median_ms, state  # noqa: E402
+from peers import Case, state, summary, timed_in_turns  # noqa: E402
 
 SOURCE = os.path.join(HERE, "..", "..", "..", "native")
-# name: (pass, head_dim, initialiser); forward: padded_dim, tile_q, tile_kv, warps, stages, q_in_registers, blocks_per_sm;
+# name: (pass, head_dim, initialiser); forward: padded_dim, tile_q, tile_kv, warps, stages, q_steps_kept, blocks_per_sm, slices, splits_keys;
 # backward: padded_dim, tile_q, tile_kv, warps_kv, warps_q, warps_dq, stages, blocks_per_sm, ahead.
 VARIANTS = {
-    "f64_128x128_s1": ("F", 64, "64,128,128,4,1,false,2"),
-    "f64_128x64_s2": ("F", 64, "64,128,64,4,2,true,2"),
-    "f128_128x64_s1": ("F", 128, "128,128,64,4,1,false,2"),
-    "f128_128x64_s2": ("F", 128, "128,128,64,4,2,false,2"),
-    "f256_64x64_s1": ("F", 256, "256,64,64,4,1,false,2"),
-    "f256_128x64_s2": ("F", 256, "256,128,64,8,2,false,1"),
+    "f64_128x128_s1": ("F", 64, "64,128,128,4,1,0,2"),
+    "f64_128x64_s2": ("F", 64, "64,128,64,4,2,4,2"),
+    "f128_128x64_s1": ("F", 128, "128,128,64,4,1,0,2"),
+    "f128_128x64_s2": ("F", 128, "128,128,64,4,2,0,2"),
+    "f256_64x64_s1": ("F", 256, "256,64,64,4,1,0,2"),
+    "f256_64x64_pairs": ("F", 256, "256,64,64,4,1,0,2,2,true"),
+    "f256_128x64_pairs": ("F", 256, "256,128,64,8,1,0,1,2,true"),
+    "f256_128x64_s2": ("F", 256, "256,128,64,8,2,0,1"),
     "b64_64x128_r": ("B", 64, "64,64,128,4,1,2,2,2,0"),
     "b64_64x128_r_ahead": ("B", 64, "64,64,128,4,1,2,2,2,1"),
     "b128_64x128_s2": ("B", 128, "128,64,128,4,2,2,2,1,1"),
@@ -62,11 +64,12 @@ def build(name, folder):
 
 
 def pointers(*tensors):
-    return [c.c_void_p(t.data_ptr()) for t in tensors]
+    return [ctypes.c_void_p(t.data_ptr()) for t in tensors]
 
 
 def call_of(kind, lib, case):
-    size = [c.c_int64(x) for x in (case.batch, case.length, case.heads, case.dim)] + [c.c_int(case.causal), c.c_void_p(torch.cuda.current_stream().cuda_stream)]
+    size = [ctypes.c_int64(x) for x in (case.batch, case.length, case.heads, case.dim)]
+    size += [ctypes.c_int(case.causal), ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)]
     if kind == "F":
         arguments = pointers(case.q, case.k, case.v, case.o, case.lse) + size
         return lambda: lib.lab_forward(*arguments)
@@ -110,34 +113,29 @@ def main():
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         built = {n: (out, text) for n, out, text in pool.map(lambda n: build(n, a.build), names)}
     torch.manual_seed(0)
-    results = {n: [] for n in names}
-    peers = {}
+    results = {}
     cells = [(int(s), m == "causal") for m in a.masks.split(",") for s in a.cells.split(",")]
     for dim in sorted({VARIANTS[n][1] for n in names}):
         for length, causal in cells:
             case = Case(None, dim, length, causal, torch.float16)
             prepare(case)
             for what, kind, factor in (("forward", "F", 1), ("backward", "B", 2.5)):
-                if not a.once and any(VARIANTS[n][:2] == (kind, dim) for n in names):
-                    peers.setdefault((dim, kind), []).append(factor * case.flops / median_ms(case.fa2(what), 0.03)[0] * 1e-9)
-            for n in names:
-                kind, d, _ = VARIANTS[n]
-                if d != dim or built[n][0] is None:
-                    continue
-                call = call_of(kind, c.CDLL(built[n][0]), case)
-                wrong = difference(kind, case, call)
+                here = [n for n in names if VARIANTS[n][:2] == (kind, dim) and built[n][0] is not None]
+                calls = {f"FA2 d{dim} {what}": case.fa2(what)} if here else {}
+                calls.update({n: call_of(kind, ctypes.CDLL(built[n][0]), case) for n in here})
+                wrong = {n: difference(kind, case, calls[n]) for n in here}
                 torch.cuda.synchronize()
-                if a.once:
-                    continue
-                speed = (1 if kind == "F" else 2.5) * case.flops / median_ms(call, 0.03)[0] * 1e-9
-                results[n].append(f"{speed:.0f}" if wrong < 0.01 else f"WRONG({wrong:.1e})")
+                for n, times in ({} if a.once or not here else timed_in_turns(calls, 0.03)).items():
+                    speed = factor * case.flops / summary(times)[0] * 1e-9
+                    results.setdefault(n, []).append(f"{speed:.0f}" if n.startswith("FA2") or wrong[n] < 0.01 else f"WRONG({wrong[n]:.1e})")
             del case
     print(state())
     print("cells:", " ".join(f"{s}{'c' if m else ''}" for s, m in cells))
-    for (dim, kind), values in peers.items():
-        print(f"FA2 d{dim} {kind}".ljust(24), " ".join(f"{v:.0f}" for v in values))
+    for n in results:
+        print(n.ljust(24), " ".join(results[n]), "|", built[n][1] if n in built else "")
     for n in names:
-        print(n.ljust(24), " ".join(results[n]), " |", built[n][1])
+        if built[n][0] is None:
+            print(n.ljust(24), "not built:", built[n][1])
 
 
 if __name__ == "__main__":

@@ -144,10 +144,8 @@ fa::sm80::ForwardParams AttentionCase::forward_params(const fa::sm80::ForwardVar
   params.v_strides = strides_of(v_);
   params.o_strides = strides_of(o_);
   params.shape = fa::sm80::shape_of(problem_);
-  params.order.num_tiles = static_cast<int>(fa::sm80::ceil_div(options_.len_q, variant.tile_q));
-  params.order.num_heads = options_.batch * options_.heads_q;
-  params.order.section_heads = std::min(2, params.order.num_heads);
-  params.order.last_first = problem_.is_causal();
+  params.order = {fa::sm80::ceil_div(options_.len_q, variant.tile_q), options_.batch, options_.heads_q, std::min(2, options_.batch * options_.heads_q),
+                  problem_.is_causal()};
   return params;
 }
 
@@ -192,15 +190,13 @@ fa::sm80::BackwardParams AttentionCase::backward_params(const fa::sm80::Backward
   params.padded_dim = variant.padded_dim;
   params.shape = fa::sm80::shape_of(problem_);
   params.num_q_tiles = static_cast<int>(fa::sm80::ceil_div(options_.len_q, variant.tile_q));
-  params.order.num_tiles = static_cast<int>(fa::sm80::ceil_div(options_.len_kv, variant.tile_kv));
-  params.order.num_heads = (has_sequences() ? 1 : options_.batch) * options_.heads_kv;
+  params.order = {fa::sm80::ceil_div(options_.len_kv, variant.tile_kv), has_sequences() ? 1 : options_.batch, options_.heads_kv, 1};
   return params;
 }
 
 fa::sm80::BackwardParams AttentionCase::grad_q_params(const fa::sm80::BackwardParams& main, const fa::sm80::GradQVariant& variant) const {
   fa::sm80::BackwardParams params = main;
-  params.order.num_tiles = static_cast<int>(fa::sm80::ceil_div(options_.len_q, variant.tile_q));
-  params.order.num_heads = (has_sequences() ? 1 : options_.batch) * options_.heads_q;
+  params.order = {fa::sm80::ceil_div(options_.len_q, variant.tile_q), has_sequences() ? 1 : options_.batch, options_.heads_q, 1};
   return params;
 }
 

@@ -69,6 +69,7 @@ struct BlockState {
   const std::function<void()>* body = nullptr;
   int arrived = 0, parity = 0;
   bool flags[2] = {};
+  std::vector<int> named[16];  ///< threads that wait at each named barrier
   std::string error;
   std::vector<WarpState> warps;
 };
@@ -202,6 +203,20 @@ bool block_barrier(bool flag) {
     for (int thread = 0; thread < g_block.threads; ++thread) g_fibers[static_cast<size_t>(thread)].waiting = false;
   }
   return g_block.flags[parity];
+}
+
+void named_barrier(int id, int threads) {
+  if (id < 1 || id > 15 || threads <= 0 || threads % kWarpSize != 0)
+    fail("named barrier " + std::to_string(id) + " of " + std::to_string(threads) + " threads");
+  std::vector<int>& waiting = g_block.named[id];
+  if (static_cast<int>(waiting.size()) + 1 < threads) {
+    waiting.push_back(g_block.current);
+    current_fiber().waiting = true;
+    to_scheduler();
+  } else {
+    for (const int thread : waiting) g_fibers[static_cast<size_t>(thread)].waiting = false;
+    waiting.clear();
+  }
 }
 
 std::array<uint32_t, 4> warp_wide(WarpOperation operation, const std::array<uint32_t, 6>& in) {

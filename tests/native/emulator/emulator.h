@@ -26,6 +26,8 @@ unsigned char* shared_memory();
 
 /// Waits for all threads of the block and returns whether any of them passed true.
 bool block_barrier(bool flag);
+/// Waits until so many threads have come to the barrier of this number, 1 to 15.
+void named_barrier(int id, int threads);
 
 /// What a lane brings to a warp-wide operation and what it takes from it.
 struct Lane {

@@ -48,8 +48,9 @@ constexpr auto check_d128_small = check<1, 2, 1>;
 constexpr auto check_d192 = check<2, 3, 2>;
 constexpr auto check_d192_small = check<2, 4, 2>;
 constexpr auto check_d256 = check<3, 5, 3>;
-constexpr auto check_d256_small = check<3, 6, 3>;
-constexpr auto check_d512 = check<5, 7, 4>;
+constexpr auto check_d256_medium = check<4, 5, 3>;
+constexpr auto check_d256_small = check<5, 6, 3>;
+constexpr auto check_d512 = check<7, 7, 4>;
 
 TEST(Sm80Kernels, Dim64) {
   for (const Mask mask : kMasks) {
@@ -69,6 +70,8 @@ TEST(Sm80Kernels, Dim192) {
 
 TEST(Sm80Kernels, Dim256) {
   check_d256({.len_q = 100, .len_kv = 140, .head_dim = 256, .head_dim_v = 256, .mask = kBottomRight});
+  check_d256({.len_q = 140, .len_kv = 300, .heads_q = 2, .head_dim = 208, .head_dim_v = 256});
+  check_d256_medium({.len_q = 140, .len_kv = 100, .head_dim = 256, .head_dim_v = 240, .mask = kTopLeft});
 }
 
 TEST(Sm80Kernels, Dim512) {

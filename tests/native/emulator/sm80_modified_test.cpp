@@ -78,10 +78,10 @@ void check(const CaseOptions& options) {
   }
 }
 
-constexpr auto check_d64 = check<4, 0, 0, 0>;
+constexpr auto check_d64 = check<6, 0, 0, 0>;
 constexpr auto check_d128 = check<1, 1, 1, 1>;
-constexpr auto check_d256 = check<3, 5, 3, 2>;
-constexpr auto check_d256_small = check<3, 6, 3, 2>;
+constexpr auto check_d256 = check<5, 5, 3, 2>;
+constexpr auto check_d256_small = check<5, 6, 3, 2>;
 
 /// A small case with grouped heads, two batches and lengths that differ.
 CaseOptions grouped(int len_q, int len_kv) {

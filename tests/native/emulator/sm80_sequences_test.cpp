@@ -31,11 +31,9 @@ void read_sequences(const fa::SequenceJob& job) {
 
 /// As launch.cu of the kernels does it.
 template <class Config, template <class> class Block, class Params>
-void run_over(const fa::SequenceTable& table, Params params, size_t more_bytes = 0) {
+void run_over(const fa::SequenceTable& table, Params params, int heads, size_t more_bytes = 0) {
   params.sequences = table;
-  params.order.num_tiles = table.capacity;
-  params.order.section_heads = 2;
-  params.order.last_first = false;
+  params.order = {table.capacity, /*batch=*/1, heads, /*section_heads=*/2};
   launch_blocks<Config, Block>(params, more_bytes);
 }
 
@@ -50,10 +48,9 @@ void check(const CaseOptions& options) {
     const fa::SequenceJob job = attention.forward_job(forward.tile_q);
     read_sequences(job);
     ModifiedForwardParams forward_params{attention.forward_params(forward), scores, {}, options.mask == Mask::kCausalBottomRight};
-    forward_params.order.num_heads = options.heads_q;
     EXPECT_EQ(options.stage_bias, scores.bias_staged);
     using Forward = ForwardConfig<__half, ForwardRow<kForwardRow>, ModifiedScores>;
-    run_over<Forward, ForwardBlock>(job.tables[0].table, forward_params, scores.bias_staged ? sizeof(typename Forward::BiasTile) : 0);
+    run_over<Forward, ForwardBlock>(job.tables[0].table, forward_params, options.heads_q, scores.bias_staged ? sizeof(typename Forward::BiasTile) : 0);
     attention.compare_forward();
 
     const BackwardVariant& backward = kBackward[kBackwardRow];
@@ -63,12 +60,12 @@ void check(const CaseOptions& options) {
     read_sequences(backward_job);
     const BackwardParams params = attention.backward_params(backward);
     using Backward = BackwardConfig<__half, BackwardRow<kBackwardRow>, ModifiedScores>;
-    run_over<Backward, BackwardBlock>(backward_job.tables[0].table, ModifiedBackwardParams{params, scores, nullptr, 0, 0, {}},
+    run_over<Backward, BackwardBlock>(backward_job.tables[0].table, ModifiedBackwardParams{params, scores, nullptr, 0, 0, {}}, options.heads_kv,
                                       scores.bias_staged ? Backward::kStages * sizeof(typename Backward::BiasTile) : 0);
     attention.compare_grad_kv();
     if (options.deterministic) {
       run_over<GradQConfig<__half, GradQRow<kGradQRow>, ModifiedScores>, GradQBlock>(
-          backward_job.tables[1].table, ModifiedBackwardParams{attention.grad_q_params(params, kGradQ[kGradQRow]), scores, nullptr, 0, 0, {}});
+          backward_job.tables[1].table, ModifiedBackwardParams{attention.grad_q_params(params, kGradQ[kGradQRow]), scores, nullptr, 0, 0, {}}, options.heads_q);
       attention.compare_grad_q();
     } else {
       attention.compare_accumulator(backward);
@@ -94,10 +91,10 @@ void check(const CaseOptions& options) {
   }
 }
 
-constexpr auto check_d64 = check<4, 0, 0, 0>;
+constexpr auto check_d64 = check<6, 0, 0, 0>;
 constexpr auto check_d128 = check<1, 1, 1, 1>;
-constexpr auto check_d256 = check<3, 5, 3, 2>;
-constexpr auto check_d256_small = check<3, 6, 3, 2>;
+constexpr auto check_d256 = check<5, 5, 3, 2>;
+constexpr auto check_d256_small = check<5, 6, 3, 2>;
 
 /// Longer than a tile, empty on one side or on both, one element; queries and keys differ.
 CaseOptions sequences(Placement placement) {

@@ -1,11 +1,14 @@
 // The order in which blocks take up tiles: every tile of every head exactly once, sections of equal size.
 #include "attention/tile_order.h"
 
+#include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <set>
 #include <utility>
+
+#include "kernels/sm80/block_order.h"
 
 namespace fa_test {
 namespace {
@@ -28,6 +31,29 @@ TEST(TileOrder, TakesUpEveryTileOnce) {
       }
     }
   }
+}
+
+/// The portable kernels' form of it, with prepared divisions.
+TEST(TileOrder, BlockOrderIsTheSame) {
+  for (const int batch : {1, 3}) {
+    for (const int heads : {1, 2, 7, 16}) {
+      for (const int section : {1, 2, 3, 8, 50}) {
+        for (const bool last_first : {false, true}) {
+          const int tiles = 5, all_heads = batch * heads;
+          const TileOrder expected{.num_tiles = tiles, .num_heads = all_heads, .section_heads = std::min(section, all_heads), .last_first = last_first};
+          const fa::sm80::BlockOrder order(tiles, batch, heads, section, last_first);
+          ASSERT_TRUE(order.num_tiles == tiles && order.num_heads == all_heads);
+          for (int block = 0; block < all_heads * tiles; ++block) {
+            const TileOrder::Work one = expected.work(block);
+            const fa::sm80::BlockOrder::Work other = order.work(block);
+            ASSERT_TRUE(other.tile == one.tile && other.all_heads == one.head && other.batch == one.head / heads && other.head == one.head % heads)
+                << "block " << block << " of " << batch << " x " << heads << " heads in sections of " << section;
+          }
+        }
+      }
+    }
+  }
+  EXPECT_EQ(fa::sm80::BlockOrder(5, 0, 4, 0).num_heads, 0);
 }
 
 TEST(TileOrder, SectionsAreEven) {

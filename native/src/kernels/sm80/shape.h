@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "attention/fast_divisor.h"
 #include "plan/problem.h"
 
 namespace fa::sm80 {
@@ -13,6 +14,7 @@ struct Shape {
   int seen_len_kv;  ///< keys that some query sees: with a causal mask those behind the last query's are seen by none, nor by the rows that pad the last tile
   int heads_q, heads_kv;
   int group_size;  ///< query heads per key/value head
+  FastDivisor by_group_size;
   int head_dim, head_dim_v;
   int causal_offset;  ///< query i sees key j iff j <= i + causal_offset, if causal
   bool causal;
@@ -31,6 +33,7 @@ inline Shape shape_of(const Problem& problem) {
   shape.heads_q = static_cast<int>(problem.heads_q);
   shape.heads_kv = static_cast<int>(problem.heads_kv);
   shape.group_size = static_cast<int>(problem.group_size());
+  shape.by_group_size = FastDivisor(problem.group_size());
   shape.head_dim = static_cast<int>(problem.head_dim);
   shape.head_dim_v = static_cast<int>(problem.head_dim_v);
   shape.causal_offset = static_cast<int>(problem.causal_offset());

@@ -77,6 +77,10 @@ struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
 
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) {
+  return {x, y, z, w};
+}
+
 inline float __int_as_float(int bits) {
   return std::bit_cast<float>(bits);
 }

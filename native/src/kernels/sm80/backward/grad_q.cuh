@@ -31,11 +31,9 @@ class GradQBlock {
         visibility_{params.shape.len_kv, params.shape.causal_offset, params.shape.causal},
         warp_row_(static_cast<int>(threadIdx.x) / 32 / Config::kSlices * 16),
         work_(params.order.work(blockIdx.x)),
-        batch_(work_.head / params.shape.heads_q),
-        head_(work_.head - batch_ * params.shape.heads_q),
         first_row_(work_.tile * Config::kTileQ) {
     if constexpr (kModified) {
-      const SequenceTile at = block_tile(params.sequences, work_.tile, batch_, params.shape.len_q, params.shape.len_kv);
+      const SequenceTile at = block_tile(params.sequences, work_.tile, work_.batch, params.shape.len_q, params.shape.len_kv);
       first_row_ = at.tile * Config::kTileQ;  // negative where the place has no tile
       if (threadIdx.x == 0) shared.base.at = at;
       __syncthreads();
@@ -44,12 +42,12 @@ class GradQBlock {
 
   __device__ __forceinline__ void run() {
     if (kModified && first_row_ < 0) return;
-    const int64_t kv_head = head_ / p_.shape.group_size;
+    const int64_t kv_head = p_.shape.by_group_size.quotient(work_.head);
     const GlobalRows g_k{p_.k + key_place(p_.k_strides) + kv_head * p_.k_strides.head, p_.k_strides.seq, len_kv(), p_.shape.head_dim, p_.shape.aligned};
     const GlobalRows g_v{p_.v + key_place(p_.v_strides) + kv_head * p_.v_strides.head, p_.v_strides.seq, len_kv(), p_.shape.head_dim_v, p_.shape.aligned};
     copy_to_shared<kThreads>(s_.q, rows(p_.q, p_.q_strides, p_.shape.head_dim), first_row_, threadIdx.x);
     copy_to_shared<kThreads>(s_.grad_o, rows(p_.grad_o, p_.grad_o_strides, p_.shape.head_dim_v), first_row_, threadIdx.x);
-    const int64_t g_row = static_cast<int64_t>(work_.head) * p_.padded_rows + row_begin() + first_row_ + warp_row_ + (threadIdx.x & 31) / 4;
+    const int64_t g_row = static_cast<int64_t>(work_.all_heads) * p_.padded_rows + row_begin() + first_row_ + warp_row_ + (threadIdx.x & 31) / 4;
     const float lse[2] = {p_.lse_log2[g_row], p_.lse_log2[g_row + 8]};
     const float delta[2] = {p_.delta[g_row], p_.delta[g_row + 8]};
     const int last_row = min(first_row_ + Config::kTileQ, len_q()) - 1;
@@ -100,15 +98,15 @@ class GradQBlock {
   /// Elements before the first key of the first head.
   __device__ __forceinline__ int64_t key_place(const Strides& strides) const {
     if constexpr (kModified) return s_.base.at.batch * strides.batch + s_.base.at.kv_begin * strides.seq;
-    return batch_ * strides.batch;
+    return work_.batch * strides.batch;
   }
   template <class Pointer>
   __device__ __forceinline__ GlobalRows rows(Pointer g_data, const Strides& strides, int cols) const {
     if constexpr (kModified) {
       const SequenceTile& at = s_.base.at;
-      return {g_data + at.batch * strides.batch + at.q_begin * strides.seq + head_ * strides.head, strides.seq, at.len_q, cols, p_.shape.aligned};
+      return {g_data + at.batch * strides.batch + at.q_begin * strides.seq + work_.head * strides.head, strides.seq, at.len_q, cols, p_.shape.aligned};
     }
-    return {g_data + batch_ * strides.batch + head_ * strides.head, strides.seq, p_.shape.len_q, cols, p_.shape.aligned};
+    return {g_data + work_.batch * strides.batch + work_.head * strides.head, strides.seq, p_.shape.len_q, cols, p_.shape.aligned};
   }
 
   /// First of the columns of k and grad_q that are the warp's.
@@ -143,7 +141,7 @@ class GradQBlock {
 
   /// The modifications for the block's head.
   __device__ __forceinline__ typename Policy::template Head<Element, ScoreLayout::kRowsByKeys> modified_head() const {
-    return {p_.scores, range(), s_.base.at.sequence, head_};
+    return {p_.scores, range(), s_.base.at.sequence, work_.head};
   }
 
   /// Whether the block mask hides the whole tile.
@@ -210,8 +208,7 @@ class GradQBlock {
   Shared& s_;
   const Visibility visibility_;
   const int warp_row_;
-  const TileOrder::Work work_;
-  const int batch_, head_;
+  const BlockOrder::Work work_;
   int first_row_;
   Accumulators<1, Config::kGradN> grad_q_;
 };

@@ -52,7 +52,7 @@ class BackwardBlock {
         k_rows_(shared.k, 16 * warp_kv_, 0),
         q_columns_(shared.q[0], 16 * warp_q_, 0),
         q_rows_(shared.q[0], 0, 16 * warp_col()) {
-    const TileOrder::Work work = params.order.work(blockIdx.x);
+    const BlockOrder::Work work = params.order.work(blockIdx.x);
     if constexpr (kModified) {
       start_modified(work);
       return;
@@ -60,8 +60,7 @@ class BackwardBlock {
     first_key_ = work.tile * Config::kTileKV;
     first_q_tile_ = visibility_.first_row_seeing(first_key_) / Config::kTileQ;
     if (threadIdx.x == 0) {
-      const int64_t batch = work.head / params.shape.heads_kv;
-      const int64_t head = (work.head - batch * params.shape.heads_kv) * params.shape.group_size;
+      const int64_t batch = work.batch, head = work.head * params.shape.group_size;
       shared.base.q = params.q + batch * params.q_strides.batch + head * params.q_strides.head;
       shared.base.grad_o = params.grad_o + batch * params.grad_o_strides.batch + head * params.grad_o_strides.head;
       shared.base.row = (batch * params.shape.heads_q + head) * params.padded_rows;
@@ -92,9 +91,9 @@ class BackwardBlock {
 
  private:
   /// The constructor's work in the modified kernels: where the block's tile and the queries that see it lie. A place without a tile has first_key_ < 0.
-  __device__ __forceinline__ void start_modified(const TileOrder::Work& work) {
+  __device__ __forceinline__ void start_modified(const BlockOrder::Work& work) {
     if constexpr (kModified) {
-      const SequenceTile at = block_tile(p_.sequences, work.tile, work.head / p_.shape.heads_kv, p_.shape.len_q, p_.shape.len_kv);
+      const SequenceTile at = block_tile(p_.sequences, work.tile, work.batch, p_.shape.len_q, p_.shape.len_kv);
       first_key_ = -1;
       if (at.tile < 0) return;
       first_key_ = at.tile * Config::kTileKV;
@@ -102,7 +101,7 @@ class BackwardBlock {
       first_q_tile_ = range.begin_row(first_key_) / Config::kTileQ;
       if (threadIdx.x == 0) {
         const int end_row = range.end_row(min(first_key_ + Config::kTileKV, at.len_kv) - 1);
-        const int head = work.head % p_.shape.heads_kv * p_.shape.group_size;
+        const int head = work.head * p_.shape.group_size;
         s_.base.end_q_tile = (end_row + Config::kTileQ - 1) / Config::kTileQ;
         s_.base.q = p_.q + at.batch * p_.q_strides.batch + at.q_begin * p_.q_strides.seq + head * p_.q_strides.head;
         s_.base.grad_o = p_.grad_o + at.batch * p_.grad_o_strides.batch + at.q_begin * p_.grad_o_strides.seq + head * p_.grad_o_strides.head;
@@ -236,12 +235,11 @@ class BackwardBlock {
   __device__ __forceinline__ GlobalRows key_rows(Pointer g_data, const Strides& strides, int cols) const {
     if constexpr (kModified) {
       const SequenceTile& at = s_.base.at;
-      const int kv_head = s_.base.head / p_.shape.group_size;
+      const int kv_head = p_.shape.by_group_size.quotient(s_.base.head);
       return {g_data + at.batch * strides.batch + at.kv_begin * strides.seq + kv_head * strides.head, strides.seq, at.len_kv, cols, p_.shape.aligned};
     }
-    const TileOrder::Work work = p_.order.work(ptx::block_index_anew());
-    const int64_t batch = work.head / p_.shape.heads_kv;
-    const int64_t head = work.head - batch * p_.shape.heads_kv;
+    const BlockOrder::Work work = p_.order.work(ptx::block_index_anew());
+    const int64_t batch = work.batch, head = work.head;
     return {g_data + batch * strides.batch + head * strides.head, strides.seq, p_.shape.len_kv, cols, p_.shape.aligned};
   }
 

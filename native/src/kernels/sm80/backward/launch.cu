@@ -89,12 +89,9 @@ BackwardParams make_params(const BackwardVariant& variant, const BackwardArgs& a
 }
 
 /// Tiles of all heads, the heads of a section at a time: what a head's blocks stream through, bytes_per_head, is to stay in the second-level cache.
-TileOrder make_order(int64_t tiles, int64_t heads, int64_t bytes_per_head, fa_device device) {
-  TileOrder order;
-  order.num_tiles = static_cast<int>(tiles);
-  order.num_heads = static_cast<int>(heads);
-  order.section_heads = TileOrder::even_section(heads, TileOrder::choose_section(heads, bytes_per_head, l2_bytes_of(device)));
-  return order;
+BlockOrder make_order(int64_t tiles, int64_t batch, int64_t heads, int64_t bytes_per_head, bool last_first, fa_device device) {
+  const int fitting = TileOrder::choose_section(batch * heads, bytes_per_head, l2_bytes_of(device));
+  return {tiles, batch, heads, TileOrder::even_section(batch * heads, fitting), last_first};
 }
 
 /// Whether the main kernel's dS is the gradient of the bias, element by element: each pair has its own, none is skipped, and both are rounded to 16 bits.
@@ -235,10 +232,11 @@ void sm80_backward(const Plan& plan, const BackwardArgs& args) {
   }
   if (args.grad_bias.data != nullptr && !writes_grad_bias(args)) launch_grad_bias(args, params, tables);
   // A head's blocks are to find what they stream through in the cache: the queries of one sequence at a time.
-  const auto heads = [&](int64_t of_batch) { return sequences ? of_batch : problem.batch * of_batch; };
+  const int64_t batch = sequences ? 1 : problem.batch;
   if (plan.blocks > 0) {
     const int64_t bytes = problem.max_len_q() * (2 * (problem.head_dim + problem.head_dim_v) + 4 * variant.padded_dim) * problem.group_size();
-    params.order = make_order(sequences ? tables.keys.capacity : ceil_div(problem.len_kv, variant.tile_kv), heads(problem.heads_kv), bytes, args.device);
+    params.order = make_order(sequences ? tables.keys.capacity : ceil_div(problem.len_kv, variant.tile_kv), batch, problem.heads_kv, bytes,
+                              /*last_first=*/false, args.device);
     launch_either(kKernels[plan.variant][column](), modified ? kModifiedKernels[place_of(plan.variant, kModifiedBackward)][column]() : nullptr,
                   plan.kernel_name, args, plan.blocks, warps_of(variant), backward_shared_bytes(variant), params, tables.keys,
                   variant.stages * bias_tile_bytes(variant.tile_q, variant.tile_kv), variant.blocks_per_sm);
@@ -252,11 +250,10 @@ void sm80_backward(const Plan& plan, const BackwardArgs& args) {
   while (kGradQ[row].padded_dim < variant.padded_dim) ++row;
   const GradQVariant& grad_q = kGradQ[row];
   const int64_t tiles = sequences ? tables.queries.capacity : ceil_div(problem.len_q, grad_q.tile_q);
-  const int64_t blocks = tiles * heads(problem.heads_q);
+  const int64_t blocks = tiles * batch * problem.heads_q;
   if (blocks == 0) return;
-  params.order =
-      make_order(tiles, heads(problem.heads_q), 2 * problem.max_len_kv() * (problem.head_dim + problem.head_dim_v) / problem.group_size(), args.device);
-  params.order.last_first = problem.is_causal() && !sequences;
+  params.order = make_order(tiles, batch, problem.heads_q, 2 * problem.max_len_kv() * (problem.head_dim + problem.head_dim_v) / problem.group_size(),
+                            problem.is_causal() && !sequences, args.device);
   launch_either(kGradQKernels[row][column](), modified ? kModifiedGradQKernels[place_of(row, kModifiedGradQ)][column]() : nullptr, grad_q.name, args, blocks,
                 grad_q.warps, grad_q_shared_bytes(grad_q), params, tables.queries);
 }

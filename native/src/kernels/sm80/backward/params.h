@@ -5,7 +5,7 @@
 
 #include "attention/score_params.h"
 #include "attention/sequence_schedule.h"
-#include "attention/tile_order.h"
+#include "kernels/sm80/block_order.h"
 #include "kernels/sm80/shape.h"
 
 namespace fa::sm80 {
@@ -32,7 +32,7 @@ struct BackwardParams {
 
   Shape shape;
   int num_q_tiles;   ///< of the main kernel
-  TileOrder order;   ///< main kernel: key tiles and key heads; grad_q kernel: query tiles and query heads
+  BlockOrder order;  ///< main kernel: key tiles and key heads; grad_q kernel: query tiles and query heads
   int64_t num_rows;  ///< prepare kernel: batch * heads_q * padded_rows
   // Finish kernel: how the main kernel's warps share a tile of grad_q.
   int tile_q, warps_dq_rows, warps_dq_cols;

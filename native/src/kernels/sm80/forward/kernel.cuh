@@ -9,6 +9,7 @@
 #include "kernels/sm80/forward/params.h"
 #include "ptx/likely.h"
 #include "ptx/mma_sync.cuh"
+#include "ptx/named_barrier.cuh"
 #include "ptx/special_registers.cuh"
 #include "tile/copy_tile.cuh"
 #include "tile/warp_product.cuh"
@@ -38,19 +39,18 @@ class ForwardBlock {
         visibility_{params.shape.len_kv, params.shape.causal_offset, params.shape.causal},
         warp_row_(static_cast<int>(threadIdx.x) / 32 / Config::kSlices * 16 * kM),
         q_operand_(shared.q, warp_row_, 0),
-        k_operand_(shared.k[0], 0, 0),
+        k_operand_(shared.k[0], first_key_of_warp(), 0),
         v_operand_(shared.v[0], 0, first_column()) {
-    const TileOrder::Work work = params.order.work(blockIdx.x);
+    const BlockOrder::Work work = params.order.work(blockIdx.x);
     if constexpr (kModified) {
       start_modified(work);
       return;
     }
-    const int64_t batch = work.head / params.shape.heads_q;
-    const int64_t head = work.head - batch * params.shape.heads_q;
+    const int64_t batch = work.batch, head = work.head;
     first_row_ = work.tile * Config::kTileQ;
     const int last_row = min(first_row_ + Config::kTileQ, params.shape.len_q) - 1;
     num_kv_tiles_ = (visibility_.visible_keys(last_row) + Config::kTileKV - 1) / Config::kTileKV;
-    const int64_t kv_head = head / params.shape.group_size;
+    const int64_t kv_head = params.shape.by_group_size.quotient(work.head);
     if (threadIdx.x == 0) {
       shared.base.k = params.k + batch * params.k_strides.batch + kv_head * params.k_strides.head;
       shared.base.v = params.v + batch * params.v_strides.batch + kv_head * params.v_strides.head;
@@ -75,18 +75,18 @@ class ForwardBlock {
 
  private:
   /// The constructor's work in the modified kernels: where the block's tile and its keys lie. A place without a tile has num_kv_tiles_ < 0.
-  __device__ __forceinline__ void start_modified(const TileOrder::Work& work) {
+  __device__ __forceinline__ void start_modified(const BlockOrder::Work& work) {
     if constexpr (kModified) {
-      const SequenceTile at = block_tile(p_.sequences, work.tile, work.head / p_.shape.heads_q, p_.shape.len_q, p_.shape.len_kv);
+      const SequenceTile at = block_tile(p_.sequences, work.tile, work.batch, p_.shape.len_q, p_.shape.len_kv);
       num_kv_tiles_ = -1;
       if (at.tile < 0) return;
-      const int head = work.head % p_.shape.heads_q;
+      const int head = work.head;
       const int tile = p_.long_tiles_last ? (at.len_q - 1) / Config::kTileQ - at.tile : at.tile;
       first_row_ = tile * Config::kTileQ;
       const PairRange range = p_.scores.range.with_lengths(at.len_q, at.len_kv);
       num_kv_tiles_ = (range.end_key(min(first_row_ + Config::kTileQ, at.len_q) - 1) + Config::kTileKV - 1) / Config::kTileKV;
       if (threadIdx.x == 0) {
-        const int64_t kv_head = head / p_.shape.group_size;
+        const int64_t kv_head = p_.shape.by_group_size.quotient(head);
         s_.base.k = p_.k + at.batch * p_.k_strides.batch + at.kv_begin * p_.k_strides.seq + kv_head * p_.k_strides.head;
         s_.base.v = p_.v + at.batch * p_.v_strides.batch + at.kv_begin * p_.v_strides.seq + kv_head * p_.v_strides.head;
         s_.base.first_kv_tile = range.begin_key(first_row_) / Config::kTileKV;
@@ -114,13 +114,13 @@ class ForwardBlock {
       if (num_kv_tiles_ > first_tile) copy_bias(num_kv_tiles_ - 1);
     }
     ptx::cp_async_commit();
-    if (Config::kQInRegisters) {
+    if constexpr (Config::kQStepsKept > 0) {
       ptx::cp_async_wait<0>();
       __syncthreads();
 #pragma unroll
-      for (int k = 0; k < Config::kScoreSteps; ++k) {
+      for (int k = 0; k < Config::kQStepsKept; ++k) {
 #pragma unroll
-        for (int m = 0; m < kM; ++m) q_operand_.load(q_fragments_[Config::kQInRegisters ? k : 0][m], m, k);
+        for (int m = 0; m < kM; ++m) q_operand_.load(q_fragments_[k][m], m, k);
       }
     }
 #pragma unroll 1
@@ -151,9 +151,19 @@ class ForwardBlock {
           mask(s, tile);
         }
       }
-      if (!kTwoStages) {
-        ptx::cp_async_wait<0>();
+      float top[2 * kM];
+      bool outgrown = false;
+      if (Config::kSplitsKeys && seen) {
+        softmax_.find_tops(top, s);
+        outgrown = softmax_.is_outgrown(top, to_log2());
+      }
+      if (!kTwoStages) ptx::cp_async_wait<0>();
+      if constexpr (Config::kSplitsKeys) {
+        if (FA_UNLIKELY(__syncthreads_or(outgrown))) follow_both(top, seen);
+      } else if (!kTwoStages) {
         __syncthreads();
+      }
+      if (!kTwoStages) {
         if (has_next()) copy_k(next());
         if constexpr (Policy::kBiasTiles) {
           if (has_next()) copy_bias(next());
@@ -257,10 +267,18 @@ class ForwardBlock {
     }
   }
 
+  /// Which of the warps that share rows.
+  __device__ __forceinline__ static int slice() {
+    if constexpr (Config::kSlices == 1) return 0;
+    return static_cast<int>(static_cast<unsigned>(ptx::thread_index_anew()) / 32 % Config::kSlices);
+  }
+  /// First of the keys of a tile whose scores the warp computes.
+  __device__ __forceinline__ static int first_key_of_warp() {
+    return Config::kSplitsKeys ? slice() * Config::kKeys : 0;
+  }
   /// First of the columns of v and O that are the warp's.
   __device__ __forceinline__ static int first_column() {
-    if constexpr (Config::kSlices == 1) return 0;
-    return static_cast<int>(static_cast<unsigned>(ptx::thread_index_anew()) / 32 % Config::kSlices) * (Config::kDim / Config::kSlices);
+    return slice() * (Config::kDim / Config::kSlices);
   }
 
   /// s = q k^T, not yet scaled.
@@ -270,9 +288,9 @@ class ForwardBlock {
     multiply<Element, Config::kScoreSteps, kAhead>(
         [&](int) -> auto& { return s; },
         [&](uint32_t(&a)[4], int m, int k) {
-          if constexpr (Config::kQInRegisters) {
+          if (k < Config::kQStepsKept) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) a[i] = q_fragments_[k][m][i];
+            for (int i = 0; i < 4; ++i) a[i] = q_fragments_[k < Config::kQStepsKept ? k : 0][m][i];
           } else {
             q_operand_.load(a, m, k);
           }
@@ -282,8 +300,8 @@ class ForwardBlock {
 
   /// Scores that a row does not see become -inf (whatever they were). Only in tiles that some row of the warp does not see whole.
   __device__ __forceinline__ void mask(Accumulators<kM, Config::kScoreN>& s, int tile) {
-    const int first_key = tile * Config::kTileKV;
-    if (FA_LIKELY(first_key + Config::kTileKV <= visibility_.visible_keys(first_row_ + warp_row_))) return;
+    const int first_key = tile * Config::kTileKV + first_key_of_warp();
+    if (FA_LIKELY(first_key + Config::kKeys <= visibility_.visible_keys(first_row_ + warp_row_))) return;
     const int lane = ptx::thread_index_anew() & 31;
 #pragma unroll
     for (int m = 0; m < kM; ++m) {
@@ -327,19 +345,62 @@ class ForwardBlock {
 
   /// o += softmax(s) v, step by step of 16 keys so that exponentials and products interleave.
   __device__ __forceinline__ void accumulate(Accumulators<kM, Config::kScoreN>& s, const Kept& kept, int tile) {
-    softmax_.raise_reference(s, o_, to_log2());
+    if constexpr (!Config::kSplitsKeys) softmax_.raise_reference(s, o_, to_log2());
     float shifts[2 * kM];
 #pragma unroll
     for (int r = 0; r < 2 * kM; ++r) shifts[r] = softmax_.shift(r, to_log2());
-    const int offset = stage_bytes(tile);
+    const int offset = stage_bytes(tile) + (Config::kSplitsKeys ? slice() * kKeyBytes : 0);
     multiply<Element, Config::kOutSteps, kAhead>(
         [&](int) -> auto& { return o_; },
         [&](uint32_t(&a)[4], int m, int k) {
           if (m == 0) softmax_.exponentiate(s, k, shifts, to_log2());
           drop(s, kept, m, k);
           round_to_a<Element>(a, s, m, k);
+          if constexpr (Config::kSplitsKeys) give(a, m, k);
         },
         [&](uint32_t(&b)[4], int pair, int k) { v_operand_.load(b, k, pair, offset); });
+    if constexpr (Config::kSplitsKeys) accumulate_other_half(stage_bytes(tile));
+  }
+
+  /// Bytes of the keys of a tile that are a warp's.
+  static constexpr int kKeyBytes = Config::kKeys * Config::KVTile::kRowBytes;
+
+  /// For the warp that has the other columns of O: a fragment of this warp's probabilities.
+  __device__ __forceinline__ void give(const uint32_t (&a)[4], int m, int k) {
+    const int thread = ptx::thread_index_anew();
+    s_.probabilities[static_cast<unsigned>(thread) / 32][k][m][thread & 31] = make_uint4(a[0], a[1], a[2], a[3]);
+  }
+  /// o += softmax(s) v over the keys whose probabilities the other warp of the rows has computed. Warps that share rows see the same tiles.
+  __device__ __forceinline__ void accumulate_other_half(int tile_offset) {
+    const int thread = ptx::thread_index_anew(), other = static_cast<int>(static_cast<unsigned>(thread) / 32 ^ 1), lane = thread & 31;
+    ptx::named_barrier_sync(1 + other / 2, 64);
+    const int offset = tile_offset + (slice() ^ 1) * kKeyBytes;
+    multiply<Element, Config::kOutSteps, kAhead>(
+        [&](int) -> auto& { return o_; },
+        [&](uint32_t(&a)[4], int m, int k) {
+          const uint4 fragment = s_.probabilities[other][k][m][lane];
+          a[0] = fragment.x, a[1] = fragment.y, a[2] = fragment.z, a[3] = fragment.w;
+        },
+        [&](uint32_t(&b)[4], int pair, int k) { v_operand_.load(b, k, pair, offset); });
+  }
+
+  /// A number per row of this warp becomes that of both warps of the row: what combine makes of the two. Block-wide.
+  template <class Combine>
+  __device__ __forceinline__ void exchange(float (&values)[2 * kM], Combine&& combine) {
+    const int lane = ptx::thread_index_anew() & 31;
+    const auto row = [&](int r) { return warp_row_ + 8 * r + (lane >> 2); };
+#pragma unroll
+    for (int r = 0; r < 2 * kM; ++r) {
+      if ((lane & 3) == 0) s_.rows[slice()][row(r)] = values[r];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int r = 0; r < 2 * kM; ++r) values[r] = combine(values[r], s_.rows[slice() ^ 1][row(r)]);
+  }
+  /// Rare path, block-wide: the references of rows that two warps share follow the maxima of both halves of the keys.
+  __device__ __forceinline__ void follow_both(float (&top)[2 * kM], bool seen) {
+    exchange(top, [](float a, float b) { return fmaxf(a, b); });
+    if (seen) softmax_.follow(top, o_, to_log2());
   }
 
   /// Rare path, block-wide: adds non-finite elements of v to the rows that see them and zeroes them in the tile.
@@ -372,34 +433,40 @@ class ForwardBlock {
 
   /// Where the block's rows of o and of the log-sum-exp lie.
   struct Rows {
-    int flat_head;  ///< batch * heads_q + head
-    int begin;      ///< position of row 0
-    int len_q;      ///< rows that exist
+    int batch, head;
+    int begin;  ///< position of row 0
+    int len_q;  ///< rows that exist
   };
   __device__ __forceinline__ Rows rows_written() const {
-    if constexpr (kModified) return {s_.base.at.batch * p_.shape.heads_q + s_.base.head, s_.base.at.q_begin, s_.base.at.len_q};
-    return {p_.order.work(ptx::block_index_anew()).head, 0, p_.shape.len_q};
+    if constexpr (kModified) return {s_.base.at.batch, s_.base.head, s_.base.at.q_begin, s_.base.at.len_q};
+    const BlockOrder::Work work = p_.order.work(ptx::block_index_anew());
+    return {work.batch, work.head, 0, p_.shape.len_q};
   }
 
   /// Divides by the sums, writes o and the log-sum-exp. Rows that see no key get 0 and -inf.
   __device__ __forceinline__ void write_out() {
     const int lane = ptx::thread_index_anew() & 31, first_col = first_column();
     const Rows rows = rows_written();
-    const int64_t batch = rows.flat_head / p_.shape.heads_q;
-    const int64_t head = rows.flat_head - batch * p_.shape.heads_q;
+    const int64_t batch = rows.batch, head = rows.head;
+    float totals[2 * kM];
+    if constexpr (Config::kSplitsKeys) {
+#pragma unroll
+      for (int r = 0; r < 2 * kM; ++r) totals[r] = softmax_.total(r);
+      exchange(totals, [](float a, float b) { return a + b; });
+    }
 #pragma unroll
     for (int r = 0; r < 2 * kM; ++r) {
       const int m = r / 2, half = r % 2 * 2;
       const int tile_row = warp_row_ + 16 * m + 4 * half + (lane >> 2);
       const int row = first_row_ + tile_row;
       const bool sees_keys = kModified || visibility_.visible_keys(row) > 0;
-      const float total = softmax_.total(r);
+      const float total = Config::kSplitsKeys ? totals[r] : softmax_.total(r);
       const SinkSum with_sink = add_sink(r, total);
       const float inverse = kModified ? with_sink.inverse : sees_keys ? 1.0f / total : 0.0f;
       if ((lane & 3) == 0 && first_col == 0 && row < rows.len_q && p_.lse != nullptr) {
-        p_.lse[static_cast<int64_t>(rows.flat_head) * p_.shape.len_q + rows.begin + row] = kModified   ? with_sink.lse
-                                                                                           : sees_keys ? softmax_.reference[r] * p_.shape.scale + logf(total)
-                                                                                                       : -INFINITY;
+        p_.lse[(batch * p_.shape.heads_q + head) * p_.shape.len_q + rows.begin + row] = kModified   ? with_sink.lse
+                                                                                        : sees_keys ? softmax_.reference[r] * p_.shape.scale + logf(total)
+                                                                                                    : -INFINITY;
       }
 #pragma unroll
       for (int n = 0; n < Config::kOutN; ++n) {
@@ -426,7 +493,7 @@ class ForwardBlock {
   OperandB<typename Config::KVTile> k_operand_;
   OperandBTransposed<typename Config::KVTile> v_operand_;
   int first_row_, num_kv_tiles_;
-  uint32_t q_fragments_[Config::kQInRegisters ? Config::kScoreSteps : 1][kM][4];
+  uint32_t q_fragments_[Config::kQStepsKept > 0 ? Config::kQStepsKept : 1][kM][4];
   OnlineSoftmax<kM> softmax_;
   Accumulators<kM, Config::kOutN> o_;
 };

@@ -16,15 +16,17 @@ constexpr ForwardKernelOf kKernels[kNumForward][2] = {
     {forward_kernel_of<1, __half>, forward_kernel_of<1, __nv_bfloat16>},
     {forward_kernel_of<2, __half>, forward_kernel_of<2, __nv_bfloat16>},
     {forward_kernel_of<3, __half>, forward_kernel_of<3, __nv_bfloat16>},
-    {nullptr, nullptr},
+    {forward_kernel_of<4, __half>, forward_kernel_of<4, __nv_bfloat16>},
     {forward_kernel_of<5, __half>, forward_kernel_of<5, __nv_bfloat16>},
+    {nullptr, nullptr},
+    {forward_kernel_of<7, __half>, forward_kernel_of<7, __nv_bfloat16>},
 };
 
 /// The same with ModifiedScores. Row: place in kModifiedForward.
 constexpr ModifiedForwardKernelOf kModifiedKernels[][2] = {
-    {modified_forward_kernel_of<4, __half>, modified_forward_kernel_of<4, __nv_bfloat16>},
+    {modified_forward_kernel_of<6, __half>, modified_forward_kernel_of<6, __nv_bfloat16>},
     {modified_forward_kernel_of<1, __half>, modified_forward_kernel_of<1, __nv_bfloat16>},
-    {modified_forward_kernel_of<3, __half>, modified_forward_kernel_of<3, __nv_bfloat16>},
+    {modified_forward_kernel_of<5, __half>, modified_forward_kernel_of<5, __nv_bfloat16>},
 };
 static_assert(sizeof(kModifiedKernels) / sizeof(kModifiedKernels[0]) == sizeof(kModifiedForward) / sizeof(kModifiedForward[0]), "one row each");
 
@@ -45,10 +47,8 @@ ForwardParams make_params(const ForwardVariant& variant, const ForwardArgs& args
   params.v_strides = args.v.strides;
   params.o_strides = args.o.strides;
   params.shape = shape_of(problem);
-  params.order.num_tiles = static_cast<int>(ceil_div(problem.len_q, variant.tile_q));
-  params.order.num_heads = static_cast<int>(problem.batch * problem.heads_q);
-  params.order.section_heads = TileOrder::even_section(params.order.num_heads, kSectionHeads);
-  params.order.last_first = problem.is_causal();
+  params.order = {ceil_div(problem.len_q, variant.tile_q), problem.batch, problem.heads_q,
+                  TileOrder::even_section(problem.batch * problem.heads_q, kSectionHeads), problem.is_causal()};
   return params;
 }
 
@@ -61,11 +61,8 @@ void follow_sequences(const ForwardVariant& variant, const ForwardArgs& args, Mo
   job.lse = args.lse;
   prepare_sequences(job, args.device, args.stream);
   params->sequences = job.tables[0].table;
-  params->long_tiles_last = params->order.last_first;
-  params->order.num_tiles = params->sequences.capacity;
-  params->order.num_heads = params->shape.heads_q;
-  params->order.section_heads = TileOrder::even_section(params->order.num_heads, kSectionHeads);
-  params->order.last_first = false;
+  params->long_tiles_last = problem.is_causal();
+  params->order = {params->sequences.capacity, /*batch=*/1, problem.heads_q, TileOrder::even_section(problem.heads_q, kSectionHeads)};
 }
 
 }  // namespace

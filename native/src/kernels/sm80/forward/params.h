@@ -5,7 +5,7 @@
 
 #include "attention/score_params.h"
 #include "attention/sequence_schedule.h"
-#include "attention/tile_order.h"
+#include "kernels/sm80/block_order.h"
 #include "kernels/sm80/shape.h"
 
 namespace fa::sm80 {
@@ -18,7 +18,7 @@ struct ForwardParams {
   float* lse;         ///< (batch, heads_q, len_q) contiguous, or null
   Strides q_strides, k_strides, v_strides, o_strides;
   Shape shape;
-  TileOrder order;  ///< of query tiles and query heads
+  BlockOrder order;  ///< of query tiles and query heads
 };
 
 /// Of the kernels compiled with ModifiedScores.

@@ -1,3 +1,3 @@
 #include "kernels/sm80/forward/instantiate.cuh"
 
-template fa::sm80::ModifiedForwardKernel fa::sm80::modified_forward_kernel_of<3, __nv_bfloat16>();
+template fa::sm80::ModifiedForwardKernel fa::sm80::modified_forward_kernel_of<5, __nv_bfloat16>();
