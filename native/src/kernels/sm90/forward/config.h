@@ -20,6 +20,8 @@ inline constexpr bool kPrefetchesNextKeys = false;
 
 /// Whether S of a query tile's second key tile is formed beside the exponentials of the first.
 inline constexpr bool kFormsSecondAhead = false;
+/// Whether S of the next query tile's first key tile is formed beside the end of a query tile.
+inline constexpr bool kFormsNextAhead = false;
 
 /// So many key tiles before it is loaded, a tile of a bias is brought into L2: two stages leave less time than device memory takes. 0: not at all.
 inline constexpr int kBiasTilesAhead = 3;
@@ -69,6 +71,7 @@ struct ForwardConfig {
   /// ALiBi, ptxas 12.4 finds too few registers for one more form of the step (C7511).
   static constexpr bool kTrimsLast = kTrimsLowerEdge && kTrimsFirst && Scores::kModified && !Scores::kChangesScores;
 
+  static constexpr bool kNextAhead = kFormsNextAhead && kOverlapTiles && !Scores::kMask;
   static constexpr bool kSecondAhead = kFormsSecondAhead && !Scores::kChangesScores && !Scores::kBias && !Scores::kMask;
 
   /// Accumulator registers of a thread: its part of a 64-row warpgroup tile.
