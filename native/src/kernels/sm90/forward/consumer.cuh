@@ -168,6 +168,7 @@ class Consumer {
       clear(o);
     }
     if constexpr (kModified) {
+      weighs_nothing_ = false;
       remaining_tiles(s, p, o, rows, tile, keys, n - 1);
     } else {
 #pragma unroll 1
@@ -402,6 +403,13 @@ class Consumer {
     if constexpr (!kIssued) {
       mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
       pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, kKind == TileKind::kExact);
+      if constexpr (Scores::kMask && kSkipsHiddenPairs && kKind == TileKind::kExact) {
+        if (pairs.hidden(warpgroup_)) {
+          hidden_step(p, o);
+          return;
+        }
+        weighs_nothing_ = false;
+      }
       await_turn();
       wgmma_fence();
       multiply_keys(s);
@@ -489,6 +497,30 @@ class Consumer {
     for (int i = 0; i < kHalf / 4; ++i) {
       p[i] = ptx::pack2<Element>(s[2 * i], s[2 * i + 1]);
     }
+  }
+
+  /// A key tile of a list that masks hide from this warpgroup, not from the block: only the product of the tile before, unless that was hidden too. What
+  /// follows takes zeros for its weights.
+  __device__ __forceinline__ void hidden_step(uint32_t (&p)[Config::kScores / 2], float (&o)[Config::kOutputs]) {
+    using namespace ptx;
+    release_k();
+    mbarrier_wait(&smem_.v_full[v_cursor_.stage()], v_cursor_.phase());
+    await_turn();
+    if (!weighs_nothing_) {
+      wgmma_fence();
+      multiply_values(o, p);
+      pass_turn();
+      wgmma_wait_group<0>();
+      pin_registers(o);
+    } else {
+      pass_turn();
+    }
+    release_v();
+#pragma unroll
+    for (int i = 0; i < Config::kScores / 2; ++i) {
+      p[i] = 0;
+    }
+    weighs_nothing_ = true;
   }
 
   /// The bias that came with the current k tile.
@@ -632,7 +664,8 @@ class Consumer {
   const tile::Descriptor desc_q_;
   const tile::Descriptor desc_k_;
   const tile::Descriptor desc_v_;
-  float slope_ = 0.0f;  ///< ALiBi; with modified scores
+  float slope_ = 0.0f;           ///< ALiBi; with modified scores
+  bool weighs_nothing_ = false;  ///< with lists of tiles: all of p is 0
   RingCursor<Config::kQStages> q_cursor_;
   RingCursor<Config::kStages> k_cursor_;
   RingCursor<Config::kStages> v_cursor_;
