@@ -334,7 +334,7 @@ class ModifiedConsumer {
       weigh_scores<Element, typename Config::Policy, kMasked>(s, p_operand, s_shift, scores);
       wgmma_wait_group<0>();
       pin_registers(dp);
-      differentiate_scores<Element, kMasked>(ds_operand, dp, s, s_delta, scores);
+      differentiate_scores<Element, kMasked, kSwapsRows<typename Config::Policy>>(ds_operand, dp, s, s_delta, scores);
     }
   }
 
