@@ -74,7 +74,7 @@ struct ForwardConfig {
   static constexpr bool kTrimsLast = kTrimsLowerEdge && kTrimsFirst && Scores::kModified && !Scores::kChangesScores;
 
   static constexpr bool kPreparesWork = kPreparesNextWork && Scores::kModified && !Scores::kMask && kQStages == 2;
-  static constexpr bool kNextAhead = kFormsNextAhead && kOverlapTiles && !Scores::kMask;
+  static constexpr bool kNextAhead = kFormsNextAhead && kOverlapTiles && !Scores::kModified;
   static constexpr bool kSecondAhead = kFormsSecondAhead && !Scores::kChangesScores && !Scores::kBias && !Scores::kMask;
 
   /// Accumulator registers of a thread: its part of a 64-row warpgroup tile.
