@@ -18,7 +18,14 @@ __device__ __forceinline__ void increment_release(int* g_counter) {
   asm volatile("red.release.gpu.global.add.s32 [%0], 1;\n" ::"l"(g_counter) : "memory");
 }
 
-/// ld.acquire.gpu.global.s32
+/// ld.relaxed.gpu.global.s32
+__device__ __forceinline__ int load_relaxed(const int* g_counter) {
+  int value;
+  asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];\n" : "=r"(value) : "l"(g_counter) : "memory");
+  return value;
+}
+
+/// Empties the multiprocessor's first-level cache. ld.acquire.gpu.global.s32
 __device__ __forceinline__ int load_acquire(const int* g_counter) {
   int value;
   asm volatile("ld.acquire.gpu.global.s32 %0, [%1];\n" : "=r"(value) : "l"(g_counter) : "memory");

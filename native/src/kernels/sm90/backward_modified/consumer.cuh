@@ -167,12 +167,7 @@ class ModifiedConsumer {
     using namespace ptx;
     // With lists of query tiles there are no steps for one warpgroup alone, and no sequences.
     constexpr bool kListed = Config::Policy::kMask, kConditional = kMasked && !kListed;
-    const int stage = cursor_.stage;
-    int first_query = step * Config::kTileQ;
-    if constexpr (kListed) {
-      listed_.template load_entry<kMasked>(p_, step, static_cast<int>(s_ds_) * p_.zero);
-      first_query = 0;  // not known yet
-    }
+    const int stage = cursor_.stage, first_query = step * Config::kTileQ;
     const uint32_t stage_step = stage * kQStageStep, buffer_step = key_step_;
     const bool seen = !kConditional || (step >= first_step_ && step < end_step_);
     Operand p_operand, ds_operand;
@@ -181,7 +176,7 @@ class ModifiedConsumer {
       clean_queries(work, first_query);
     }
     if (seen) {
-      form_scores<kMasked>(p_operand, ds_operand, first_query);
+      form_scores<kMasked>(p_operand, ds_operand, first_query, step);
     } else {
       skip_scores(p_operand, ds_operand);
     }
@@ -265,9 +260,9 @@ class ModifiedConsumer {
     ptx::bulk_commit();
   }
 
-  /// P and dS of a step whose q is there.
+  /// P and dS of a step whose q is there. With lists first_query is not what it says: the step's entry does.
   template <bool kMasked>
-  __device__ __forceinline__ void form_scores(Operand& p_operand, Operand& ds_operand, int first_query) {
+  __device__ __forceinline__ void form_scores(Operand& p_operand, Operand& ds_operand, int first_query, int step) {
     using namespace ptx;
     const int stage = cursor_.stage;
     const uint32_t stage_step = stage * kQStageStep, buffer_step = key_step_;
@@ -277,15 +272,21 @@ class ModifiedConsumer {
     wgmma_fence();
     multiply_scores(s, desc_k_, buffer_step, stage_step);
     wgmma_commit_group();
-    [[maybe_unused]] uint32_t visible[2];
+    // In the shade of the products: what stands before the first one both warpgroups wait for at the same time.
     if constexpr (kMasked && Config::Policy::kMask) {
-      first_query = listed_.entry.tile() * Config::kTileQ;
-      listed_.template load_visible<Config::kTileQ>(p_, visible);
+      listed_.template load_entry<kMasked>(p_, step, static_cast<int>(s_ds_) * p_.zero);
     }
     mbarrier_wait(&smem_.grad_o_full[stage], cursor_.phase);
     multiply_scores(dp, desc_v_, buffer_step, stage_step + kToGradO);
     wgmma_commit_group();
 
+    [[maybe_unused]] uint32_t visible[2];
+    if constexpr (kMasked && Config::Policy::kMask) {
+      first_query = listed_.entry.tile() * Config::kTileQ;
+      listed_.template load_visible<Config::kTileQ>(p_, visible);
+    } else if constexpr (Config::Policy::kMask) {
+      listed_.template load_entry<kMasked>(p_, step, static_cast<int>(s_ds_) * p_.zero);
+    }
     StepScores scores;
     scores.scale_log2 = p_.scores.scale_log2;
     scores.softcap_factor = p_.scores.twice_inverse_softcap_log2;
@@ -333,7 +334,7 @@ class ModifiedConsumer {
       weigh_scores<Element, typename Config::Policy, kMasked>(s, p_operand, s_shift, scores);
       wgmma_wait_group<0>();
       pin_registers(dp);
-      differentiate_scores<Element, kMasked>(ds_operand, dp, s, s_delta, scores);
+      differentiate_scores<Element, kMasked, kSwapsRows<typename Config::Policy>>(ds_operand, dp, s, s_delta, scores);
     }
   }
 

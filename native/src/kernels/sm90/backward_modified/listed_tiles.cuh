@@ -6,6 +6,7 @@
 
 #include "attention/visible_tiles.h"
 #include "kernels/sm90/backward_modified/work.cuh"
+#include "ptx/prefetch.cuh"
 
 namespace fa::sm90 {
 
@@ -24,31 +25,62 @@ struct QueryList {
   }
 };
 
-/// key_work with boolean or block mask: the longest list of a head first. The limits of steps are those of the first query head.
-__device__ __forceinline__ KeyWork listed_key_work(const ModifiedBackwardParams& params, int index, int num_tiles, int tile_q, int tile_kv) {
-  KeyWork work = key_work(params, index, num_tiles, tile_q, tile_kv);
-  work.kind = KeyWork::kUnseen;
-  work.first_step = work.whole_first = work.whole_last = work.end_step = 0;
-  if (params.visible.counts == nullptr) {
-    return work;
-  }
-  const int first_list = params.visible.plane_of(work.batch, work.kv_head * params.group_size) * params.visible.tiles;
-  work.first_key = (params.visible.order[first_list + work.first_key / tile_kv] - first_list) * tile_kv;
-#pragma unroll 1
-  for (int group_head = (params.visible.heads > 1 ? params.group_size : 1) - 1; group_head >= 0; --group_head) {
-    const QueryList list(params, work, group_head);
-    work.whole_first = list.mixed;
-    work.whole_last = work.end_step = list.end;
-    work.kind = list.end > 0 ? KeyWork::kWithSteps : work.kind;
-  }
-  return work;
+/// Unit of the item's keys and the first queries. Units of further queries follow each other at distances of key_units.
+__device__ __forceinline__ int first_unit(const ModifiedBackwardParams& params, const KeyWork& work, int group_head) {
+  const VisibleTiles& visible = params.visible;
+  return visible.plane_of(work.batch, work.kv_head * params.group_size + group_head) * visible.row_units * visible.key_units +
+         work.first_key / kVisibleUnitKeys;
 }
 
-/// The query tiles of a list. Used by a whole warp, step by step: a lane holds every 32nd entry of either kind, so that nobody waits for them one by one.
+/// What of an item is read from memory.
+struct ListedItem {
+  int first_key;
+  int mixed, end;  ///< of the first query head's list
+  bool seen;       ///< by some query head
+
+  /// The longest list of a head first.
+  __device__ __forceinline__ ListedItem(const ModifiedBackwardParams& params, const KeyWork& work) : first_key(work.first_key), mixed(0), end(0), seen(false) {
+    if (params.visible.counts == nullptr) {
+      return;
+    }
+    const int first_list = params.visible.plane_of(work.batch, work.kv_head * params.group_size) * params.visible.tiles;
+    KeyWork place = work;
+    place.first_key = first_key = (params.visible.order[first_list + work.first_key / kVisibleUnitKeys] - first_list) * kVisibleUnitKeys;
+#pragma unroll 1
+    for (int group_head = (params.visible.heads > 1 ? params.group_size : 1) - 1; group_head >= 0; --group_head) {
+      const QueryList list(params, place, group_head);
+      mixed = list.mixed;
+      end = list.end;
+      seen = seen || end > 0;
+    }
+  }
+
+  __device__ __forceinline__ KeyWork of(KeyWork work) const {
+    work.first_key = first_key;
+    work.first_step = 0;
+    work.whole_first = mixed;
+    work.whole_last = work.end_step = end;
+    work.kind = seen ? KeyWork::kWithSteps : KeyWork::kUnseen;
+    return work;
+  }
+};
+
+/// key_work with boolean or block mask.
+__device__ __forceinline__ KeyWork listed_key_work(const ModifiedBackwardParams& params, int index, int num_tiles, int tile_q, int tile_kv) {
+  const KeyWork work = key_work(params, index, num_tiles, tile_q, tile_kv);
+  return ListedItem(params, work).of(work);
+}
+
+/// The query tiles of a list. Used by a whole warp, step by step: a lane holds every 32nd entry of either kind, so that nobody waits for them one by one. The
+/// consumers, who read the entries and the bits of mixed tiles a step or two later, then find them in the first-level cache.
 class ListedSteps {
  public:
   __device__ __forceinline__ ListedSteps(const ModifiedBackwardParams& params, const KeyWork& work, int group_head)
-      : visible_(params.visible), list_(params, work, group_head), mixed_(load_mixed(0)), whole_(load_whole(0)) {}
+      : visible_(params.visible),
+        list_(params, work, group_head),
+        first_unit_(first_unit(params, work, group_head)),
+        mixed_(load_mixed(0)),
+        whole_(load_whole(0)) {}
   __device__ __forceinline__ int end() const { return list_.end; }
   __device__ __forceinline__ int q_tile(int step) {
     const bool is_mixed = step < list_.mixed;
@@ -56,22 +88,36 @@ class ListedSteps {
     if (place > 0 && place % 32 == 0) {
       (is_mixed ? mixed_ : whole_) = is_mixed ? load_mixed(place) : load_whole(place);
     }
-    return __shfl_sync(0xFFFFFFFF, is_mixed ? mixed_ : whole_, place % 32);
+    const VisibleEntry entry{__shfl_sync(0xFFFFFFFF, is_mixed ? mixed_ : whole_, place % 32)};
+    if (is_mixed) {
+      touch_bits(entry);
+    }
+    return entry.tile();
   }
 
  private:
-  __device__ __forceinline__ int load_mixed(int first) const {
+  __device__ __forceinline__ uint32_t load_mixed(int first) const {
     const int place = min(first + static_cast<int>(threadIdx.x % 32), visible_.capacity - 1);
-    return visible_.mixed_entry(list_.list, place).tile();
+    return visible_.mixed_entry(list_.list, place).packed;
   }
-  __device__ __forceinline__ int load_whole(int first) const {
+  __device__ __forceinline__ uint32_t load_whole(int first) const {
     const int place = min(first + static_cast<int>(threadIdx.x % 32), visible_.capacity - 1);
-    return visible_.whole_entry(list_.list, place).tile();
+    return visible_.whole_entry(list_.list, place).packed;
+  }
+
+  /// A lane per 128 bytes of the bits of a mixed tile.
+  __device__ __forceinline__ void touch_bits(VisibleEntry entry) const {
+    constexpr int kLines = static_cast<int>(kVisibleUnitBytes / 128);
+    const int lane = threadIdx.x % 32, unit = lane / kLines;
+    if (unit < visible_.tile_groups && entry.state(unit) == kVisibleSome) {
+      ptx::prefetch_l1(visible_.unit_bits(first_unit_ + (entry.tile() * visible_.tile_groups + unit) * visible_.key_units) + lane % kLines * 32);
+    }
   }
 
   const VisibleTiles& visible_;
   const QueryList list_;
-  int mixed_, whole_;
+  const int first_unit_;
+  uint32_t mixed_, whole_;
 };
 
 /// For kernels without lists.
@@ -85,7 +131,7 @@ struct NoSteps {
 struct ListedTiles {
   int first_entry;     ///< index in VisibleTiles::entries; whole steps count down from the list's end
   int first_whole;     ///< the entry of a whole step is this less the step, from first_entry on
-  int first_unit;      ///< of the key tile: the units of further queries follow each other at distances of key_units
+  int first_unit;      ///< see first_unit
   float* g_head;       ///< the thread's first element of the first query tile's block of the accumulator
   VisibleEntry entry;  ///< of the step
 
@@ -100,7 +146,7 @@ struct ListedTiles {
     const int plane = visible.plane_of(work.batch, work.kv_head * params.group_size + group_head), key_tile = work.first_key / kVisibleUnitKeys;
     first_entry = (plane * visible.tiles + key_tile) * visible.capacity;
     first_whole = visible.capacity - 1 + work.whole_first;
-    first_unit = plane * visible.row_units * visible.key_units + key_tile;
+    first_unit = sm90::first_unit(params, work, group_head);
     g_head = g_first;
     return work;
   }

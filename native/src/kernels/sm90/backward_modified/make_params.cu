@@ -64,6 +64,7 @@ ModifiedBackwardParams make_modified_backward_params(const Sm90ModifiedBackwardT
   }
   if (sm90_modified_lists_tiles(problem)) {
     params.visible = visible_job(tile, args).tiles;
+    params.swaps_rows = 1;
   }
   params.grad_k = static_cast<uint16_t*>(args.grad_k.data);
   params.grad_v = static_cast<uint16_t*>(args.grad_v.data);

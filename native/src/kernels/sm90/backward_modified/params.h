@@ -66,6 +66,8 @@ struct ModifiedBackwardParams {
   int batch_inside;
 
   VisibleTiles visible;  ///< of key tiles, with a boolean or block mask and at least one query
+  /// 1: the shift and delta of neighbouring rows change places, for policies that read them so (kSwapsRows in scores.cuh); else 0.
+  int swaps_rows;
 };
 
 /// The passes around the main kernel: shift, delta and the cleared accumulator before, grad_q after.

@@ -108,8 +108,9 @@ __global__ void __launch_bounds__(kPassThreads) modified_prepare_kernel(const __
   }
   if (lane == 0) {
     const float slope_log2 = counts ? alibi_slope_log2(p.main.scores, place.sequence, place.head) : 0.0f;
-    p.main.shift[row] = counts ? fmaf(lse, kScoreLog2E, shift_beyond_lse(p.main.scores, slope_log2, place.row % p.tile_q)) : INFINITY;
-    p.main.delta[row] = counts ? sum - (p.grad_lse != nullptr ? p.grad_lse[g_row] : 0.0f) : 0.0f;
+    const int64_t place_of_row = row ^ p.main.swaps_rows;
+    p.main.shift[place_of_row] = counts ? fmaf(lse, kScoreLog2E, shift_beyond_lse(p.main.scores, slope_log2, place.row % p.tile_q)) : INFINITY;
+    p.main.delta[place_of_row] = counts ? sum - (p.grad_lse != nullptr ? p.grad_lse[g_row] : 0.0f) : 0.0f;
   }
   // Which of the accumulator's elements a lane clears does not matter: together the rows of a block of 64 clear it all.
   auto* g_zero = reinterpret_cast<float4*>(p.main.grad_q_accumulator + row * kPaddedDim);

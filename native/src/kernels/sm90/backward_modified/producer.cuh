@@ -13,6 +13,8 @@ namespace fa::sm90 {
 
 /// So many steps before it is loaded, a tile of a bias is brought into L2: two stages leave less time than device memory takes.
 inline constexpr int kModifiedBiasStepsAhead = 3;
+/// With lists, steps still to be loaded when the next work item is taken up.
+inline constexpr int kStepsBeforeNext = 2;
 
 /// Position in a ring of two buffers, and the parity of the barrier phase that the current round completes.
 struct RingCursor {
@@ -37,15 +39,13 @@ class ModifiedProducer {
   /// Runs in a whole warp, of which one lane does what is to be done once: so the compiler knows that all operands of the copies are the same in all lanes.
   __device__ __forceinline__ void run() {
     const int num_tiles = num_key_tiles(p_), num_work = num_tiles * p_.order.num_heads;
+    if constexpr (Config::Policy::kMask) {
+      run_listed(num_tiles, num_work);
+      return;
+    }
     int index = take_item();
 #pragma unroll 1
     while (index < num_work) {
-      if constexpr (Config::Policy::kMask) {
-        produce(uniform_work(listed_key_work(p_, index, num_tiles, Config::kTileQ, Config::kTileKv)));
-        index = take_item();
-        buffer_.advance();
-        continue;
-      }
       KeyWork work = uniform_work(key_work(p_, index, num_tiles, Config::kTileQ, Config::kTileKv));
       if constexpr (Config::Policy::kBias) {
         int left = p_.batch_inside;
@@ -65,6 +65,38 @@ class ModifiedProducer {
       index = take_item();
       buffer_.advance();
     }
+    end_work();
+  }
+
+ private:
+  /// An item is known by what stands in memory: who and how long its list is. So the next one is taken up a few steps before the present one's end, not at it.
+  __device__ __forceinline__ void run_listed(int num_tiles, int num_work) {
+    const auto work_of = [&](int index) { return key_work(p_, index, num_tiles, Config::kTileQ, Config::kTileKv); };
+    int index = take_item();
+    ListedItem item(p_, work_of(min(index, num_work - 1)));
+#pragma unroll 1
+    while (index < num_work) {
+      const KeyWork work = uniform_work(item.of(work_of(index)));
+      bool taken = false;
+      const auto take_next = [&] {
+        index = take_item();
+        item = ListedItem(p_, work_of(min(index, num_work - 1)));
+        taken = true;
+      };
+      produce(work, [&](int steps_left) {
+        if (!taken && steps_left <= kStepsBeforeNext) {
+          take_next();
+        }
+      });
+      if (!taken) {
+        take_next();
+      }
+      buffer_.advance();
+    }
+    end_work();
+  }
+
+  __device__ __forceinline__ void end_work() {
     ptx::mbarrier_wait(&smem_.kv_empty[buffer_.stage], buffer_.phase ^ 1);
     if (first_lane_) {
       smem_.work[buffer_.stage].kind = KeyWork::kNone;
@@ -72,14 +104,18 @@ class ModifiedProducer {
     }
   }
 
- private:
   /// The next item, the first one too: a block that does not run yet must not have one, for the blocks that run wait for all items of a head (finish_blocks).
   __device__ __forceinline__ int take_item() const {
     return __shfl_sync(0xFFFFFFFF, first_lane_ ? atomicAdd(p_.work_counter, 1) : 0, 0);
   }
 
-  /// All loads of one work item.
-  __device__ __forceinline__ void produce(const KeyWork& work) {
+  struct Nothing {
+    __device__ __forceinline__ void operator()(int) const {}
+  };
+
+  /// All loads of one work item. after_step(steps left): with lists, when those of a step of the last query head are queued.
+  template <class AfterStep = Nothing>
+  __device__ __forceinline__ void produce(const KeyWork& work, AfterStep&& after_step = {}) {
     const int buffer = buffer_.stage;
     ptx::mbarrier_wait(&smem_.kv_empty[buffer], buffer_.phase ^ 1);
     if (first_lane_) {
@@ -114,6 +150,11 @@ class ModifiedProducer {
         ptx::mbarrier_wait(&smem_.grad_o_empty[stage], cursor_.phase ^ 1);
         load_queries(&p_.map_grad_o, smem_.grad_o[stage], smem_.delta[stage], p_.num_heads + statistics_row, &smem_.grad_o_full[stage], first_row, head, work);
         cursor_.advance();
+        if constexpr (Config::Policy::kMask) {
+          if (group_head == p_.group_size - 1) {
+            after_step(steps.end() - 1 - step);
+          }
+        }
       }
     }
   }

@@ -201,7 +201,7 @@ class ModifiedRepair {
   };
   __device__ __forceinline__ Weights weights(const Row& q, const Row& k, const Row& v, const Row& grad_o, int row, int key, int group_head) const {
     const ScoreParams& scores = p_.main.scores;
-    const int64_t in_workspace = (work_.workspace_head + group_head) * p_.main.padded_rows + work_.row_begin + row;
+    const int64_t in_workspace = (work_.workspace_head + group_head) * p_.main.padded_rows + work_.row_begin + (kMask ? row ^ 1 : row);
     const float slope_log2 = alibi_slope_log2(scores, work_.sequence, work_.kv_head * p_.main.group_size + group_head);
     const float lse_log2 = p_.main.shift[in_workspace] - shift_beyond_lse(scores, slope_log2, row % p_.tile_q);
     float score = dot(q, k), derivative = 1.0f;

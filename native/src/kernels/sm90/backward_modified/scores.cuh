@@ -44,6 +44,11 @@ struct StepScores {
   uint32_t visible[2];   ///< if masked: column_bits of key r
 };
 
+/// Of two neighbouring rows, whose scores lie in registers of opposite parity as a pair of loaded values does, the values come in the other order: so an
+/// instruction does not read two registers of one bank.
+template <class Policy>
+inline constexpr bool kSwapsRows = Policy::kMask;
+
 /// S -> w, what dP - delta is multiplied by, in place, and p, both 0 where hidden; of elements 4j … 4j + 3. s_shift: of the thread's first column.
 template <class Policy, bool kMasked, int kNum>
 __device__ __forceinline__ void weigh_scores(float (&s)[kNum], float (&p)[4], int j, const float* s_shift, const StepScores& step) {
@@ -51,7 +56,7 @@ __device__ __forceinline__ void weigh_scores(float (&s)[kNum], float (&p)[4], in
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int r = i / 2, e = i % 2;
-    const float shift = e ? shifts.y : shifts.x;
+    const float shift = (e != 0) != kSwapsRows<Policy> ? shifts.y : shifts.x;
     float& w = s[4 * j + i];
     if constexpr (Policy::kSoftcap) {
       // q = 4r: the derivative of the capped score is 1 - t^2 = 4r (1 - r) = q - q^2 / 4.
@@ -88,7 +93,7 @@ __device__ __forceinline__ void weigh_scores(float (&s)[kNum], uint32_t (&p_oper
 }
 
 /// dP -> dS = w (dP - delta), rounded to the A operand of grad_k, without the factor scale. s_delta: of the thread's first column.
-template <typename Element, bool kMasked, int kNum>
+template <typename Element, bool kMasked, bool kSwapped = false, int kNum>
 __device__ __forceinline__ void differentiate_scores(uint32_t (&ds_operand)[kNum / 2], const float (&dp)[kNum], const float (&w)[kNum], const float* s_delta,
                                                      const StepScores& step) {
 #pragma unroll
@@ -98,7 +103,7 @@ __device__ __forceinline__ void differentiate_scores(uint32_t (&ds_operand)[kNum
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int r = i / 2, e = i % 2;
-      ds[i] = w[4 * j + i] * (dp[4 * j + i] - (e ? deltas.y : deltas.x));
+      ds[i] = w[4 * j + i] * (dp[4 * j + i] - ((e != 0) != kSwapped ? deltas.y : deltas.x));
       if constexpr (kMasked) {
         ds[i] = bit_of(step.visible[r], 2 * j + e) ? ds[i] : 0.0f;  // w is 0, but dP may be NaN
       }

@@ -45,18 +45,24 @@ class Consumer {
       pass_turn();  // to the first
     }
     Tile tile;
+    KeyTiles keys{0, 0};
+    int block_end = seek(tile, keys, next_tile(tile));
+    if constexpr (Config::kNextAhead) {
+      if (block_end != kNoMoreWork) {
+        float s[Config::kScores];
+        issue_first(s, true);
 #pragma unroll 1
-    for (int block_end = next_tile(tile); block_end != kNoMoreWork; block_end = next_tile(tile)) {
-      const KeyTiles keys = first_row(tile) < 0 ? KeyTiles{0, 0} : key_tiles_of(tile);
-#pragma unroll 1
-      for (int n = block_end - 1; n >= (kModified ? max(keys.end, block_begin(tile)) : keys.end); --n) {
-        skip_tile();
+        do {
+          process(s, tile, keys, block_end);
+        } while (block_end != kNoMoreWork);
+        ptx::wgmma_wait_group<0>();
+        ptx::pin_registers(s);
       }
-      if (keys.end > 0) {
-        process(tile, keys);
-      } else {
-        store_rows_without_keys<Config>(params_, place_of(params_, tile), tile.first_row, warpgroup_);
-        release_q();
+    } else {
+#pragma unroll 1
+      while (block_end != kNoMoreWork) {
+        float s[Config::kScores];
+        process(s, tile, keys, block_end);
       }
     }
     if (Config::kOverlapTiles && threadIdx.x % 32 == 0) {
@@ -115,10 +121,30 @@ class Consumer {
     return __shfl_sync(0xFFFFFFFF, message.w, 0);
   }
 
-  /// All key tiles of a query tile: keys.end - 1 … 0, keys.end >= 1.
-  __device__ __forceinline__ void process(const Tile& tile, const KeyTiles& keys) {
+  /// Goes on to a query tile with keys for this warpgroup, past the key tiles that it does not see. block_end: what next_tile returned with the tile; returns
+  /// that of the one found, or kNoMoreWork.
+  __device__ __forceinline__ int seek(Tile& tile, KeyTiles& keys, int block_end) {
+#pragma unroll 1
+    while (block_end != kNoMoreWork) {
+      keys = first_row(tile) < 0 ? KeyTiles{0, 0} : key_tiles_of(tile);
+#pragma unroll 1
+      for (int n = block_end - 1; n >= (kModified ? max(keys.end, block_begin(tile)) : keys.end); --n) {
+        skip_tile();
+      }
+      if (keys.end > 0) {
+        break;
+      }
+      store_rows_without_keys<Config>(params_, place_of(params_, tile), tile.first_row, warpgroup_);
+      release_q();
+      block_end = next_tile(tile);
+    }
+    return block_end;
+  }
+
+  /// All key tiles of a query tile: keys.end - 1 … keys.begin, keys.end >= 1. Then tile, keys and block_end are those of the next. kNextAhead: S of the first
+  /// key tile is in flight, and in the end that of the next query tile's.
+  __device__ __forceinline__ void process(float (&s)[Config::kScores], Tile& tile, KeyTiles& keys, int& block_end) {
     using namespace ptx;
-    float s[Config::kScores];
     float o[Config::kOutputs];
     uint32_t p[Config::kScores / 2];
     RowState rows;
@@ -142,6 +168,7 @@ class Consumer {
       clear(o);
     }
     if constexpr (kModified) {
+      weighs_nothing_ = false;
       remaining_tiles(s, p, o, rows, tile, keys, n - 1);
     } else {
 #pragma unroll 1
@@ -167,17 +194,56 @@ class Consumer {
     } else {
       multiply_values<Config::kTileKv>(o, p);
     }
-    wgmma_wait_group<0>();
-    pin_registers(o);
-    release_v();
+    int skipped = 0;
     if constexpr (kModified) {
-      const int skipped = key_tiles_of(same_tile).begin - block_begin(same_tile);
+      skipped = key_tiles_of(same_tile).begin - block_begin(same_tile);
+    }
+    bool waited = true;
+    if constexpr (Config::kNextAhead) {
+      block_end = next_tile(tile);
+      keys = block_end <= 0 || first_row(tile) < 0 ? KeyTiles{0, 0} : key_tiles_of(tile);
+      // Tiles to skip are behind this one in the ring of v.
+      waited = skipped > 0 || keys.end == 0 || keys.end < block_end;
+    }
+    if (waited) {
+      wgmma_wait_group<0>();
+      pin_registers(o);
+      release_v();
 #pragma unroll 1
       for (n = 0; n < skipped; ++n) {
         skip_tile();
       }
     }
-    finish(same_tile, rows, o);
+    if constexpr (Config::kNextAhead) {
+      if (waited) {
+        block_end = seek(tile, keys, block_end);
+      }
+      issue_first(s, block_end != kNoMoreWork);
+      wgmma_wait_group<1>();
+      pin_registers(o);
+      if (!waited) {
+        release_v();
+      }
+      finish(same_tile, rows, o);
+    } else {
+      finish(same_tile, rows, o);
+      block_end = seek(tile, keys, next_tile(tile));
+    }
+  }
+
+  /// Issues S of a query tile's first key tile, beside the end of the one before. any: false if there is none; S is then of no meaning, but in flight on every
+  /// path, which is what ptxas needs to leave wgmma asynchronous.
+  __device__ __forceinline__ void issue_first(float (&s)[Config::kScores], bool any) {
+    using namespace ptx;
+    if (any) {
+      mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
+      await_turn();
+    }
+    wgmma_fence();
+    multiply_keys(s);
+    if (any) {
+      pass_turn();
+    }
   }
 
   /// O cleared by moves: a first product that overwrites O would save them, but made ptxas serialise every wgmma (C7515) in some forms of process().
@@ -256,13 +322,15 @@ class Consumer {
                                              bool masked) {
     using namespace ptx;
     float(&s)[kKeys / 2] = reinterpret_cast<float(&)[kKeys / 2]>(scores);
-    mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
     ListedPairs<Config> pairs;
-    pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, masked);
-    await_turn();
-    wgmma_fence();
-    multiply_keys(s);
-    pass_turn();
+    if constexpr (!Config::kNextAhead) {
+      mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
+      pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, masked);
+      await_turn();
+      wgmma_fence();
+      multiply_keys(s);
+      pass_turn();
+    }
     wgmma_wait_group<0>();
     pin_registers(s);
     if constexpr (!Scores::kBias) {
@@ -335,6 +403,13 @@ class Consumer {
     if constexpr (!kIssued) {
       mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
       pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, kKind == TileKind::kExact);
+      if constexpr (Scores::kMask && kSkipsHiddenPairs && kKind == TileKind::kExact) {
+        if (pairs.hidden(warpgroup_)) {
+          hidden_step(p, o);
+          return;
+        }
+        weighs_nothing_ = false;
+      }
       await_turn();
       wgmma_fence();
       multiply_keys(s);
@@ -422,6 +497,30 @@ class Consumer {
     for (int i = 0; i < kHalf / 4; ++i) {
       p[i] = ptx::pack2<Element>(s[2 * i], s[2 * i + 1]);
     }
+  }
+
+  /// A key tile of a list that masks hide from this warpgroup, not from the block: only the product of the tile before, unless that was hidden too. What
+  /// follows takes zeros for its weights.
+  __device__ __forceinline__ void hidden_step(uint32_t (&p)[Config::kScores / 2], float (&o)[Config::kOutputs]) {
+    using namespace ptx;
+    release_k();
+    mbarrier_wait(&smem_.v_full[v_cursor_.stage()], v_cursor_.phase());
+    await_turn();
+    if (!weighs_nothing_) {
+      wgmma_fence();
+      multiply_values(o, p);
+      pass_turn();
+      wgmma_wait_group<0>();
+      pin_registers(o);
+    } else {
+      pass_turn();
+    }
+    release_v();
+#pragma unroll
+    for (int i = 0; i < Config::kScores / 2; ++i) {
+      p[i] = 0;
+    }
+    weighs_nothing_ = true;
   }
 
   /// The bias that came with the current k tile.
@@ -565,7 +664,8 @@ class Consumer {
   const tile::Descriptor desc_q_;
   const tile::Descriptor desc_k_;
   const tile::Descriptor desc_v_;
-  float slope_ = 0.0f;  ///< ALiBi; with modified scores
+  float slope_ = 0.0f;           ///< ALiBi; with modified scores
+  bool weighs_nothing_ = false;  ///< with lists of tiles: all of p is 0
   RingCursor<Config::kQStages> q_cursor_;
   RingCursor<Config::kStages> k_cursor_;
   RingCursor<Config::kStages> v_cursor_;

@@ -11,6 +11,9 @@ __device__ __forceinline__ int4 listed_message(const VisibleEntry& entry, int un
   return make_int4(static_cast<int>(entry.packed), unit, 0, 0);
 }
 
+/// Whether a warpgroup leaves out the scores of a key tile that is hidden from all its rows.
+inline constexpr bool kSkipsHiddenPairs = false;
+
 /// Without lists of tiles, nothing.
 template <typename Config, bool kMask = Config::Scores::kMask>
 class ListedPairs {
@@ -39,6 +42,9 @@ class ListedPairs<Config, true> {
       bits_ = __ldg(reinterpret_cast<const uint2*>(tiles.unit_bits(unit_ + warpgroup * tiles.key_units) + place));
     }
   }
+
+  /// Whether the masks hide the tile from all rows of the warpgroup.
+  __device__ __forceinline__ bool hidden(int warpgroup) const { return entry_.state(warpgroup) == kVisibleNone; }
 
   /// Hides what the range and the masks hide. first_row: the warpgroup's; row: the thread's.
   template <int kNum>

@@ -209,7 +209,11 @@ __device__ __forceinline__ void remove_masked_values(const ModifiedForwardParams
   const auto weigh = [&](int r, float score, int key) {
     return ptx::exp2_approx(ScoreModifier<Config>::pair_score(params, tile, slope, query[r], key, query[r] + range.offset - key, score) + offset[r]);
   };
-  const auto sees = [&](int r, int key) { return (key >= first_seen[r]) & (key < end_seen[r]) && !ScoreModifier<Config>::hides(params, tile, query[r], key); };
+  const auto sees = [&](int r, int key) {
+    // In front of the range's condition, which lanes do not share: it reads of the tile what the whole warp must read together.
+    const bool hidden = ScoreModifier<Config>::hides(params, tile, query[r], key);
+    return (key >= first_seen[r]) & (key < end_seen[r]) & !hidden;
+  };
   recompute_output<Element>(params, place, query, begin, last_key, weigh, sees, o);
 }
 

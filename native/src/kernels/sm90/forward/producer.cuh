@@ -74,24 +74,93 @@ __device__ __forceinline__ void load_q_tile(const typename Config::Params& param
   cursor.advance();
 }
 
-/// Brings the first k and v tile that the next work tile needs into L2. In a window those are keys that no block has read yet, for all blocks at about the
-/// same time; the other tiles are those of its neighbours.
+/// Brings the first k and v tile that a work tile needs into L2. In a window those are keys that no block has read yet, for all blocks at about the same time;
+/// the other tiles are those of its neighbours.
 template <typename Config>
-__device__ __forceinline__ void prefetch_next_keys(const typename Config::Params& params, const typename Config::Work& work) {
-  if constexpr (Config::Scores::kModified && kPrefetchesNextKeys) {
-    typename Config::Work next = work;
-    next.advance();
-    if (next.done()) {
+__device__ __forceinline__ void prefetch_keys(const typename Config::Params& params, const int4* s_messages) {
+  const int4 message = s_messages[0];
+  if (message.w <= 0) {
+    return;
+  }
+  const int first_key = s_messages[1].w + (message.w - 1) * Config::kTileKv, kv_head = params.group_size.quotient(message.y);
+  const int batch = batch_entry(params, WorkTile{message.x, message.y, message.z});
+#pragma unroll
+  for (int panel = 0; panel < Config::kPanels; ++panel) {
+    ptx::tma_prefetch_4d(&params.map_k, 64 * panel, first_key, kv_head, batch);
+    ptx::tma_prefetch_4d(&params.map_v, 64 * panel, first_key, kv_head, batch);
+  }
+}
+
+/// Writes the messages of a work tile to come, or that there is none, to their place in the ring.
+template <typename Config>
+__device__ __forceinline__ void prepare_work(const typename Config::Params& params, int4* s_messages, const typename Config::Work& work) {
+  SequenceExtents extents{};
+  if (work.done()) {
+    s_messages[0] = work_message(WorkTile{0, 0, 0}, kNoMoreWork);
+    return;
+  }
+  const WorkTile tile = work.tile(extents);
+  const KeyTiles keys = key_tiles<Config::kTileKv>(rows_of(params, extents), tile.first_row, Config::kTileQ);
+  write_messages<Config>(params, s_messages, tile, extents, keys.end, keys.begin);
+}
+
+/// The producer of kernels with modified scores and two q tiles. The work after the present one is worked out when its first loads are on their way, since the
+/// several hundred instructions would otherwise hold up the next ones; what is needed of it then is read back from its messages. There are four places: when a
+/// q tile's buffer is free, the tile two before it is in its last product at least, so the one three before it is done, whose place the next tile takes.
+template <typename Config>
+__device__ __forceinline__ void produce_prepared(const typename Config::Params& params, typename Config::SharedStorage& smem, int team) {
+  constexpr int kSlots = 2 * Config::kQStages;
+  static_assert(kSlots == 4);
+  RingCursor<Config::kStages> k_cursor, v_cursor;
+  RingCursor<Config::kQStages> q_cursor;
+  typename Config::Work work(params, team);
+  prepare_work<Config>(params, smem.sequence_work[0], work);
+#pragma unroll 1
+  for (;;) {
+    const int4* s_messages = smem.sequence_work[q_cursor.template slot<kSlots>()];
+    const int4 message = s_messages[0];
+    uint64_t* q_full = &smem.q_full[q_cursor.stage()];
+    ptx::mbarrier_wait(&smem.q_empty[q_cursor.stage()], q_cursor.phase() ^ 1);
+    const int block_end = message.w;
+    if (block_end == kNoMoreWork) {
+      ptx::mbarrier_arrive(q_full);
       return;
     }
-    SequenceExtents extents{};
-    const WorkTile tile = next.tile(extents);
-    const int last = key_tiles<Config::kTileKv>(rows_of(params, extents), tile.first_row, Config::kTileQ).end - 1;
-    const int kv_head = params.group_size.quotient(tile.head), batch = batch_entry(params, tile);
+    const int block_begin = s_messages[3].x;
+    const WorkTile tile{message.x, message.y, message.z};
+    const int kv_begin = s_messages[1].w, kv_head = params.group_size.quotient(tile.head), batch = batch_entry(params, tile);
+    const auto load_k = [&](int n) {
+      load_kv_tile<Config>(&params.map_k, smem.k, smem.k_full, smem.k_empty, k_cursor, kv_begin + n * Config::kTileKv, kv_head, batch);
+    };
+    const auto load_v = [&](int n) {
+      load_kv_tile<Config>(&params.map_v, smem.v, smem.v_full, smem.v_empty, v_cursor, kv_begin + n * Config::kTileKv, kv_head, batch);
+    };
+    int n = block_end - 1;
+    if (n >= 0) {
+      ptx::mbarrier_arrive_expect_tx(q_full, sizeof(smem.q(0)));
 #pragma unroll
-    for (int panel = 0; last >= 0 && panel < Config::kPanels; ++panel) {
-      ptx::tma_prefetch_4d(&params.map_k, 64 * panel, extents.kv_begin + last * Config::kTileKv, kv_head, batch);
-      ptx::tma_prefetch_4d(&params.map_v, 64 * panel, extents.kv_begin + last * Config::kTileKv, kv_head, batch);
+      for (int panel = 0; panel < Config::kPanels; ++panel) {
+        ptx::tma_load_4d(&params.map_q, q_full, smem.q(q_cursor.stage())[panel], 64 * panel, s_messages[1].z + tile.first_row, tile.head, batch,
+                         ptx::L2Hint::kEvictFirst);
+      }
+      load_k(n);
+    } else {
+      ptx::mbarrier_arrive(q_full);
+    }
+    q_cursor.advance();
+    work.advance();
+    int4* s_next = smem.sequence_work[q_cursor.template slot<kSlots>()];
+    prepare_work<Config>(params, s_next, work);
+    if constexpr (kPrefetchesNextKeys) {
+      prefetch_keys<Config>(params, s_next);
+    }
+    if (n >= 0) {
+#pragma unroll 1
+      for (; n > block_begin; --n) {
+        load_k(n - 1);
+        load_v(n);
+      }
+      load_v(block_begin);
     }
   }
 }
@@ -127,9 +196,6 @@ __device__ __forceinline__ void produce(const typename Config::Params& params, t
     if constexpr (Config::kQStages > 1) {
       load_q_tile<Config>(params, smem, q_cursor, tile, extents, block_end, keys.begin);
       load_k(n);
-      if constexpr (Config::Scores::kModified && kPrefetchesNextKeys) {
-        prefetch_next_keys<Config>(params, work);
-      }
     } else {
       load_k(n);
       load_q_tile<Config>(params, smem, q_cursor, tile, extents, block_end, keys.begin);

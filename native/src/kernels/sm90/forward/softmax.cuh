@@ -24,7 +24,7 @@ inline constexpr float kMinusInfinity = -INFINITY;
 /// False: the optimistic step follows only tiles whose P leave the range of the element type, as if nothing outweighed another.
 inline constexpr bool kFollowsOutweighing = true;
 /// Whether the optimistic step keeps the offsets of its two rows in an even and an odd register (ptx/register_pair.cuh).
-inline constexpr bool kPairsOffsets = false;
+inline constexpr bool kPairsOffsets = true;
 /// A thread's partial row sum below this proves that no P left that range: fp16 holds up to 65504, bf16 far more.
 inline constexpr float kMaxTileSum = 16384.0f;
 /// Up to this sum of a thread's P, a reference is moved after the fact: P, sums and their products stay far from overflow.

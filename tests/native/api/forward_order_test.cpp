@@ -1,0 +1,68 @@
+// The order of work that the planner and the launch of the Hopper forward kernel agree on.
+#include <gtest/gtest.h>
+
+#include "plan/sm90_forward_tiles.h"
+
+namespace {
+
+constexpr int64_t kWorkers = 132;
+constexpr fa::Sm90ForwardTile kTile = fa::kSm90ForwardTiles[3];  // 128 rows
+
+fa::Problem causal_problem(int64_t length) {
+  fa::Problem problem;
+  problem.mask = fa::Mask::kCausalBottomRight;
+  problem.batch = 2;
+  problem.heads_q = problem.heads_kv = 16;
+  problem.len_q = problem.len_kv = length;
+  problem.head_dim = problem.head_dim_v = 128;
+  return problem;
+}
+
+fa::Sm90ForwardOrder order_of(const fa::Problem& problem) {
+  return fa::sm90_forward_order(problem, kTile, problem.len_q / kTile.tile_q(), kWorkers);
+}
+bool persistent(const fa::Problem& problem) {
+  return fa::sm90_persistent(problem, problem.len_q / kTile.tile_q(), kWorkers);
+}
+
+TEST(ForwardOrder, LongCausalProblemsLaunchABlockPerTile) {
+  EXPECT_FALSE(persistent(causal_problem(8192)));
+  EXPECT_EQ(order_of(causal_problem(8192)), fa::Sm90ForwardOrder::kSections);
+}
+
+TEST(ForwardOrder, WithoutAMaskTilesGoInSequence) {
+  fa::Problem problem = causal_problem(8192);
+  problem.mask = fa::Mask::kNone;
+  EXPECT_TRUE(persistent(problem));
+  EXPECT_EQ(order_of(problem), fa::Sm90ForwardOrder::kSequence);
+}
+
+TEST(ForwardOrder, ShortCausalWindowsAreLikeNoMask) {
+  fa::Problem problem = causal_problem(8192);
+  for (const int64_t left : {0, 1023, 1024}) {
+    problem.variants.window_left = left;
+    EXPECT_TRUE(persistent(problem)) << left;
+    EXPECT_EQ(order_of(problem), fa::Sm90ForwardOrder::kSequence) << left;
+  }
+  problem.variants.window_left = 1025;
+  EXPECT_FALSE(persistent(problem));
+  EXPECT_EQ(order_of(problem), fa::Sm90ForwardOrder::kSections);
+}
+
+TEST(ForwardOrder, ShortChunksAreLikeNoMask) {
+  fa::Problem problem = causal_problem(8192);
+  problem.variants.chunk = 1024;
+  EXPECT_EQ(order_of(problem), fa::Sm90ForwardOrder::kSequence);
+  problem.variants.chunk = 1025;
+  EXPECT_EQ(order_of(problem), fa::Sm90ForwardOrder::kSections);
+}
+
+TEST(ForwardOrder, ShortCausalProblemsKeepTheTilesOfAHeadTogether) {
+  EXPECT_TRUE(persistent(causal_problem(512)));
+  EXPECT_EQ(order_of(causal_problem(512)), fa::Sm90ForwardOrder::kSections);  // 128 tiles: none follows another
+  fa::Problem problem = causal_problem(512);
+  problem.batch = 32;
+  EXPECT_EQ(order_of(problem), fa::Sm90ForwardOrder::kAdjacentTiles);
+}
+
+}  // namespace
