@@ -110,8 +110,7 @@ bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* pl
   plan->threads = tile.threads();
   plan->registers_per_thread = tile.consumer_registers();
   plan->launches = 3 + (problem.is_causal() ? 1 : 0) - (tile.finishes_grad_q() ? 1 : 0);
-  const Sm90BackwardOrder order = sm90_backward_order(tile, problem);
-  plan->blocks = order.first_split * tile.blocks_per_tile() + (kv_tiles * problem.batch * problem.heads_kv - order.first_split) * order.split_parts;
+  plan->blocks = kv_tiles * problem.batch * problem.heads_kv * tile.blocks_per_tile();
   plan->shared_memory_bytes = tile.shared_memory_bytes();
   plan->workspace_bytes = sm90_backward_workspace(tile, problem).total_bytes;
   std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "sm90_backward_d%d_%dx%d%s", tile.head_dim, tile.tile_q, tile.tile_kv(),

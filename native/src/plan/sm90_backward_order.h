@@ -20,9 +20,6 @@ inline constexpr int64_t kSm90CacheBytes = int64_t{50} << 20;
 struct Sm90BackwardOrder {
   int64_t section_heads;   ///< key heads whose blocks are launched side by side
   int64_t finished_heads;  ///< key heads, the first, whose grad_q other blocks of the main kernel round, those of the head two sections behind
-  int64_t prepared_heads;  ///< key heads, the first, that are prepared before the main kernel; the others by blocks of the head two sections in front
-  int64_t first_split;     ///< key tiles (of all heads, in the order of launch) from this one on are shared by
-  int64_t split_parts;     ///< so many blocks each
 };
 
 /// Key heads worked on side by side under the causal mask, of which `fitting` share the cache. A last section of fewer heads would begin with its longest tiles
@@ -57,43 +54,11 @@ inline int64_t sm90_backward_section_heads(const Sm90BackwardTile& tile, const P
   return std::clamp<int64_t>(wanted, 1, key_heads);
 }
 
-/// How many blocks share each of the `rest` key tiles that no longer fill the multiprocessors: as many as take the least time, counted in steps. A block begins
-/// at the cost of some, as does the next one's taking over the sums.
-inline int64_t sm90_backward_split_parts(const Sm90BackwardTile& tile, const Problem& problem, int64_t rest) {
-  constexpr int64_t kBeginSteps = 4, kSumSteps = 2;
-  const int64_t steps = (problem.len_q + tile.tile_q - 1) / tile.tile_q;
-  const auto cost = [&](int64_t parts) {
-    const int64_t waves = (rest * parts + kSm90ResidentBlocks - 1) / kSm90ResidentBlocks;
-    return waves * (problem.group_size() * ((steps + parts - 1) / parts) + kBeginSteps) + (parts - 1) * kSumSteps;
-  };
-  int64_t best = 1;
-  for (int64_t parts = 2; parts <= std::min<int64_t>(tile.last_wave_parts, steps); ++parts) {
-    best = cost(parts) < cost(best) ? parts : best;
-  }
-  return best;
-}
-
 inline Sm90BackwardOrder sm90_backward_order(const Sm90BackwardTile& tile, const Problem& problem) {
   Sm90BackwardOrder order{};
   const int64_t key_tiles = (problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv(), key_heads = problem.batch * problem.heads_kv;
   order.section_heads = sm90_backward_section_heads(tile, problem, key_tiles);
   order.finished_heads = tile.finishes_earlier_heads && problem.len_q > 0 && key_tiles > 0 ? std::max<int64_t>(key_heads - 2 * order.section_heads, 0) : 0;
-  // Rows that no key tile comes to are only cleared by the pass before.
-  const bool all_rows_seen = !problem.is_causal() || problem.causal_offset() >= 0;
-  order.prepared_heads =
-      tile.prepares_later_heads && all_rows_seen && problem.len_q > 0 && key_tiles > 0 ? std::min(2 * order.section_heads, key_heads) : key_heads;
-  order.first_split = key_tiles * key_heads;
-  order.split_parts = 1;
-  if (tile.last_wave_parts > 1 && !problem.is_causal()) {
-    // Whole stay the first key tiles of the heads, which may have to store, and heads that are finished by those behind.
-    const int64_t section = order.section_heads, first_split = order.first_split / kSm90ResidentBlocks * kSm90ResidentBlocks;
-    const int64_t last_section = (key_heads - 1) / section * section;
-    const int64_t whole = std::max(last_section * key_tiles + key_heads - last_section, (order.finished_heads + section - 1) / section * section * key_tiles);
-    if (first_split > 0 && first_split < order.first_split && first_split >= whole) {
-      order.split_parts = sm90_backward_split_parts(tile, problem, order.first_split - first_split);
-      order.first_split = order.split_parts > 1 ? first_split : order.first_split;
-    }
-  }
   return order;
 }
 

@@ -32,10 +32,6 @@ struct Sm90BackwardTile {
   bool first_tile_stores = false;
   /// With first_tile_stores: blocks also round grad_q of heads that are complete by then, all but those of the last two sections.
   bool finishes_earlier_heads = false;
-  /// With finishes_earlier_heads: and make the log-sum-exp and delta of heads two sections on.
-  bool prepares_later_heads = false;
-  /// Without a mask: of the key tiles that no longer fill the multiprocessors, the last ones, so many blocks share each, at most.
-  int last_wave_parts = 1;
 
   static constexpr int kWarpgroups = 2;  ///< consumer warpgroups, each with 64 keys; in the wide kernel both with the 64 keys of their block
   static constexpr int kStages = 2;      ///< tiles of q and of grad_o in flight, and of dS

@@ -14,23 +14,27 @@ namespace fa {
 /// The backward half of plan_sm90.
 bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not);
 
+/// Whether up to head_dim 128 the first key tile stores its part of grad_q, and blocks finish heads that are complete.
+inline constexpr bool kFirstTileStores = true;
+
 /// A problem takes the smallest head_dim that holds it, and of those one that serves any order, otherwise the one for the longest sequences that it reaches.
 inline constexpr Sm90BackwardTile kSm90BackwardTiles[] = {
-    {64, 128, false, false, 0},
-    {128, 64, false, false, 0},
+    {64, 128, false, false, 0, false, 1, 0, 1, kFirstTileStores, kFirstTileStores},
+    {128, 64, false, false, 0, false, 1, 0, 1, kFirstTileStores, kFirstTileStores},
     {192, 64, false, false, 0},
     {256, 64, false, false, 0},
-    {64, 128, true, false, 2048},
+    {64, 128, true, false, kFirstTileStores ? 4096 : 2048, false, 1, 0, 1, kFirstTileStores, false},
     {64, 128, true, true, 0, true},
-    {128, 64, true, true, 0, true, 257, 1024},
+    {128, 64, true, true, 0, true, 257, kFirstTileStores ? 767 : 1024},
     {192, 64, true, true, 0, false, 257, 4096, 32},
     {256, 64, true, true, 0, false, 257, 4096, 32},
 };
 inline constexpr int kNumSm90BackwardTiles = sizeof(kSm90BackwardTiles) / sizeof(kSm90BackwardTiles[0]);
 
 /// Layout of the workspace: per (batch, query head) padded_rows floats of log-sum-exp in base 2, as many of delta; fp32 accumulators of grad_q, in the order of
-/// the kernel's fragments (kernels/sm90/backward/params.h); in deterministic mode a counter per query tile and block of a cluster that adds to it; a flag per
-/// 16 keys of every (batch, key head). The size is O(batch * heads_q * len_q * head_dim + batch * heads_kv * len_kv).
+/// the kernel's fragments (kernels/sm90/backward/params.h); in deterministic mode a counter per query tile and block of a cluster that adds to it, where the
+/// first key tile stores one per head; a flag per 16 keys of every (batch, key head). The size is O(batch * heads_q * len_q * head_dim + batch * heads_kv *
+/// len_kv).
 struct Sm90BackwardWorkspace {
   int64_t padded_rows;  ///< per head: a whole number of tiles of every configuration
   int64_t num_counters;
@@ -38,7 +42,6 @@ struct Sm90BackwardWorkspace {
   uint64_t grad_q_offset_bytes;
   uint64_t counters_offset_bytes;
   uint64_t flags_offset_bytes;
-  uint64_t split_sums_offset_bytes;
   uint64_t total_bytes;
 };
 
@@ -47,12 +50,10 @@ inline Sm90BackwardWorkspace sm90_backward_workspace(const Sm90BackwardTile& til
   const int64_t key_tiles = (problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv();
   const int64_t key_heads = problem.batch * problem.heads_kv, heads = problem.batch * problem.heads_q;
   w.padded_rows = (problem.len_q + tile.row_padding() - 1) / tile.row_padding() * tile.row_padding();
-  const Sm90BackwardOrder order = sm90_backward_order(tile, problem);
-  const int64_t split_tiles = key_tiles * key_heads - order.first_split;
   if (tile.deterministic) {
     w.num_counters = heads * (w.padded_rows / tile.tile_q) * (tile.is_wide() ? tile.kCluster : 1);
   } else if (tile.first_tile_stores) {
-    w.num_counters = heads + 2 * key_heads + split_tiles * tile.kWarpgroups;
+    w.num_counters = heads + key_heads;
   }
   const uint64_t rows = static_cast<uint64_t>(heads) * static_cast<uint64_t>(w.padded_rows);
   w.delta_offset_bytes = rows * sizeof(float);
@@ -60,10 +61,6 @@ inline Sm90BackwardWorkspace sm90_backward_workspace(const Sm90BackwardTile& til
   w.counters_offset_bytes = w.grad_q_offset_bytes + static_cast<uint64_t>(heads * w.padded_rows * tile.head_dim) * sizeof(float);
   w.flags_offset_bytes = w.counters_offset_bytes + static_cast<uint64_t>(w.num_counters) * sizeof(int);
   w.total_bytes = w.flags_offset_bytes + static_cast<uint64_t>(key_heads * key_tiles * (tile.tile_kv() / 16)) * sizeof(int);
-  w.split_sums_offset_bytes = (w.total_bytes + 15) / 16 * 16;
-  if (split_tiles > 0) {
-    w.total_bytes = w.split_sums_offset_bytes + static_cast<uint64_t>(split_tiles * 2 * tile.tile_kv() * tile.head_dim) * sizeof(float);
-  }
   return w;
 }
 

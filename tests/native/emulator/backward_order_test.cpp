@@ -1,5 +1,5 @@
 // What the blocks of the Hopper backward kernel do for each other (plan/sm90_backward_order.h): nobody may wait for a block that is launched later, and each
-// piece of grad_q has exactly one that rounds it, each row one that prepares it.
+// piece of grad_q has exactly one that rounds it.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -33,8 +33,6 @@ Case random_case(std::mt19937& random) {
   c.tile.tile_q = c.tile.head_dim == 64 ? 128 : 64;
   c.tile.first_tile_stores = true;
   c.tile.finishes_earlier_heads = pick(0, 3) > 0;
-  c.tile.prepares_later_heads = c.tile.finishes_earlier_heads && pick(0, 3) > 0;
-  c.tile.last_wave_parts = pick(0, 3) > 0 ? 8 : 1;
   c.problem.batch = pick(1, 20);
   c.problem.heads_kv = pick(1, 20);
   c.problem.heads_q = c.problem.heads_kv * pick(1, 4);
@@ -49,47 +47,35 @@ Case random_case(std::mt19937& random) {
 
 TEST(BackwardOrder, NobodyWaitsForALaterBlock) {
   std::mt19937 random(20261123);
-  int64_t split = 0, finished = 0, later_prepared = 0;
+  int64_t finished = 0;
   for (int i = 0; i < 3000; ++i) {
     const Case c = random_case(random);
     const Sm90BackwardOrder order = fa::sm90_backward_order(c.tile, c.problem);
     ASSERT_TRUE(order.section_heads >= 1 && order.section_heads <= c.key_heads);
-    ASSERT_TRUE(order.split_parts >= 1 && order.split_parts <= c.tile.last_wave_parts);
-    ASSERT_EQ(order.split_parts == 1, order.first_split == c.blocks());
     const TileOrder launch{
         .num_tiles = static_cast<int>(c.key_tiles), .num_heads = static_cast<int>(c.key_heads), .section_heads = static_cast<int>(order.section_heads)};
-    std::vector<int64_t> last_of_head(c.key_heads), pieces(c.key_heads), prepared(c.key_heads);
+    std::vector<int64_t> last_of_head(c.key_heads), pieces(c.key_heads);
     std::vector<bool> first_tile_seen(c.key_heads);
     for (int64_t block = 0; block < c.blocks(); ++block) {
       const TileOrder::Work work = launch.work(static_cast<int>(block));
       first_tile_seen[work.head] = first_tile_seen[work.head] || work.tile == 0;
       ASSERT_TRUE(first_tile_seen[work.head]) << "the first key tile stores, and is launched before those that add";
-      ASSERT_TRUE(work.tile > 0 || block < order.first_split) << "the first key tile stays whole";
       last_of_head[work.head] = block;
-      ASSERT_TRUE(work.head < order.prepared_heads || prepared[work.head] == c.key_tiles) << "a head is prepared by blocks launched before its own";
-      if (work.head + order.prepared_heads < c.key_heads) {
-        ++prepared[work.head + order.prepared_heads];
-        later_prepared += 1;
-      }
       const int64_t earlier = work.head - (c.key_heads - order.finished_heads);
       if (earlier >= 0) {
         ++pieces[earlier];
-        // All key tiles of that head have been launched by then, none of them in parts.
-        ASSERT_TRUE(last_of_head[earlier] < block && last_of_head[earlier] < order.first_split);
+        ASSERT_LT(last_of_head[earlier], block) << "all key tiles of that head have been launched by then";
         ASSERT_EQ(launch.work(static_cast<int>(last_of_head[earlier])).tile, c.key_tiles - 1);
         ++finished;
       }
-      split += block >= order.first_split ? 1 : 0;
     }
     for (int64_t head = 0; head < c.key_heads; ++head) {
       ASSERT_EQ(pieces[head], head < order.finished_heads ? c.key_tiles : 0) << "head " << head << " of " << c.key_heads;
     }
     const fa::Sm90BackwardWorkspace workspace = fa::sm90_backward_workspace(c.tile, c.problem);
-    ASSERT_EQ(workspace.num_counters, c.problem.batch * c.problem.heads_q + 2 * c.key_heads + 2 * (c.blocks() - order.first_split));
+    ASSERT_EQ(workspace.num_counters, c.problem.batch * c.problem.heads_q + c.key_heads);
   }
-  EXPECT_GT(split, 1000);
   EXPECT_GT(finished, 100000);
-  EXPECT_GT(later_prepared, 100000);
 }
 
 /// 32 heads of 64 key tiles, of which three fit half the cache: sections of three would leave two heads over.

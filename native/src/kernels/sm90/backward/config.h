@@ -64,8 +64,7 @@ struct BackwardConfig {
 
   static_assert(kHeadDim == 64 || kHeadDim == 128, "panels are 64 columns wide");
   static_assert(!kTile.deterministic && !kTile.paired, "the tile of another kernel");
-  static_assert(kTile.finishes_earlier_heads || !kTile.prepares_later_heads, "the same warps");
-  static_assert(kTile.first_tile_stores || (!kTile.finishes_earlier_heads && kTile.last_wave_parts == 1), "their counters are cleared with its own");
+  static_assert(kTile.first_tile_stores || !kTile.finishes_earlier_heads, "its counters are cleared with those");
   static_assert(kStages == 2 && kWarpgroups == 2, "the exchange of dS between the warpgroups");
   static_assert(kTileQ / 64 * kPanels == kWarpgroups, "each warpgroup computes one 64 x 64 block of grad_q");
   static_assert(kTile.row_padding() % kTileQ == 0, "tiles of the workspace");

@@ -13,7 +13,6 @@
 #include "ptx/mma_sync.cuh"
 #include "ptx/named_barrier.cuh"
 #include "ptx/reduce.cuh"
-#include "ptx/special_registers.cuh"
 #include "ptx/stmatrix.cuh"
 #include "ptx/tma.cuh"
 #include "ptx/wgmma.cuh"
@@ -63,7 +62,7 @@ class BackwardConsumer {
     ptx::mbarrier_wait(&smem_.v_full, 0);
     if constexpr (Config::kDelayedGradQ) {
       exchange_arrive(Config::kStages - 1);
-      if (warpgroup_ == 1 && tile_.first_step < tile_.end_step) {
+      if (warpgroup_ == 1 && tile_.first_step < params_.num_q_tiles) {
         ptx::named_barrier_sync(Config::kBarrierStart, Config::kConsumerThreads);
       }
     }
@@ -71,7 +70,7 @@ class BackwardConsumer {
     for (int group_head = 0; group_head < params_.group_size; ++group_head) {
       const int first_tile = (tile_.first_head + group_head) * static_cast<int>(params_.padded_rows / Config::kTileQ);
       if constexpr (Config::kFromLastQueryTile) {
-        int step = tile_.end_step - 1;
+        int step = params_.num_q_tiles - 1;
 #pragma unroll 1
         for (; step >= tile_.end_masked; --step) {
           process<false>(grad_k, grad_v, step, first_tile);
@@ -87,18 +86,13 @@ class BackwardConsumer {
           process<true>(grad_k, grad_v, step, first_tile);
         }
 #pragma unroll 1
-        for (; step < tile_.end_step; ++step) {
+        for (; step < params_.num_q_tiles; ++step) {
           process<false>(grad_k, grad_v, step, first_tile);
         }
       }
     }
     if constexpr (Config::kDelayedGradQ) {
       add_last_grad_q();
-    }
-    if constexpr (Config::kTile.last_wave_parts > 1) {
-      if (!sum_parts(grad_k, grad_v)) {
-        return;
-      }
     }
     if (params_.causal) {
       report_nonfinite(grad_k, grad_v);
@@ -291,53 +285,6 @@ class BackwardConsumer {
     for (int k = 0; k < Config::kTileQ / 16; ++k) {
       ptx::stmatrix_x4_trans(s_ds + k * 16 * tile::kPanelRowBytes, operand[4 * k], operand[4 * k + 1], operand[4 * k + 2], operand[4 * k + 3]);
     }
-  }
-
-  /// Of a key tile that several blocks share: adds what those in front have summed. False: and leaves the sum to the next one. In the order of the parts, so
-  /// that grad_k and grad_v do not depend on timing.
-  __device__ __forceinline__ bool sum_parts(float (&grad_k)[Config::kGradients], float (&grad_v)[Config::kGradients]) {
-    const int number = ptx::block_index_anew() - params_.first_split;  // read anew: registers are scarce in the loops
-    if (number < 0) {
-      return true;
-    }
-    const int parts = params_.split_parts, part = number % parts, sum = number / parts * Config::kWarpgroups + warpgroup_, thread = threadIdx.x % 128;
-    int* g_counter = params_.parts_summed + sum;
-    float* g_sum = params_.split_sums + static_cast<int64_t>(sum) * (2 * 128 * Config::kGradients) + 4 * thread;
-    if (part > 0) {
-      if (thread == 0) {
-        while (ptx::load_acquire(g_counter) < part) {
-        }
-      }
-      ptx::named_barrier_sync(Config::kBarrierWarpgroup + warpgroup_, 128);
-#pragma unroll
-      for (int j = 0; j < Config::kGradients / 4; ++j) {
-        float4 k, v;
-        ptx::load_v4(g_sum + 1024 * j, k.x, k.y, k.z, k.w);
-        ptx::load_v4(g_sum + 1024 * j + 512, v.x, v.y, v.z, v.w);
-        add_to(&grad_k[4 * j], k);
-        add_to(&grad_v[4 * j], v);
-      }
-    }
-    if (part == parts - 1) {
-      return true;
-    }
-#pragma unroll
-    for (int j = 0; j < Config::kGradients / 4; ++j) {
-      *reinterpret_cast<float4*>(g_sum + 1024 * j) = make_float4(grad_k[4 * j], grad_k[4 * j + 1], grad_k[4 * j + 2], grad_k[4 * j + 3]);
-      *reinterpret_cast<float4*>(g_sum + 1024 * j + 512) = make_float4(grad_v[4 * j], grad_v[4 * j + 1], grad_v[4 * j + 2], grad_v[4 * j + 3]);
-    }
-    ptx::named_barrier_sync(Config::kBarrierWarpgroup + warpgroup_, 128);
-    if (thread == 0) {
-      ptx::increment_release(g_counter);
-    }
-    return false;
-  }
-
-  __device__ __forceinline__ static void add_to(float* values, float4 sum) {
-    values[0] += sum.x;
-    values[1] += sum.y;
-    values[2] += sum.z;
-    values[3] += sum.w;
   }
 
   /// Tells the repair pass of NaN and infinity that may have come from masked pairs: the tensor core multiplies them with zero, and 0 * NaN is NaN.

@@ -82,10 +82,9 @@ __device__ __forceinline__ void finish_rows_slowly(const BackwardParams& params,
 template <typename Config>
 __device__ __forceinline__ void finish_earlier_head(const BackwardParams& params, int warp, int warps) {
   constexpr int kColumnGroups = Config::kHeadDim / 32;
-  const BlockPart of = block_part<Config>(params);
-  const TileOrder::Work work = params.order.work(of.tile);
+  const TileOrder::Work work = params.order.work(blockIdx.x);
   const int kv_head = work.head - params.finish_distance;
-  if (kv_head < 0 || of.part > 0) {
+  if (kv_head < 0) {
     return;
   }
   if (threadIdx.x % 32 == 0) {

@@ -5,7 +5,6 @@
 #include "kernels/sm90/backward/consumer.cuh"
 #include "kernels/sm90/backward/finish.cuh"
 #include "kernels/sm90/backward/params.h"
-#include "kernels/sm90/backward/prepare.cuh"
 #include "kernels/sm90/backward/producer.cuh"
 #include "ptx/grid_dependency.cuh"
 #include "ptx/mbarrier.cuh"
@@ -48,14 +47,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_kernel(const __g
     ptx::registers_release<Config::kTile.producer_registers()>();
     if (threadIdx.x == 0) {
       produce_backward<Config>(params, smem);
-    } else if constexpr (Config::kTile.finishes_earlier_heads) {
-      if (threadIdx.x >= 32) {
-        const int warp = static_cast<int>(threadIdx.x) / 32 - 1;
-        if constexpr (Config::kTile.prepares_later_heads) {
-          prepare_later_head<Config>(params, warp, kSpareWarps);
-        }
-        finish_earlier_head<Config>(params, warp, kSpareWarps);
-      }
+    } else if (Config::kTile.finishes_earlier_heads && threadIdx.x >= 32) {
+      finish_earlier_head<Config>(params, static_cast<int>(threadIdx.x) / 32 - 1, 3);
     }
   } else {
     ptx::registers_acquire<Config::kTile.consumer_registers()>();

@@ -27,7 +27,7 @@ inline constexpr int kAllPasses = kPassPrepare | kPassMain | kPassFinish;
 /// Queues the kernels of a call, the main one by launch_main.
 void run_backward(const Sm90BackwardTile& tile, const BackwardArgs& args, void (*launch_main)(const BackwardParams&, cudaStream_t), int passes = kAllPasses);
 
-/// Queues one instantiation (launch_kernel.cuh), one block per key tile and key head, or more where they share one.
+/// Queues one instantiation (launch_kernel.cuh), one block per key tile and key head.
 template <typename Config>
 void launch_backward(const BackwardParams& params, cudaStream_t stream);
 

@@ -16,8 +16,7 @@ void launch_backward(const BackwardParams& params, cudaStream_t stream) {
   cuda_check(cudaFuncSetAttribute(backward_kernel<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
              "shared memory request of the sm90 backward kernel");
   void* arguments[] = {const_cast<BackwardParams*>(&params)};
-  const int64_t key_tiles = static_cast<int64_t>(params.order.num_tiles) * params.order.num_heads;
-  const auto blocks = static_cast<unsigned>(params.first_split + (key_tiles - params.first_split) * params.split_parts);
+  const auto blocks = static_cast<unsigned>(static_cast<int64_t>(params.order.num_tiles) * params.order.num_heads);
   launch_dependent(reinterpret_cast<const void*>(backward_kernel<Config>), blocks, Config::kThreads, arguments, kSharedBytes, stream,
                    "launch of the sm90 backward kernel");
 }

@@ -28,7 +28,7 @@ float* workspace_part(const BackwardArgs& args, uint64_t offset_bytes) {
   return reinterpret_cast<float*>(static_cast<char*>(args.workspace) + offset_bytes);
 }
 
-/// What blocks do for each other: finish earlier heads, share the key tiles of the last wave.
+/// The order of blocks, and which finish heads that are complete.
 void set_order(const Sm90BackwardTile& tile, const BackwardArgs& args, BackwardParams* params) {
   const Problem& problem = args.problem;
   const Sm90BackwardOrder order = sm90_backward_order(tile, problem);
@@ -39,27 +39,6 @@ void set_order(const Sm90BackwardTile& tile, const BackwardArgs& args, BackwardP
   params->tiles_done = params->grad_q_counters + problem.batch * problem.heads_q;
   params->finish_distance = key_heads - static_cast<int>(order.finished_heads);
   params->unseen_rows = unseen_rows_of(tile, problem);
-  params->first_split = static_cast<int>(order.first_split);
-  params->split_parts = static_cast<int>(order.split_parts);
-  params->split_sums = workspace_part(args, workspace_of(tile, problem).split_sums_offset_bytes);
-  params->warps_prepared = params->tiles_done + key_heads;
-  params->parts_summed = params->warps_prepared + key_heads;
-  params->prepare_distance = static_cast<int>(order.prepared_heads);
-  params->rows.o = static_cast<const uint16_t*>(args.o.data);
-  params->rows.grad_o = static_cast<const uint16_t*>(args.grad_o.data);
-  params->rows.lse = args.lse;
-  params->rows.grad_lse = args.grad_lse;
-  params->rows.o_strides = args.o.strides;
-  params->rows.grad_o_strides = args.grad_o.strides;
-  params->rows.lse_log2 = params->lse_log2;
-  params->rows.delta = params->delta;
-  params->rows.padded_rows = params->padded_rows;
-  params->rows.len_q = params->len_q;
-  params->rows.heads_q = params->heads_q;
-  params->rows.head_dim_v = static_cast<int>(problem.head_dim_v);
-  params->rows.visible_len_kv = params->visible_len_kv;
-  params->rows.causal_offset = params->causal_offset;
-  params->rows.causal = params->causal;
 }
 
 }  // namespace
@@ -133,7 +112,6 @@ BackwardPassParams make_backward_pass_params(const Sm90BackwardTile& tile, const
   params.grad_q_accumulator = workspace_part(args, workspace.grad_q_offset_bytes);
   params.padded_rows = workspace.padded_rows;
   params.num_rows = problem.batch * problem.heads_q * workspace.padded_rows;
-  params.prepare_rows = sm90_backward_order(tile, problem).prepared_heads * problem.group_size() * workspace.padded_rows;
   params.clear_rows = tile.begins_grad_q() ? 0 : params.num_rows;
   params.counters = reinterpret_cast<int*>(workspace_part(args, workspace.counters_offset_bytes));
   params.num_counters = workspace.num_counters;

@@ -21,33 +21,12 @@ constexpr int64_t statistics_row(int64_t row) {
   return row ^ 1;
 }
 
-/// Warps of a block's producer warpgroup that prepare and finish.
-inline constexpr int kSpareWarps = 3;
-
 /// Keys whose results are checked, and where necessary repaired, together, a slice: a warp's rows of grad_k and grad_v. A tile of 128 keys has kRepairSlices.
 inline constexpr int kRepairKeys = 16;
 inline constexpr int kRepairSlices = 8;
 /// Flags of a slice: its grad_k or grad_v is not finite; its keys are not finite, which may have reached grad_q of rows that do not see them.
 inline constexpr int kRepairGradKv = 1;
 inline constexpr int kRepairGradQ = 2;
-
-/// What a row's log-sum-exp and delta are made of, and where they go.
-struct RowSource {
-  const uint16_t* o;       ///< (batch, len_q, heads_q, head_dim_v), strides in elements
-  const uint16_t* grad_o;  ///< like o
-  const float* lse;        ///< (batch, heads_q, len_q) contiguous
-  const float* grad_lse;   ///< like lse, or null
-  Strides o_strides, grad_o_strides;
-  float* lse_log2;
-  float* delta;
-  int64_t padded_rows;
-  int len_q;
-  int heads_q;
-  int head_dim_v;
-  int visible_len_kv;
-  int causal_offset;
-  bool causal;
-};
 
 struct BackwardParams {
   // Tensor maps over (head_dim, sequence, head, batch), 128-byte swizzle. Boxes: 64 x tile_q for q and grad_o, 64 x tile_kv for k and v, 64 x 64 for grad_k and
@@ -84,18 +63,9 @@ struct BackwardParams {
   int num_q_tiles;   ///< per head
   TileOrder order;   ///< key tiles and key heads
   int* tiles_done;   ///< per key head: key tiles that have added all their parts of grad_q, where the main kernel finishes heads
-  /// Key heads between a block's and the one of which it prepares a part; those in front are prepared before.
-  int prepare_distance;
-  int* warps_prepared;  ///< per key head: of kSpareWarps per key tile
-  RowSource rows;
   /// Key heads between a block's and the one of which it finishes a part.
   int finish_distance;
   int unseen_rows;  ///< rows of grad_q, the first of every head, that no key tile comes to
-  /// Key tiles in that order from first_split on are shared by split_parts blocks each, each with a part of the query tiles.
-  int first_split;
-  int split_parts;
-  float* split_sums;  ///< grad_k and grad_v of the parts so far, in the order of the registers
-  int* parts_summed;  ///< per split key tile and warpgroup
 
   // For a main kernel that rounds grad_q itself.
   uint16_t* grad_q;  ///< (batch, len_q, heads_q, head_dim), strides in elements
@@ -116,7 +86,6 @@ struct BackwardPassParams {
   float* grad_q_accumulator;
   int64_t padded_rows;
   int64_t num_rows;          ///< batch * heads_q * padded_rows
-  int64_t prepare_rows;      ///< those that prepare prepares, the first
   int64_t first_finish_row;  ///< of num_rows: those in front the main kernel has finished
   int64_t clear_rows;        ///< rows of the accumulator that prepare clears; at most num_rows
   int* counters;             ///< prepare clears num_counters of them

@@ -1,9 +1,9 @@
 // The memory-bound passes around the main kernel: prepare (delta, log-sum-exp in base 2, cleared accumulator) and finish (accumulator to grad_q).
-#include <algorithm>
+#include <cmath>
 
 #include "kernels/sm90/backward/finish.cuh"
 #include "kernels/sm90/backward/launch.h"
-#include "kernels/sm90/backward/prepare.cuh"
+#include "kernels/sm90/backward/pairs.cuh"
 #include "plan/error.h"
 #include "ptx/grid_dependency.cuh"
 #include "ptx/mma_sync.cuh"
@@ -16,15 +16,48 @@ namespace {
 
 constexpr int kPassThreads = 256;
 
+/// sum + the products of eight elements.
+template <typename Element>
+__device__ __forceinline__ float dot8(const uint4& a, const uint4& b, float sum) {
+  using Type = typename PairOf<Element>::Type;
+  const auto* pairs_a = reinterpret_cast<const Type*>(&a);
+  const auto* pairs_b = reinterpret_cast<const Type*>(&b);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 x = to_float2(pairs_a[i]), y = to_float2(pairs_b[i]);
+    sum = fmaf(x.x, y.x, fmaf(x.y, y.y, sum));
+  }
+  return sum;
+}
+
+/// Lanes that prepare a row of the padded workspace together: a power of two, eight columns each.
+constexpr int prepare_lanes(int padded_dim) {
+  return padded_dim > 128 ? 32 : padded_dim / 8;
+}
+
 template <typename Element, int kPaddedDim>
 __global__ void __launch_bounds__(kPassThreads) backward_prepare_kernel(const __grid_constant__ BackwardPassParams p) {
   constexpr int kLanes = prepare_lanes(kPaddedDim);
   ptx::launch_dependents();
   const int lane = threadIdx.x % kLanes;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kPassThreads / kLanes) + threadIdx.x / kLanes;
-  const bool in_workspace = row < p.prepare_rows;
-  const PrepareRow place(p, row, in_workspace);
-  const float sum = sum_of_lanes<kLanes>(place.template dot<Element>(p, lane));
+  const bool in_workspace = row < p.num_rows;
+  const int64_t flat_head = row / p.padded_rows;
+  const int i = static_cast<int>(row - flat_head * p.padded_rows);
+  const int64_t batch = flat_head / p.heads_q, head = flat_head - batch * p.heads_q;
+  const bool sees_keys = p.causal ? i + p.causal_offset >= 0 && p.visible_len_kv > 0 : p.visible_len_kv > 0;
+  const bool counts = in_workspace && i < p.len_q && sees_keys;
+  float sum = 0.0f;
+  if (counts && 8 * lane < p.head_dim_v) {
+    const auto o = *reinterpret_cast<const uint4*>(p.o + batch * p.o_strides.batch + head * p.o_strides.head + i * p.o_strides.seq + 8 * lane);
+    const auto grad_o =
+        *reinterpret_cast<const uint4*>(p.grad_o + batch * p.grad_o_strides.batch + head * p.grad_o_strides.head + i * p.grad_o_strides.seq + 8 * lane);
+    sum = dot8<Element>(o, grad_o, 0.0f);
+  }
+#pragma unroll
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+    sum += __shfl_xor_sync(0xFFFFFFFF, sum, distance);
+  }
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * kPassThreads + threadIdx.x;
   if (thread < p.num_counters) {
     p.counters[thread] = 0;
@@ -32,13 +65,14 @@ __global__ void __launch_bounds__(kPassThreads) backward_prepare_kernel(const __
   if (!in_workspace) {
     return;
   }
-  if (place.i < min(p.unseen_rows, p.len_q) && 8 * lane < p.head_dim) {
-    const int64_t batch = place.flat_head / p.heads_q, head = place.flat_head - batch * p.heads_q;
-    uint16_t* g_row = p.grad_q + batch * p.grad_q_strides.batch + head * p.grad_q_strides.head + place.i * p.grad_q_strides.seq;
+  if (i < min(p.unseen_rows, p.len_q) && 8 * lane < p.head_dim) {
+    uint16_t* g_row = p.grad_q + batch * p.grad_q_strides.batch + head * p.grad_q_strides.head + i * p.grad_q_strides.seq;
     *reinterpret_cast<uint4*>(g_row + 8 * lane) = make_uint4(0, 0, 0, 0);
   }
   if (lane == 0) {
-    place.write(p, sum);
+    const int64_t g_row = flat_head * p.len_q + i;
+    p.lse_log2[statistics_row(row)] = counts ? p.lse[g_row] * 1.4426950408889634f : INFINITY;
+    p.delta[statistics_row(row)] = counts ? sum - (p.grad_lse != nullptr ? p.grad_lse[g_row] : 0.0f) : 0.0f;
   }
   // Which of the accumulator's elements a lane clears does not matter: together the rows of a block of 64 clear it all.
   if (row < p.clear_rows) {
@@ -115,8 +149,7 @@ PassKernel finish_kernel(int padded_dim) {
 
 void launch_backward_prepare(const BackwardPassParams& params, DType dtype, int padded_dim, cudaStream_t stream) {
   const PassKernel kernel = dtype == DType::kFloat16 ? prepare_kernel<__half>(padded_dim) : prepare_kernel<__nv_bfloat16>(padded_dim);
-  launch_pass(kernel, params, std::max(params.prepare_rows * prepare_lanes(padded_dim), params.num_counters), false, stream,
-              "launch of the sm90 backward prepare kernel");
+  launch_pass(kernel, params, params.num_rows * prepare_lanes(padded_dim), false, stream, "launch of the sm90 backward prepare kernel");
 }
 
 void launch_backward_finish(const BackwardPassParams& params, DType dtype, int padded_dim, cudaStream_t stream) {

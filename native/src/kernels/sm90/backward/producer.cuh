@@ -3,7 +3,6 @@
 
 #include "kernels/sm90/backward/config.h"
 #include "kernels/sm90/backward/steps.cuh"
-#include "ptx/fence_proxy.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/reduce.cuh"
 #include "ptx/tma.cuh"
@@ -71,23 +70,15 @@ __device__ __forceinline__ void produce_backward(const BackwardParams& params, t
   load_key_tile<Config>(&params.map_k, smem.k, &smem.k_full, tile);
   bool v_loaded = false;
   const int num_heads = params.order.num_heads * params.group_size;
-  if constexpr (Config::kTile.prepares_later_heads) {
-    const int flat_kv_head = tile.batch * params.heads_kv + tile.kv_head;
-    if (flat_kv_head >= params.prepare_distance) {
-      while (ptx::load_acquire(params.warps_prepared + flat_kv_head) < kSpareWarps * params.order.num_tiles) {
-      }
-      ptx::fence_proxy_async_global();  // statistics come by TMA
-    }
-  }
   StepCursor<Config::kStages> cursor;
   const bool is_first = Config::kFirstTileStores && tile.first_key == 0;
-  StoredTiles<Config> stored(params.grad_q_counters + tile.first_head, tile.end_step - tile.first_step);
+  StoredTiles<Config> stored(params.grad_q_counters + tile.first_head, params.num_q_tiles - tile.first_step);
   for (int group_head = 0; group_head < params.group_size; ++group_head) {
     const int head = tile.kv_head * params.group_size + group_head, flat_head = tile.first_head + group_head;
     int num_stored = 0;
 #pragma unroll 1
-    for (int i = tile.first_step; i < tile.end_step; ++i) {
-      const int step = Config::kFromLastQueryTile ? tile.end_step - 1 - (i - tile.first_step) : i;
+    for (int i = tile.first_step; i < params.num_q_tiles; ++i) {
+      const int step = Config::kFromLastQueryTile ? params.num_q_tiles - 1 - (i - tile.first_step) : i;
       const int stage = cursor.stage, first_row = step * Config::kTileQ;
       load_query_tile<Config>(&params.map_q, smem.q[stage], &params.map_statistics, smem.lse_log2[stage], flat_head, &smem.q_full[stage], &smem.q_empty[stage],
                               cursor.phase, first_row, head, tile.batch);
@@ -110,7 +101,7 @@ __device__ __forceinline__ void produce_backward(const BackwardParams& params, t
   if (!v_loaded) {
     load_key_tile<Config>(&params.map_v, smem.v, &smem.v_full, tile);
   }
-  if (is_first && tile.first_step < tile.end_step) {
+  if (is_first && tile.first_step < params.num_q_tiles) {
 #pragma unroll 1
     for (int i = 0; i < StoredTiles<Config>::kLag; ++i) {
       ptx::mbarrier_wait(&smem.q_empty[cursor.stage], cursor.phase ^ 1);

@@ -11,32 +11,13 @@ struct KeyTile {
   int kv_head;
   int first_key;
   int first_step;  ///< first query tile that sees the first key; may lie behind the last
-  int end_step;    ///< behind the last query tile of the block
   int end_masked;  ///< query tiles before this one need the mask
   int first_head;  ///< first query head of the group, counted through all batches
 };
 
-/// A block's share of a key tile.
-struct BlockPart {
-  int tile;  ///< of all heads', in the order of launch
-  int part;  ///< of
-  int parts;
-};
-
-template <typename Config>
-__device__ __forceinline__ BlockPart block_part(const BackwardParams& params) {
-  const int block = blockIdx.x / Config::kClusterSize;
-  if (Config::kTile.last_wave_parts > 1 && block >= params.first_split) {
-    const int number = block - params.first_split, tile = number / params.split_parts;
-    return {params.first_split + tile, number - tile * params.split_parts, params.split_parts};
-  }
-  return {block, 0, 1};
-}
-
 template <typename Config>
 __device__ __forceinline__ KeyTile key_tile(const BackwardParams& params) {
-  const BlockPart of = block_part<Config>(params);
-  const TileOrder::Work work = params.order.work(of.tile);
+  const TileOrder::Work work = params.order.work(blockIdx.x / Config::kClusterSize);
   KeyTile tile;
   tile.batch = work.head / params.heads_kv;
   tile.kv_head = work.head - tile.batch * params.heads_kv;
@@ -50,12 +31,6 @@ __device__ __forceinline__ KeyTile key_tile(const BackwardParams& params) {
   }
   if (tile.first_key + Config::kTileKv > params.visible_len_kv) {
     tile.end_masked = params.num_q_tiles;
-  }
-  tile.end_step = params.num_q_tiles;
-  if (of.parts > 1) {
-    tile.first_step = params.num_q_tiles * of.part / of.parts;
-    tile.end_step = params.num_q_tiles * (of.part + 1) / of.parts;
-    tile.end_masked = min(tile.end_masked, tile.end_step);
   }
   tile.first_head = work.head * params.group_size;
   return tile;
