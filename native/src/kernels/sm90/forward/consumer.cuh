@@ -403,7 +403,7 @@ class Consumer {
     if constexpr (!kIssued) {
       mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
       pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, kKind == TileKind::kExact);
-      if constexpr (Scores::kMask && kSkipsHiddenPairs && kKind == TileKind::kExact) {
+      if constexpr (Scores::kMask && kKind == TileKind::kExact) {
         if (pairs.hidden(warpgroup_)) {
           hidden_step(p, o);
           return;

@@ -11,9 +11,6 @@ __device__ __forceinline__ int4 listed_message(const VisibleEntry& entry, int un
   return make_int4(static_cast<int>(entry.packed), unit, 0, 0);
 }
 
-/// Whether a warpgroup leaves out the scores of a key tile that is hidden from all its rows.
-inline constexpr bool kSkipsHiddenPairs = false;
-
 /// Without lists of tiles, nothing.
 template <typename Config, bool kMask = Config::Scores::kMask>
 class ListedPairs {
