@@ -101,7 +101,7 @@ bool plan_sm90_backward_modified(const Problem& problem, const DeviceCaps& caps,
     return false;
   }
   if (sm90_modified_lists_tiles(problem) && !visible_tiles_fit(sm90_modified_visible_layout(tile, problem))) {
-    why_not->set("its lists of the tiles that boolean and block mask show have 32-bit indexes");
+    why_not->set("its lists of the tiles and pairs that boolean and block mask show would take more than 4 GiB, or 32-bit indexes");
     return false;
   }
   // Sequences alone take the set with the fewest variants.
