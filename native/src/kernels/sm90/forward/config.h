@@ -20,8 +20,6 @@ inline constexpr bool kPreparesNextWork = false;
 /// And whether they bring its last k and v tile into L2.
 inline constexpr bool kPrefetchesNextKeys = false;
 
-/// Whether S of a query tile's second key tile is formed beside the exponentials of the first.
-inline constexpr bool kFormsSecondAhead = false;
 /// Whether S of the next query tile's first key tile is formed beside the end of a query tile.
 inline constexpr bool kFormsNextAhead = false;
 
@@ -75,7 +73,6 @@ struct ForwardConfig {
 
   static constexpr bool kPreparesWork = kPreparesNextWork && Scores::kModified && !Scores::kMask && kQStages == 2;
   static constexpr bool kNextAhead = kFormsNextAhead && kOverlapTiles && !Scores::kModified;
-  static constexpr bool kSecondAhead = kFormsSecondAhead && !Scores::kChangesScores && !Scores::kBias && !Scores::kMask;
 
   /// Accumulator registers of a thread: its part of a 64-row warpgroup tile.
   static constexpr int kScores = kTileKv / 2;

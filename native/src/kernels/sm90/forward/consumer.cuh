@@ -156,17 +156,9 @@ class Consumer {
     if constexpr (kModified) {
       masks_first = tile.edges(warpgroup_).masks_first;
     }
-    if (Config::kSecondAhead && n > keys.full_begin && n <= keys.full_end) {
-      float second[Config::kScores];
-      first_key_tile<true>(s, second, rows, tile, n, masks_first);
-      to_operand(p, s);
-      clear(o);
-      step<TileKind::kPlain, true>(second, p, o, rows, tile, --n);
-    } else {
-      first_key_tile<false>(s, s, rows, tile, n, masks_first);
-      to_operand(p, s);
-      clear(o);
-    }
+    first_key_tile(s, rows, tile, n, masks_first);
+    to_operand(p, s);
+    clear(o);
     if constexpr (kModified) {
       weighs_nothing_ = false;
       remaining_tiles(s, p, o, rows, tile, keys, n - 1);
@@ -298,28 +290,24 @@ class Consumer {
     }
   }
 
-  /// kSecondAhead: S of the second tile is issued too, before the exponentials of the first.
-  template <bool kSecondAhead>
-  __device__ __forceinline__ void first_key_tile(float (&s)[Config::kScores], float (&second)[Config::kScores], RowState& rows, const Tile& tile, int n,
-                                                 bool masked) {
+  __device__ __forceinline__ void first_key_tile(float (&s)[Config::kScores], RowState& rows, const Tile& tile, int n, bool masked) {
     if constexpr (Config::kTrimsFirst && kModified) {
       if (masked && tile.edges(warpgroup_).trims_first) {
-        first_step<Config::kTileKv / 2, kSecondAhead>(s, second, rows, tile, n, true);
+        first_step<Config::kTileKv / 2>(s, rows, tile, n, true);
         return;
       }
     } else if constexpr (Config::kTrimsFirst) {
       if (masked && visible_keys(params_, first_row(tile) + 63) - n * Config::kTileKv <= Config::kTileKv / 2) {
-        first_step<Config::kTileKv / 2, kSecondAhead>(s, second, rows, tile, n, true);
+        first_step<Config::kTileKv / 2>(s, rows, tile, n, true);
         return;
       }
     }
-    first_step<Config::kTileKv, kSecondAhead>(s, second, rows, tile, n, masked);
+    first_step<Config::kTileKv>(s, rows, tile, n, masked);
   }
 
-  /// S of the first key tile and its exponentials, with nothing to overlap but S of the second.
-  template <int kKeys, bool kSecondAhead>
-  __device__ __forceinline__ void first_step(float (&scores)[Config::kScores], float (&second)[Config::kScores], RowState& rows, const Tile& tile, int n,
-                                             bool masked) {
+  /// S of the first key tile and its exponentials, with nothing to overlap.
+  template <int kKeys>
+  __device__ __forceinline__ void first_step(float (&scores)[Config::kScores], RowState& rows, const Tile& tile, int n, bool masked) {
     using namespace ptx;
     float(&s)[kKeys / 2] = reinterpret_cast<float(&)[kKeys / 2]>(scores);
     ListedPairs<Config> pairs;
@@ -335,13 +323,6 @@ class Consumer {
     pin_registers(s);
     if constexpr (!Scores::kBias) {
       release_k();
-    }
-    if constexpr (kSecondAhead) {
-      mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
-      await_turn();
-      wgmma_fence();
-      multiply_keys(second);
-      pass_turn();
     }
     Rescale unused;  // O is still empty
     if constexpr (Scores::kMask) {
@@ -393,34 +374,29 @@ class Consumer {
     store_log_sum_exp<kModified>(params_, place, row, rows, sum);
   }
 
-  /// One key tile: S of tile n and O += P V of tile n + 1 are in flight together; the exponentials of tile n run while the second product does. kIssued: S is
-  /// in flight already.
-  template <TileKind kKind, bool kIssued = false>
+  /// One key tile: S of tile n and O += P V of tile n + 1 are in flight together; the exponentials of tile n run while the second product does.
+  template <TileKind kKind>
   __device__ __forceinline__ void step(float (&s)[Config::kScores], uint32_t (&p)[Config::kScores / 2], float (&o)[Config::kOutputs], RowState& rows,
                                        const Tile& tile, int n) {
     using namespace ptx;
     ListedPairs<Config> pairs;
-    if constexpr (!kIssued) {
-      mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
-      pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, kKind == TileKind::kExact);
-      if constexpr (Scores::kMask && kKind == TileKind::kExact) {
-        if (pairs.hidden(warpgroup_)) {
-          hidden_step(p, o);
-          return;
-        }
-        weighs_nothing_ = false;
+    mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
+    pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, kKind == TileKind::kExact);
+    if constexpr (Scores::kMask && kKind == TileKind::kExact) {
+      if (pairs.hidden(warpgroup_)) {
+        hidden_step(p, o);
+        return;
       }
-      await_turn();
-      wgmma_fence();
-      multiply_keys(s);
+      weighs_nothing_ = false;
     }
+    await_turn();
+    wgmma_fence();
+    multiply_keys(s);
     mbarrier_wait(&smem_.v_full[v_cursor_.stage()], v_cursor_.phase());
     // Behind the wait's loop ptxas puts this fence itself, but 13.0 does so too late for its analysis at d = 192 and 256 and serialises every wgmma (C7520).
     wgmma_fence();
     multiply_values(o, p);
-    if constexpr (!kIssued) {
-      pass_turn();
-    }
+    pass_turn();
 
     wgmma_wait_group<1>();
     pin_registers(s);
