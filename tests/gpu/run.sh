@@ -135,7 +135,9 @@ for stage in "${stages[@]}"; do
       beside kernels-head-dim-512 4 kernel_checks check_portable.py --kernel sm80 --head-dim-512
       beside kernels-large 4 kernel_checks check_portable.py --kernel auto --quick --large
       beside variants 4 kernel_checks check_variants.py --kernel auto
-      beside variants-sm80 4 kernel_checks check_variants.py --kernel sm80 --count 200 ;;
+      beside bias 4 kernel_checks check_bias.py --quick
+      beside variants-sm80 4 kernel_checks check_variants.py --kernel sm80 --count 200
+      beside mask-gradients 4 kernel_checks check_mask_gradients.py --quick ;;
     sanitize)
       step smoke-build 3 build_smoke
       beside smoke 4 limited "$build/smoke" --repeat 3

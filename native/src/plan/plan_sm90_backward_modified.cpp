@@ -23,18 +23,13 @@ int set_of(const Problem& problem) {
   return sm90_score_set_of(variants_of(problem) & ~(kVariantSequences | kVariantGradBias));
 }
 
-/// Whether a bias that TMA can bring is among them, with its gradient.
-constexpr bool kPlansBias = true;
-/// Whether the gradient of a bias that heads or many batch entries share is.
-constexpr bool kSumsGradBias = true;
-
 /// Why the kernels do not take the problem's bias; null if they do, or if there is none.
 const char* bias_refusal(const Problem& problem) {
   const Variants& v = problem.variants;
   if (!v.bias) {
     return nullptr;
   }
-  if (!kPlansBias || !v.bias_in_tiles) {
+  if (!v.bias_in_tiles) {
     return "it does not compute an additive bias other than one of 16 bits with a row for every query and rows of whole 16 bytes";
   }
   if (v.sequences.given) {
@@ -45,9 +40,6 @@ const char* bias_refusal(const Problem& problem) {
   }
   if (!v.grad_bias_in_tiles) {
     return "address and strides of the gradient of the bias, and len_kv, must be multiples of 16 bytes (TMA)";
-  }
-  if (!kSumsGradBias && sm90_sums_grad_bias(problem)) {
-    return "it does not compute the gradient of a bias that heads or more than 2 batch entries share";
   }
   if (static_cast<double>(problem.len_q) * static_cast<double>(problem.len_kv) * static_cast<double>(v.bias_heads * v.bias_batches) > kMaxPairs) {
     return "the gradient of the bias must have at most 2^44 elements";
@@ -109,7 +101,7 @@ bool plan_sm90_backward_modified(const Problem& problem, const DeviceCaps& caps,
     return false;
   }
   if (sm90_modified_lists_tiles(problem) && !visible_tiles_fit(sm90_modified_visible_layout(tile, problem))) {
-    why_not->set("its lists of the tiles that boolean and block mask show have 32-bit indexes");
+    why_not->set("its lists of the tiles and pairs that boolean and block mask show would take more than 4 GiB, or 32-bit indexes");
     return false;
   }
   // Sequences alone take the set with the fewest variants.

@@ -126,15 +126,8 @@ inline int64_t sm90_whole_rounds(int64_t q_tiles, int64_t blocks) {
   return blocks / std::gcd(blocks, q_tiles);
 }
 
-/// Whether most query tiles are the same work: without a causal mask, or where a window or chunk leaves each row at most an eighth of the keys.
-inline bool sm90_tiles_alike(const Problem& problem) {
-  const Variants& variants = problem.variants;
-  const auto is_short = [&](int64_t keys) { return keys <= problem.len_kv / 8; };
-  return !problem.is_causal() || (variants.window_left >= 0 && is_short(variants.window_left)) || (variants.chunk > 0 && is_short(variants.chunk));
-}
-
 inline bool sm90_persistent(const Problem& problem, int64_t q_tiles, int64_t workers) {
-  return sm90_tiles_alike(problem) ||
+  return !problem.is_causal() ||
          (q_tiles <= kSm90MaxPersistentTiles && sm90_whole_rounds(q_tiles, workers) * sm90_kv_bytes(problem) <= kSm90MaxPersistentBytes * problem.group_size());
 }
 
@@ -174,7 +167,7 @@ inline VisibleTilesLayout sm90_mask_layout(const Problem& problem, const Sm90For
 
 /// A function of the grid alone, so that the planner and the launch agree. `blocks`: persistent ones.
 inline Sm90ForwardOrder sm90_forward_order(const Problem& problem, const Sm90ForwardTile& tile, int64_t q_tiles, int64_t blocks) {
-  if (sm90_tiles_alike(problem)) {
+  if (!problem.is_causal()) {
     return Sm90ForwardOrder::kSequence;
   }
   const int64_t workers = blocks * tile.teams, all_heads = problem.batch * problem.heads_q;

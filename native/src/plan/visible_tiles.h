@@ -85,11 +85,15 @@ inline VisibleTilesLayout visible_tiles_layout(const Problem& problem, bool of_q
   return layout;
 }
 
-/// Whether the numbers fit: 32-bit indexes of units and of lists.
+/// Most workspace for lists and bits. A mask with a row for every query takes eight times as much itself, but one of keys alone, or of blocks, may be small and
+/// the bits of its pairs many.
+inline constexpr uint64_t kMostVisibleBytes = uint64_t{4} << 30;
+
+/// Whether the numbers fit: the workspace, 32-bit indexes of units and of lists.
 inline bool visible_tiles_fit(const VisibleTilesLayout& layout) {
   constexpr double kMost = 1 << 30;
   const double planes = static_cast<double>(layout.planes);
-  return std::max(layout.tiles, layout.capacity) <= kMaxVisibleTiles &&
+  return layout.total_bytes <= kMostVisibleBytes && std::max(layout.tiles, layout.capacity) <= kMaxVisibleTiles &&
          planes * static_cast<double>(layout.row_units) * static_cast<double>(layout.key_units) <= kMost && planes * static_cast<double>(layout.tiles) <= kMost;
 }
 

@@ -52,18 +52,11 @@ __device__ __forceinline__ void tma_store_4d(const CUtensorMap* map, const void*
                : "memory");
 }
 
-/// The same with a hint. cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group.L2::cache_hint
-__device__ __forceinline__ void tma_store_4d(const CUtensorMap* map, const void* s_source, int c0, int c1, int c2, int c3, L2Hint hint) {
-  asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group.L2::cache_hint [%0, {%2, %3, %4, %5}], [%1], %6;\n" ::"l"(map),
-               "r"(shared_address(s_source)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "l"(static_cast<uint64_t>(hint))
-               : "memory");
-}
-
 /// Adds a box to the tensor, of the map's type, each element rounded to it, under the conditions of tma_store_4d.
-/// cp.reduce.async.bulk.tensor.4d.global.shared::cta.add.tile.bulk_group.L2::cache_hint
-__device__ __forceinline__ void tma_reduce_add_4d(const CUtensorMap* map, const void* s_source, int c0, int c1, int c2, int c3, L2Hint hint) {
-  asm volatile("cp.reduce.async.bulk.tensor.4d.global.shared::cta.add.tile.bulk_group.L2::cache_hint [%0, {%2, %3, %4, %5}], [%1], %6;\n" ::"l"(map),
-               "r"(shared_address(s_source)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "l"(static_cast<uint64_t>(hint))
+/// cp.reduce.async.bulk.tensor.4d.global.shared::cta.add.tile.bulk_group
+__device__ __forceinline__ void tma_reduce_add_4d(const CUtensorMap* map, const void* s_source, int c0, int c1, int c2, int c3) {
+  asm volatile("cp.reduce.async.bulk.tensor.4d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];\n" ::"l"(map),
+               "r"(shared_address(s_source)), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
                : "memory");
 }
 

@@ -37,24 +37,13 @@ TEST(ForwardOrder, WithoutAMaskTilesGoInSequence) {
   EXPECT_EQ(order_of(problem), fa::Sm90ForwardOrder::kSequence);
 }
 
-TEST(ForwardOrder, ShortCausalWindowsAreLikeNoMask) {
+TEST(ForwardOrder, WindowsAreLikeNoMask) {
   fa::Problem problem = causal_problem(8192);
-  for (const int64_t left : {0, 1023, 1024}) {
-    problem.variants.window_left = left;
-    EXPECT_TRUE(persistent(problem)) << left;
-    EXPECT_EQ(order_of(problem), fa::Sm90ForwardOrder::kSequence) << left;
-  }
-  problem.variants.window_left = 1025;
-  EXPECT_FALSE(persistent(problem));
-  EXPECT_EQ(order_of(problem), fa::Sm90ForwardOrder::kSections);
-}
-
-TEST(ForwardOrder, ShortChunksAreLikeNoMask) {
-  fa::Problem problem = causal_problem(8192);
-  problem.variants.chunk = 1024;
+  problem.mask = fa::Mask::kWindowBottomRight;
+  problem.variants.window_left = 1023;
+  problem.variants.window_right = 0;
+  EXPECT_TRUE(persistent(problem));
   EXPECT_EQ(order_of(problem), fa::Sm90ForwardOrder::kSequence);
-  problem.variants.chunk = 1025;
-  EXPECT_EQ(order_of(problem), fa::Sm90ForwardOrder::kSections);
 }
 
 TEST(ForwardOrder, ShortCausalProblemsKeepTheTilesOfAHeadTogether) {

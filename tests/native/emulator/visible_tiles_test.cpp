@@ -306,5 +306,25 @@ INSTANTIATE_TEST_SUITE_P(
         MaskCase{.name = "one_pair", .len_q = 1, .len_kv = 1, .density = 2}, MaskCase{.name = "long_keys", .len_q = 70, .len_kv = 5000}),
     [](const testing::TestParamInfo<MaskCase>& info) { return info.param.name; });
 
+/// Key padding has a byte per key, and bits of all pairs.
+TEST(VisibleTilesLayout, TakesNoMoreThanFourGigabytes) {
+  const auto fits = [](int64_t length, int batches, int heads, bool pairs, int block) {
+    fa::Problem problem;
+    problem.len_q = problem.len_kv = length;
+    problem.variants.visible = pairs;
+    problem.variants.block_mask = block > 0;
+    problem.variants.block_q = problem.variants.block_kv = block;
+    problem.variants.mask_batches = batches;
+    problem.variants.mask_heads = heads;
+    return fa::visible_tiles_fit(fa::visible_tiles_layout(problem, /*of_q=*/false, 64));
+  };
+  EXPECT_TRUE(fits(8192, 16, 16, true, 0));
+  EXPECT_TRUE(fits(65536, 4, 1, true, 0));
+  EXPECT_FALSE(fits(65536, 16, 1, true, 0));
+  EXPECT_TRUE(fits(65536, 2, 32, false, 128)) << "whole blocks have no bits";
+  EXPECT_FALSE(fits(65536, 2, 32, false, 16));
+  EXPECT_FALSE(fits(int64_t{1} << 29, 64, 64, true, 0));
+}
+
 }  // namespace
 }  // namespace fa_test

@@ -9,13 +9,9 @@
 #include "kernels/sm90/backward/pairs.cuh"
 #include "kernels/sm90/backward_modified/scores.cuh"
 #include "ptx/ldmatrix.cuh"
-#include "ptx/tma.cuh"
 #include "tile/wgmma_descriptor.cuh"
 
 namespace fa::sm90 {
-
-/// How long L2 should keep what is stored of the gradient.
-inline constexpr ptx::L2Hint kGradBiasHint = ptx::L2Hint::kEvictNormal;
 
 template <typename Element>
 __device__ __forceinline__ float2 unpack_pair(uint32_t word) {

@@ -253,9 +253,9 @@ class ModifiedConsumer {
     }
     const int first_key = work.first_key + 64 * warpgroup_;
     if (p_.batch_inside > 1 && work.batch > 0) {
-      ptx::tma_reduce_add_4d(&p_.map_grad_bias, smem_.ds[stage][warpgroup_], first_key, first_query, query_head_, 0, kGradBiasHint);
+      ptx::tma_reduce_add_4d(&p_.map_grad_bias, smem_.ds[stage][warpgroup_], first_key, first_query, query_head_, 0);
     } else {
-      ptx::tma_store_4d(&p_.map_grad_bias, smem_.ds[stage][warpgroup_], first_key, first_query, query_head_, work.batch, kGradBiasHint);
+      ptx::tma_store_4d(&p_.map_grad_bias, smem_.ds[stage][warpgroup_], first_key, first_query, query_head_, work.batch);
     }
     ptx::bulk_commit();
   }

@@ -11,8 +11,6 @@
 
 namespace fa::sm90 {
 
-/// So many steps before it is loaded, a tile of a bias is brought into L2: two stages leave less time than device memory takes.
-inline constexpr int kModifiedBiasStepsAhead = 3;
 /// With lists, steps still to be loaded when the next work item is taken up.
 inline constexpr int kStepsBeforeNext = 2;
 
@@ -141,7 +139,7 @@ class ModifiedProducer {
         load_queries(&p_.map_q, smem_.q[stage], smem_.shift[stage], statistics_row, &smem_.q_full[stage], first_row, head, work,
                      Config::Policy::kBias ? sizeof(smem_.ds[0]) : 0);
         if constexpr (Config::Policy::kBias) {
-          load_bias(stage, first_row, (step + kModifiedBiasStepsAhead < work.end_step), head, work);
+          load_bias(stage, first_row, head, work);
         }
         if (!v_loaded) {
           load_keys(&p_.map_v, smem_.v[buffer], &smem_.v_full[buffer], work);
@@ -186,8 +184,8 @@ class ModifiedProducer {
     ptx::tma_load_2d(&p_.map_statistics, full, s_statistics, work.row_begin + first_row, statistics_row);
   }
 
-  /// Loads the bias of a query tile to where its dS will be, and begins to bring that of a later step.
-  __device__ __forceinline__ void load_bias(int stage, int first_row, bool ahead, int query_head, const KeyWork& work) const {
+  /// Loads the bias of a query tile to where its dS will be.
+  __device__ __forceinline__ void load_bias(int stage, int first_row, int query_head, const KeyWork& work) const {
     if (!first_lane_) {
       return;
     }
@@ -197,12 +195,6 @@ class ModifiedProducer {
     for (int panel = 0; panel < Config::kWarpgroups; ++panel) {
       ptx::tma_load_4d(&p_.map_bias, &smem_.q_full[stage], smem_.ds[stage][panel], work.first_key + 64 * panel, first_row, head, batch,
                        ptx::L2Hint::kEvictFirst);
-    }
-    if (ahead) {
-#pragma unroll
-      for (int panel = 0; panel < Config::kWarpgroups; ++panel) {
-        ptx::tma_prefetch_4d(&p_.map_bias, work.first_key + 64 * panel, first_row + kModifiedBiasStepsAhead * Config::kTileQ, head, batch);
-      }
     }
   }
 

@@ -15,15 +15,6 @@ namespace fa::sm90 {
 
 /// Whether kernels with modified scores form the upper half of a lower edge tile alone where a warpgroup does not see the rest.
 inline constexpr bool kTrimsLowerEdge = true;
-/// Whether their producers, if there are two q tiles, work out the next work tile while the present one is worked on.
-inline constexpr bool kPreparesNextWork = false;
-/// And whether they bring its last k and v tile into L2.
-inline constexpr bool kPrefetchesNextKeys = false;
-
-/// Whether S of a query tile's second key tile is formed beside the exponentials of the first.
-inline constexpr bool kFormsSecondAhead = false;
-/// Whether S of the next query tile's first key tile is formed beside the end of a query tile.
-inline constexpr bool kFormsNextAhead = false;
 
 /// So many key tiles before it is loaded, a tile of a bias is brought into L2: two stages leave less time than device memory takes. 0: not at all.
 inline constexpr int kBiasTilesAhead = 3;
@@ -72,10 +63,6 @@ struct ForwardConfig {
   /// So is, where scores do not change, a last key tile of which only the upper half is visible. Behind a softcap the lower edge takes the exact step; with
   /// ALiBi, ptxas 12.4 finds too few registers for one more form of the step (C7511).
   static constexpr bool kTrimsLast = kTrimsLowerEdge && kTrimsFirst && Scores::kModified && !Scores::kChangesScores;
-
-  static constexpr bool kPreparesWork = kPreparesNextWork && Scores::kModified && !Scores::kMask && kQStages == 2;
-  static constexpr bool kNextAhead = kFormsNextAhead && kOverlapTiles && !Scores::kModified;
-  static constexpr bool kSecondAhead = kFormsSecondAhead && !Scores::kChangesScores && !Scores::kBias && !Scores::kMask;
 
   /// Accumulator registers of a thread: its part of a 64-row warpgroup tile.
   static constexpr int kScores = kTileKv / 2;

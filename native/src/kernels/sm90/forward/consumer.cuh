@@ -45,24 +45,18 @@ class Consumer {
       pass_turn();  // to the first
     }
     Tile tile;
-    KeyTiles keys{0, 0};
-    int block_end = seek(tile, keys, next_tile(tile));
-    if constexpr (Config::kNextAhead) {
-      if (block_end != kNoMoreWork) {
-        float s[Config::kScores];
-        issue_first(s, true);
 #pragma unroll 1
-        do {
-          process(s, tile, keys, block_end);
-        } while (block_end != kNoMoreWork);
-        ptx::wgmma_wait_group<0>();
-        ptx::pin_registers(s);
+    for (int block_end = next_tile(tile); block_end != kNoMoreWork; block_end = next_tile(tile)) {
+      const KeyTiles keys = first_row(tile) < 0 ? KeyTiles{0, 0} : key_tiles_of(tile);
+#pragma unroll 1
+      for (int n = block_end - 1; n >= (kModified ? max(keys.end, block_begin(tile)) : keys.end); --n) {
+        skip_tile();
       }
-    } else {
-#pragma unroll 1
-      while (block_end != kNoMoreWork) {
-        float s[Config::kScores];
-        process(s, tile, keys, block_end);
+      if (keys.end > 0) {
+        process(tile, keys);
+      } else {
+        store_rows_without_keys<Config>(params_, place_of(params_, tile), tile.first_row, warpgroup_);
+        release_q();
       }
     }
     if (Config::kOverlapTiles && threadIdx.x % 32 == 0) {
@@ -121,30 +115,10 @@ class Consumer {
     return __shfl_sync(0xFFFFFFFF, message.w, 0);
   }
 
-  /// Goes on to a query tile with keys for this warpgroup, past the key tiles that it does not see. block_end: what next_tile returned with the tile; returns
-  /// that of the one found, or kNoMoreWork.
-  __device__ __forceinline__ int seek(Tile& tile, KeyTiles& keys, int block_end) {
-#pragma unroll 1
-    while (block_end != kNoMoreWork) {
-      keys = first_row(tile) < 0 ? KeyTiles{0, 0} : key_tiles_of(tile);
-#pragma unroll 1
-      for (int n = block_end - 1; n >= (kModified ? max(keys.end, block_begin(tile)) : keys.end); --n) {
-        skip_tile();
-      }
-      if (keys.end > 0) {
-        break;
-      }
-      store_rows_without_keys<Config>(params_, place_of(params_, tile), tile.first_row, warpgroup_);
-      release_q();
-      block_end = next_tile(tile);
-    }
-    return block_end;
-  }
-
-  /// All key tiles of a query tile: keys.end - 1 … keys.begin, keys.end >= 1. Then tile, keys and block_end are those of the next. kNextAhead: S of the first
-  /// key tile is in flight, and in the end that of the next query tile's.
-  __device__ __forceinline__ void process(float (&s)[Config::kScores], Tile& tile, KeyTiles& keys, int& block_end) {
+  /// All key tiles of a query tile: keys.end - 1 … keys.begin, keys.end >= 1.
+  __device__ __forceinline__ void process(const Tile& tile, const KeyTiles& keys) {
     using namespace ptx;
+    float s[Config::kScores];
     float o[Config::kOutputs];
     uint32_t p[Config::kScores / 2];
     RowState rows;
@@ -156,17 +130,9 @@ class Consumer {
     if constexpr (kModified) {
       masks_first = tile.edges(warpgroup_).masks_first;
     }
-    if (Config::kSecondAhead && n > keys.full_begin && n <= keys.full_end) {
-      float second[Config::kScores];
-      first_key_tile<true>(s, second, rows, tile, n, masks_first);
-      to_operand(p, s);
-      clear(o);
-      step<TileKind::kPlain, true>(second, p, o, rows, tile, --n);
-    } else {
-      first_key_tile<false>(s, s, rows, tile, n, masks_first);
-      to_operand(p, s);
-      clear(o);
-    }
+    first_key_tile(s, rows, tile, n, masks_first);
+    to_operand(p, s);
+    clear(o);
     if constexpr (kModified) {
       weighs_nothing_ = false;
       remaining_tiles(s, p, o, rows, tile, keys, n - 1);
@@ -194,56 +160,17 @@ class Consumer {
     } else {
       multiply_values<Config::kTileKv>(o, p);
     }
-    int skipped = 0;
+    wgmma_wait_group<0>();
+    pin_registers(o);
+    release_v();
     if constexpr (kModified) {
-      skipped = key_tiles_of(same_tile).begin - block_begin(same_tile);
-    }
-    bool waited = true;
-    if constexpr (Config::kNextAhead) {
-      block_end = next_tile(tile);
-      keys = block_end <= 0 || first_row(tile) < 0 ? KeyTiles{0, 0} : key_tiles_of(tile);
-      // Tiles to skip are behind this one in the ring of v.
-      waited = skipped > 0 || keys.end == 0 || keys.end < block_end;
-    }
-    if (waited) {
-      wgmma_wait_group<0>();
-      pin_registers(o);
-      release_v();
+      const int skipped = key_tiles_of(same_tile).begin - block_begin(same_tile);
 #pragma unroll 1
       for (n = 0; n < skipped; ++n) {
         skip_tile();
       }
     }
-    if constexpr (Config::kNextAhead) {
-      if (waited) {
-        block_end = seek(tile, keys, block_end);
-      }
-      issue_first(s, block_end != kNoMoreWork);
-      wgmma_wait_group<1>();
-      pin_registers(o);
-      if (!waited) {
-        release_v();
-      }
-      finish(same_tile, rows, o);
-    } else {
-      finish(same_tile, rows, o);
-      block_end = seek(tile, keys, next_tile(tile));
-    }
-  }
-
-  /// Issues S of a query tile's first key tile, beside the end of the one before. any: false if there is none; S is then of no meaning, but in flight on every
-  /// path, which is what ptxas needs to leave wgmma asynchronous.
-  __device__ __forceinline__ void issue_first(float (&s)[Config::kScores], bool any) {
-    using namespace ptx;
-    if (any) {
-      mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
-      await_turn();
-    }
-    wgmma_fence();
-    multiply_keys(s);
-    if (any) {
-      pass_turn();
-    }
+    finish(same_tile, rows, o);
   }
 
   /// O cleared by moves: a first product that overwrites O would save them, but made ptxas serialise every wgmma (C7515) in some forms of process().
@@ -298,50 +225,37 @@ class Consumer {
     }
   }
 
-  /// kSecondAhead: S of the second tile is issued too, before the exponentials of the first.
-  template <bool kSecondAhead>
-  __device__ __forceinline__ void first_key_tile(float (&s)[Config::kScores], float (&second)[Config::kScores], RowState& rows, const Tile& tile, int n,
-                                                 bool masked) {
+  __device__ __forceinline__ void first_key_tile(float (&s)[Config::kScores], RowState& rows, const Tile& tile, int n, bool masked) {
     if constexpr (Config::kTrimsFirst && kModified) {
       if (masked && tile.edges(warpgroup_).trims_first) {
-        first_step<Config::kTileKv / 2, kSecondAhead>(s, second, rows, tile, n, true);
+        first_step<Config::kTileKv / 2>(s, rows, tile, n, true);
         return;
       }
     } else if constexpr (Config::kTrimsFirst) {
       if (masked && visible_keys(params_, first_row(tile) + 63) - n * Config::kTileKv <= Config::kTileKv / 2) {
-        first_step<Config::kTileKv / 2, kSecondAhead>(s, second, rows, tile, n, true);
+        first_step<Config::kTileKv / 2>(s, rows, tile, n, true);
         return;
       }
     }
-    first_step<Config::kTileKv, kSecondAhead>(s, second, rows, tile, n, masked);
+    first_step<Config::kTileKv>(s, rows, tile, n, masked);
   }
 
-  /// S of the first key tile and its exponentials, with nothing to overlap but S of the second.
-  template <int kKeys, bool kSecondAhead>
-  __device__ __forceinline__ void first_step(float (&scores)[Config::kScores], float (&second)[Config::kScores], RowState& rows, const Tile& tile, int n,
-                                             bool masked) {
+  /// S of the first key tile and its exponentials, with nothing to overlap.
+  template <int kKeys>
+  __device__ __forceinline__ void first_step(float (&scores)[Config::kScores], RowState& rows, const Tile& tile, int n, bool masked) {
     using namespace ptx;
     float(&s)[kKeys / 2] = reinterpret_cast<float(&)[kKeys / 2]>(scores);
     ListedPairs<Config> pairs;
-    if constexpr (!Config::kNextAhead) {
-      mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
-      pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, masked);
-      await_turn();
-      wgmma_fence();
-      multiply_keys(s);
-      pass_turn();
-    }
+    mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
+    pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, masked);
+    await_turn();
+    wgmma_fence();
+    multiply_keys(s);
+    pass_turn();
     wgmma_wait_group<0>();
     pin_registers(s);
     if constexpr (!Scores::kBias) {
       release_k();
-    }
-    if constexpr (kSecondAhead) {
-      mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
-      await_turn();
-      wgmma_fence();
-      multiply_keys(second);
-      pass_turn();
     }
     Rescale unused;  // O is still empty
     if constexpr (Scores::kMask) {
@@ -393,34 +307,29 @@ class Consumer {
     store_log_sum_exp<kModified>(params_, place, row, rows, sum);
   }
 
-  /// One key tile: S of tile n and O += P V of tile n + 1 are in flight together; the exponentials of tile n run while the second product does. kIssued: S is
-  /// in flight already.
-  template <TileKind kKind, bool kIssued = false>
+  /// One key tile: S of tile n and O += P V of tile n + 1 are in flight together; the exponentials of tile n run while the second product does.
+  template <TileKind kKind>
   __device__ __forceinline__ void step(float (&s)[Config::kScores], uint32_t (&p)[Config::kScores / 2], float (&o)[Config::kOutputs], RowState& rows,
                                        const Tile& tile, int n) {
     using namespace ptx;
     ListedPairs<Config> pairs;
-    if constexpr (!kIssued) {
-      mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
-      pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, kKind == TileKind::kExact);
-      if constexpr (Scores::kMask && kKind == TileKind::kExact) {
-        if (pairs.hidden(warpgroup_)) {
-          hidden_step(p, o);
-          return;
-        }
-        weighs_nothing_ = false;
+    mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
+    pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, kKind == TileKind::kExact);
+    if constexpr (Scores::kMask && kKind == TileKind::kExact) {
+      if (pairs.hidden(warpgroup_)) {
+        hidden_step(p, o);
+        return;
       }
-      await_turn();
-      wgmma_fence();
-      multiply_keys(s);
+      weighs_nothing_ = false;
     }
+    await_turn();
+    wgmma_fence();
+    multiply_keys(s);
     mbarrier_wait(&smem_.v_full[v_cursor_.stage()], v_cursor_.phase());
     // Behind the wait's loop ptxas puts this fence itself, but 13.0 does so too late for its analysis at d = 192 and 256 and serialises every wgmma (C7520).
     wgmma_fence();
     multiply_values(o, p);
-    if constexpr (!kIssued) {
-      pass_turn();
-    }
+    pass_turn();
 
     wgmma_wait_group<1>();
     pin_registers(s);
@@ -438,7 +347,7 @@ class Consumer {
       mask(s, tile, n);
       exact_step(s, rows, rescale, params_.scale_log2);
     } else if constexpr (Config::kSoftmax == Sm90Softmax::kOptimisticMaximum) {
-      optimistic_step(s, rows, rescale, params_.scale_log2, recompute);
+      optimistic_step<true>(s, rows, rescale, params_.scale_log2, recompute);
     } else {
       lazy_step(s, rows, rescale, params_.scale_log2, &smem_.sink);
     }

@@ -23,8 +23,6 @@ inline constexpr float kMinusInfinity = -INFINITY;
 
 /// False: the optimistic step follows only tiles whose P leave the range of the element type, as if nothing outweighed another.
 inline constexpr bool kFollowsOutweighing = true;
-/// Whether the optimistic step keeps the offsets of its two rows in an even and an odd register (ptx/register_pair.cuh).
-inline constexpr bool kPairsOffsets = true;
 /// A thread's partial row sum below this proves that no P left that range: fp16 holds up to 65504, bf16 far more.
 inline constexpr float kMaxTileSum = 16384.0f;
 /// Up to this sum of a thread's P, a reference is moved after the fact: P, sums and their products stay far from overflow.
@@ -218,7 +216,9 @@ __device__ __forceinline__ void settle_tile(float (&p)[kNum], RowState& rows, Re
 
 /// The optimistic step; recompute() must bring S back. A reference of -infinity makes the offset +infinity, so that every P is +infinity or NaN and the checks
 /// fail, as they do for NaN scores: such rows take the exact way. The first check's branch keeps the exponentials in front of the wait, as in lazy_step.
-template <int kNum, typename Recompute>
+/// kPairsOffsets: the offsets of the two rows are kept in registers of different banks; where variants leave few registers, the constraint can cost more than
+/// bad luck.
+template <bool kPairsOffsets = false, int kNum, typename Recompute>
 __device__ __forceinline__ void optimistic_step(float (&s)[kNum], RowState& rows, Rescale& rescale, float scale_log2, const Recompute& recompute) {
   float offset[2] = {rows.reference[0] * scale_log2, rows.reference[1] * scale_log2};
   if constexpr (kPairsOffsets) {
