@@ -134,6 +134,7 @@ for stage in "${stages[@]}"; do
       beside kernels-sm80 4 kernel_checks check_portable.py --kernel sm80
       beside kernels-head-dim-512 4 kernel_checks check_portable.py --kernel sm80 --head-dim-512
       beside kernels-large 4 kernel_checks check_portable.py --kernel auto --quick --large
+      beside many-heads 4 kernel_checks check_many_heads.py
       beside variants 4 kernel_checks check_variants.py --kernel auto
       beside bias 4 kernel_checks check_bias.py --quick
       beside variants-sm80 4 kernel_checks check_variants.py --kernel sm80 --count 200
