@@ -48,7 +48,7 @@ constexpr int bias_tile_bytes(int tile_q, int tile_kv) {
 }
 
 /// Whether the forward kernel for 512 columns splits keys.
-inline constexpr bool kSplitsKeysAt512 = false;
+inline constexpr bool kSplitsKeysAt512 = true;
 
 inline constexpr ForwardVariant kForward[] = {
     {"sm80_forward_d64", 64, 128, 128, 4, 1, 0, 2},
