@@ -83,6 +83,21 @@ public sealed class PlannerTests
         }
     }
 
+    /// <summary>Large tiles where shared memory and the number of blocks allow, but none for short causal problems.</summary>
+    [TestCase(90, 4096, MaskKind.None, 128, 128)]
+    [TestCase(90, 4096, MaskKind.BottomRight, 128, 128)]
+    [TestCase(90, 512, MaskKind.BottomRight, 64, 64)]
+    [TestCase(90, 256, MaskKind.None, 64, 64)]
+    [TestCase(80, 4096, MaskKind.None, 128, 64)]
+    [TestCase(86, 4096, MaskKind.None, 64, 64)]
+    public void PortableForwardTilesAtHeadDim256(int capability, int length, MaskKind mask, int tileQ, int tileKv)
+    {
+        ProblemCase problem = Base with { HeadDim = 256, HeadDimV = 256, LenQ = length, LenKv = length, Mask = mask };
+        NativeCall.Check(PlanQuery.Try(problem, fa_pass.FA_PASS_FORWARD, Cuda, out fa_plan_description plan, capability, 132, fa_kernel.FA_KERNEL_SM80));
+        AssertSensible(plan, SharedMemoryLimit(capability));
+        Assert.That((plan.tile_q, plan.tile_kv), Is.EqualTo((tileQ, tileKv)), plan.Reason());
+    }
+
     [Test]
     public void HopperUsesItsOwnForwardKernel([Values(64, 128)] int headDim, [Values] MaskKind mask)
     {

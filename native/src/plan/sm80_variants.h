@@ -20,9 +20,8 @@ inline constexpr int kMaxHeadDim = 512;
 /// The same of the variants that are compiled with ModifiedScores.
 inline constexpr int kMaxModifiedHeadDim = 256;
 
-/// Forward: one block computes tile_q query rows of one head; each warp owns tile_q * slices / warps of them (16 or 32). With slices = 2, two warps share the
-/// columns of O of their rows. Each then computes all scores of the rows, or those of half of the keys of a tile (splits_keys), and they exchange
-/// probabilities.
+/// Forward: one block computes tile_q query rows of one head; each warp owns tile_q * slices / warps of them (16 or 32). With slices = 2, two warps share their
+/// rows: each has half of the columns of O and computes the scores of half of the keys of a tile, and they exchange probabilities.
 struct ForwardVariant {
   const char* name;
   int padded_dim;
@@ -33,13 +32,12 @@ struct ForwardVariant {
   int q_steps_kept;   ///< of q, so many times 16 columns stay in registers (with ModifiedScores none); the others are read from shared memory once per tile
   int blocks_per_sm;  ///< what the register budget is cut for
   int slices = 1;
-  bool splits_keys = false;
 };
 
 constexpr int forward_shared_bytes(const ForwardVariant& v) {
-  return 2 * v.padded_dim * (v.tile_q + 2 * v.stages * v.tile_kv)                    // q, k, v
-         + (v.splits_keys ? 2 * v.tile_q * v.tile_kv + 4 * v.slices * v.tile_q : 0)  // probabilities, and a number per row and warp
-         + 128;                                                                      // addresses
+  return 2 * v.padded_dim * (v.tile_q + 2 * v.stages * v.tile_kv)                   // q, k, v
+         + (v.slices > 1 ? 2 * v.tile_q * v.tile_kv + 4 * v.slices * v.tile_q : 0)  // probabilities, and a number per row and warp
+         + 128;                                                                     // addresses
 }
 
 /// A tile of a 16-bit bias; where there is room for it, it has a place behind the other shared memory.
@@ -47,18 +45,15 @@ constexpr int bias_tile_bytes(int tile_q, int tile_kv) {
   return 2 * tile_q * tile_kv;
 }
 
-/// Whether the forward kernel for 512 columns splits keys.
-inline constexpr bool kSplitsKeysAt512 = true;
-
 inline constexpr ForwardVariant kForward[] = {
     {"sm80_forward_d64", 64, 128, 128, 4, 1, 0, 2},
     {"sm80_forward_d128", 128, 128, 64, 4, 1, 0, 2},
-    {"sm80_forward_d192", 192, 64, 64, 4, 1, 0, 2},
-    {"sm80_forward_d256", 256, 128, 128, 8, 1, 0, 1, 2, true},
-    {"sm80_forward_d256_medium", 256, 128, 64, 8, 1, 0, 1, 2, true},
+    {"sm80_forward_d192", 192, 64, 64, 4, 1, 12, 2},
+    {"sm80_forward_d256", 256, 128, 128, 8, 1, 0, 1, 2},
+    {"sm80_forward_d256_medium", 256, 128, 64, 8, 1, 0, 1, 2},
     {"sm80_forward_d256_small", 256, 64, 64, 4, 1, 8, 2},
     {"sm80_forward_d64", 64, 128, 64, 4, 1, 0, 2},  // with ModifiedScores only: tiles half as wide leave registers for the modifications
-    {"sm80_forward_d512", 512, 32, 32, 4, 1, 0, 2, 2, kSplitsKeysAt512},
+    {"sm80_forward_d512", 512, 32, 32, 4, 1, 0, 2, 2},
 };
 inline constexpr int kNumForward = sizeof(kForward) / sizeof(kForward[0]);
 inline constexpr int kSmallForward256 = 5;  ///< row that is also for short causal problems on any device

@@ -20,7 +20,7 @@ sys.path.insert(0, HERE)
 from peers import Case, state, summary, timed_in_turns  # noqa: E402
 
 SOURCE = os.path.join(HERE, "..", "..", "..", "native")
-# name: (pass, head_dim, initialiser); forward: padded_dim, tile_q, tile_kv, warps, stages, q_steps_kept, blocks_per_sm, slices, splits_keys;
+# name: (pass, head_dim, initialiser); forward: padded_dim, tile_q, tile_kv, warps, stages, q_steps_kept, blocks_per_sm, slices;
 # backward: padded_dim, tile_q, tile_kv, warps_kv, warps_q, warps_dq, stages, blocks_per_sm, ahead.
 VARIANTS = {
     "f64_128x128_s1": ("F", 64, "64,128,128,4,1,0,2"),
@@ -28,8 +28,10 @@ VARIANTS = {
     "f128_128x64_s1": ("F", 128, "128,128,64,4,1,0,2"),
     "f128_128x64_s2": ("F", 128, "128,128,64,4,2,0,2"),
     "f256_64x64_s1": ("F", 256, "256,64,64,4,1,0,2"),
-    "f256_64x64_pairs": ("F", 256, "256,64,64,4,1,0,2,2,true"),
-    "f256_128x64_pairs": ("F", 256, "256,128,64,8,1,0,1,2,true"),
+    "f256_64x64_pairs": ("F", 256, "256,64,64,4,1,0,2,2"),
+    "f256_128x64_pairs": ("F", 256, "256,128,64,8,1,0,1,2"),
+    "f256_128x128_pairs": ("F", 256, "256,128,128,8,1,0,1,2"),
+    "f256_64x64_q8": ("F", 256, "256,64,64,4,1,8,2"),
     "f256_128x64_s2": ("F", 256, "256,128,64,8,2,0,1"),
     "b64_64x128_r": ("B", 64, "64,64,128,4,1,2,2,2,0"),
     "b64_64x128_r_ahead": ("B", 64, "64,64,128,4,1,2,2,2,1"),

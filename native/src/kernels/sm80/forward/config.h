@@ -31,9 +31,9 @@ struct ForwardConfig {
   static constexpr int kStages = kVariant.stages;
   static constexpr int kQStepsKept = Policy::kModified ? 0 : kVariant.q_steps_kept;
   static constexpr int kBlocksPerSm = kVariant.blocks_per_sm;
-  static constexpr int kSlices = kVariant.slices;  ///< warps that share the columns of O of a row
-  static constexpr bool kSplitsKeys = kVariant.splits_keys;
-  static constexpr int kKeys = kTileKV / (kSplitsKeys ? kSlices : 1);  ///< of a tile, whose scores a warp computes
+  static constexpr int kSlices = kVariant.slices;  ///< warps that share rows: the keys of a tile and the columns of O
+  static constexpr bool kPairs = kSlices > 1;
+  static constexpr int kKeys = kTileKV / kSlices;  ///< of a tile, whose scores a warp computes
 
   /// Row blocks of 16 per warp; columns of S and O in groups of 8; steps of 16 of both products.
   static constexpr int kM = kTileQ * kSlices / kWarps / 16;
@@ -57,14 +57,14 @@ struct ForwardConfig {
     uint32_t shown_tiles[kWarps];  ///< bit t: whether the block mask shows some of tile t, of the 32 tiles that the warp is among
   };
 
-  /// What the two warps of a row tell each other, if they split the keys.
+  /// What two warps that share rows tell each other.
   struct alignas(128) Exchange {
     uint4 probabilities[kWarps][kOutSteps][kM][32];  ///< as A fragments
     float rows[kSlices][kTileQ];                     ///< maxima of a tile's scores; in the end the sums
   };
   struct NoExchange {};
 
-  struct Shared : std::conditional_t<kSplitsKeys, Exchange, NoExchange> {
+  struct Shared : std::conditional_t<kPairs, Exchange, NoExchange> {
     QTile q;  ///< afterwards O: a warp reads and writes only its own rows
     KVTile k[kStages];
     KVTile v[kStages];
@@ -73,7 +73,7 @@ struct ForwardConfig {
 
   static_assert(kWarps % kSlices == 0 && kTileQ * kSlices % (16 * kWarps) == 0 && kDim % (64 * kSlices) == 0, "warps own whole row blocks and lines");
   static_assert(kStages == 1 || kStages == 2, "the schedules of kernel.cuh");
-  static_assert(!kSplitsKeys || (kSlices == 2 && kKeys % 16 == 0 && !Policy::kModified), "pairs of warps; the plain kernel");
+  static_assert(!kPairs || (kSlices == 2 && kKeys % 16 == 0 && !Policy::kModified), "pairs of warps; the plain kernel");
   static_assert(sizeof(Shared) % 128 == 0 && (!Policy::kModified || sizeof(BiasTile) == bias_tile_bytes(kVariant.tile_q, kVariant.tile_kv)),
                 "a tile of the bias may follow");
   static_assert(sizeof(Shared) == forward_shared_bytes(kVariant), "the planner's arithmetic");

@@ -153,12 +153,12 @@ class ForwardBlock {
       }
       float top[2 * kM];
       bool outgrown = false;
-      if (Config::kSplitsKeys && seen) {
+      if (Config::kPairs && seen) {
         softmax_.find_tops(top, s);
         outgrown = softmax_.is_outgrown(top, to_log2());
       }
       if (!kTwoStages) ptx::cp_async_wait<0>();
-      if constexpr (Config::kSplitsKeys) {
+      if constexpr (Config::kPairs) {
         if (FA_UNLIKELY(__syncthreads_or(outgrown))) follow_both(top, seen);
       } else if (!kTwoStages) {
         __syncthreads();
@@ -274,7 +274,7 @@ class ForwardBlock {
   }
   /// First of the keys of a tile whose scores the warp computes.
   __device__ __forceinline__ static int first_key_of_warp() {
-    return Config::kSplitsKeys ? slice() * Config::kKeys : 0;
+    return slice() * Config::kKeys;
   }
   /// First of the columns of v and O that are the warp's.
   __device__ __forceinline__ static int first_column() {
@@ -345,21 +345,21 @@ class ForwardBlock {
 
   /// o += softmax(s) v, step by step of 16 keys so that exponentials and products interleave.
   __device__ __forceinline__ void accumulate(Accumulators<kM, Config::kScoreN>& s, const Kept& kept, int tile) {
-    if constexpr (!Config::kSplitsKeys) softmax_.raise_reference(s, o_, to_log2());
+    if constexpr (!Config::kPairs) softmax_.raise_reference(s, o_, to_log2());
     float shifts[2 * kM];
 #pragma unroll
     for (int r = 0; r < 2 * kM; ++r) shifts[r] = softmax_.shift(r, to_log2());
-    const int offset = stage_bytes(tile) + (Config::kSplitsKeys ? slice() * kKeyBytes : 0);
+    const int offset = stage_bytes(tile) + slice() * kKeyBytes;
     multiply<Element, Config::kOutSteps, kAhead>(
         [&](int) -> auto& { return o_; },
         [&](uint32_t(&a)[4], int m, int k) {
           if (m == 0) softmax_.exponentiate(s, k, shifts, to_log2());
           drop(s, kept, m, k);
           round_to_a<Element>(a, s, m, k);
-          if constexpr (Config::kSplitsKeys) give(a, m, k);
+          if constexpr (Config::kPairs) give(a, m, k);
         },
         [&](uint32_t(&b)[4], int pair, int k) { v_operand_.load(b, k, pair, offset); });
-    if constexpr (Config::kSplitsKeys) accumulate_other_half(stage_bytes(tile));
+    if constexpr (Config::kPairs) accumulate_other_half(stage_bytes(tile));
   }
 
   /// Bytes of the keys of a tile that are a warp's.
@@ -449,7 +449,7 @@ class ForwardBlock {
     const Rows rows = rows_written();
     const int64_t batch = rows.batch, head = rows.head;
     float totals[2 * kM];
-    if constexpr (Config::kSplitsKeys) {
+    if constexpr (Config::kPairs) {
 #pragma unroll
       for (int r = 0; r < 2 * kM; ++r) totals[r] = softmax_.total(r);
       exchange(totals, [](float a, float b) { return a + b; });
@@ -460,7 +460,7 @@ class ForwardBlock {
       const int tile_row = warp_row_ + 16 * m + 4 * half + (lane >> 2);
       const int row = first_row_ + tile_row;
       const bool sees_keys = kModified || visibility_.visible_keys(row) > 0;
-      const float total = Config::kSplitsKeys ? totals[r] : softmax_.total(r);
+      const float total = Config::kPairs ? totals[r] : softmax_.total(r);
       const SinkSum with_sink = add_sink(r, total);
       const float inverse = kModified ? with_sink.inverse : sees_keys ? 1.0f / total : 0.0f;
       if ((lane & 3) == 0 && first_col == 0 && row < rows.len_q && p_.lse != nullptr) {
