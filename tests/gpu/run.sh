@@ -124,7 +124,7 @@ for stage in "${stages[@]}"; do
   case "$stage" in
     build)
       step build 3 build_library
-      [[ -f "$FLASH_ATTENTION_LIBRARY" ]] || break ;;
+      [[ -f "$FLASH_ATTENTION_LIBRARY" ]] || { failed+=("library"); break; } ;;
     nunit | cli)
       ((unpacked)) || { step unpack 2 unpack; unpacked=1; }
       if [[ $stage == nunit ]]; then beside nunit 40 run_nunit; else beside cli 12 run_cli; fi ;;
