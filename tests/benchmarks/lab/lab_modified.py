@@ -276,6 +276,18 @@ def check(library, full, passes):
                     o["slopes"] = slopes(shape[3], shape[0] if o["slopes"] == 2 else 0)
                 text = {k: (v if not torch.is_tensor(v) else list(v.shape)) for k, v in o.items()}
                 c.case(f"{str(dtype)[6:]} {shape} {text}", shape, o, dtype, grad_lse=c.cases % 2 == 0)
+    # Rows whose visible keys are all far away.
+    for mask, dtype in itertools.product(("none", "causal_tl"), (torch.float16, torch.bfloat16)):
+        c.case(f"far {str(dtype)[6:]} {mask}", (1, 4000, 100, 4, 2, 128, 128), {"mask": mask, "slopes": slopes(4)}, dtype)
+    # Windows of some tiles, at all offsets, whose ends different halves of a key tile see.
+    ends = (((1, 700, 700, 4, 2, 128, 128), (255, 0)), ((2, 513, 700, 2, 1, 128, 96), (320, 64)), ((1, 900, 640, 2, 2, 96, 128), (127, 0)),
+            ((1, 640, 640, 2, 2, 128, 128), (128, 128)))
+    for dtype, (shape, window) in itertools.product((torch.float16, torch.bfloat16), ends):
+        for mask, extra in (("window_br", {}), ("window_tl", {}), ("window_br", {"chunk": 333}), ("window_tl", {"slopes": 1})):
+            o = {"mask": mask, "window": window} | extra
+            if "slopes" in o:
+                o["slopes"] = slopes(shape[3])
+            c.case(f"ends {str(dtype)[6:]} {shape} {mask} {window} {list(extra)}", shape, o, dtype, grad_lse=c.cases % 2 == 0, repeats=1 + c.cases % 2)
     print(f"ranges, ALiBi, softcap, sinks: {c.cases} cases, {len(c.failures)} failures; worst relative errors in eps {c.worst}", flush=True)
     before = c.cases
     g = torch.Generator().manual_seed(5)

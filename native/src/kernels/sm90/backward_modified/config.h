@@ -36,6 +36,11 @@ struct ModifiedBackwardConfig {
   static constexpr int kGradients = kHeadDim / 2;
   static constexpr int kGradQ = 32;
 
+  /// ALiBi: whole steps begin S with the slope's term (ModifiedConsumer::begin_whole_scores), for which registers are left at head_dim 128.
+  static constexpr bool kBeginsScores = Policy::kAlibi && kHeadDim == 128;
+  /// But not of rows whose position is further behind the last key.
+  static constexpr int kNearRows = 256;
+
   /// Named barriers. 0 is __syncthreads.
   static constexpr int kBarrierConsumers = 1;  ///< all consumers
   static constexpr int kBarrierWarpgroup = 2;  ///< + w: consumer warpgroup w alone

@@ -31,6 +31,14 @@ class ModifiedConsumer {
   using Scores = float[Config::kScores];
   using Operand = uint32_t[Config::kScores / 2];
   using Gradient = float[Config::kGradients];
+  /// kBeginsScores: what the next step's S^T begins with, from step to step; others carry nothing.
+  struct CarriedScores {
+    Scores s;
+  };
+  struct NoScores {};
+  using NextScores = std::conditional_t<Config::kBeginsScores, CarriedScores, NoScores>;
+  __device__ __forceinline__ static Scores& scores_of(CarriedScores& next, Scores&) { return next.s; }
+  __device__ __forceinline__ static Scores& scores_of(NoScores&, Scores& own) { return own; }
   static constexpr uint32_t kQStageStep = sizeof(typename SharedStorage::QTile) / 16;
   static constexpr uint32_t kKeyBufferStep = sizeof(typename SharedStorage::KeyTile) / 16;
   static constexpr uint32_t kToGradO = SharedStorage::kToGradO / 16;
@@ -59,6 +67,7 @@ class ModifiedConsumer {
         break;
       }
       Gradient grad_k, grad_v;
+      NextScores next;
 #pragma unroll
       for (int i = 0; i < Config::kGradients; ++i) {
         grad_k[i] = 0.0f;
@@ -77,9 +86,9 @@ class ModifiedConsumer {
         for (int group_head = 0; group_head < p_.group_size; ++group_head) {
           take_head(work, group_head);
           if constexpr (Config::Policy::kMask) {
-            go_through(grad_k, grad_v, listed_.take(p_, work, group_head, g_lane_), buffer.stage);
+            go_through(next, grad_k, grad_v, listed_.take(p_, work, group_head, g_lane_), buffer.stage);
           } else {
-            go_through(grad_k, grad_v, work, buffer.stage);
+            go_through(next, grad_k, grad_v, work, buffer.stage);
           }
         }
       }
@@ -90,21 +99,24 @@ class ModifiedConsumer {
 
  private:
   /// All query tiles of a head: masked ones, whole ones, masked ones. Either loop stands once in the code and has nothing in it that only the other needs.
-  __device__ __forceinline__ void go_through(Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int buffer) {
+  __device__ __forceinline__ void go_through(NextScores& next, Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int buffer) {
     int step = work.first_step, stop = work.whole_first;
     key_step_ = buffer * kKeyBufferStep;
 #pragma unroll 1
     while (true) {
 #pragma unroll 1
       for (; step < stop; ++step) {
-        process<true>(grad_k, grad_v, work, step);
+        process<true>(next, grad_k, grad_v, work, step);
       }
       if (step >= work.end_step) {
         break;
       }
+      if constexpr (Config::kBeginsScores) {
+        begin_whole_scores(next.s, step);
+      }
 #pragma unroll 1
       for (; step < work.whole_last; ++step) {
-        process<false>(grad_k, grad_v, work, step);
+        process<false>(next, grad_k, grad_v, work, step);
       }
       stop = work.end_step;
     }
@@ -116,6 +128,9 @@ class ModifiedConsumer {
     g_lane_ = p_.grad_q_accumulator + first_row * Config::kHeadDim + warpgroup_ * kGradQBlock + 4 * (threadIdx.x % 128);
     if constexpr (Config::Policy::kAlibi) {
       slope_log2_ = alibi_slope_log2(p_.scores, work.sequence, work.kv_head * p_.group_size + group_head);
+      if constexpr (Config::kBeginsScores) {
+        slope_raw_ = slope_log2_ / p_.scores.scale_log2;
+      }
     }
     if constexpr (Config::Policy::kBias) {
       query_head_ = work.kv_head * p_.group_size + group_head;
@@ -163,7 +178,7 @@ class ModifiedConsumer {
   /// warpgroups come to the same barrier instruction none the less (synccheck takes two of them for divergence), and in the masked form with no product in
   /// flight, since what is around it is conditional.
   template <bool kMasked>
-  __device__ __forceinline__ void process(Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int step) {
+  __device__ __forceinline__ void process(NextScores& next, Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int step) {
     using namespace ptx;
     // With lists of query tiles there are no steps for one warpgroup alone, and no sequences.
     constexpr bool kListed = Config::Policy::kMask, kConditional = kMasked && !kListed;
@@ -176,7 +191,7 @@ class ModifiedConsumer {
       clean_queries(work, first_query);
     }
     if (seen) {
-      form_scores<kMasked>(p_operand, ds_operand, first_query, step);
+      form_scores<kMasked>(next, p_operand, ds_operand, first_query, step);
     } else {
       skip_scores(p_operand, ds_operand);
     }
@@ -214,6 +229,9 @@ class ModifiedConsumer {
         mbarrier_arrive(&smem_.grad_o_empty[stage]);
       }
       add_grad_q(grad_q);
+      if constexpr (!kMasked && Config::kBeginsScores) {
+        begin_whole_scores(next.s, step + 1);
+      }
       wgmma_wait_group<0>();
       pin_registers(grad_v);
       pin_registers(grad_k);
@@ -262,22 +280,24 @@ class ModifiedConsumer {
 
   /// P and dS of a step whose q is there. With lists first_query is not what it says: the step's entry does.
   template <bool kMasked>
-  __device__ __forceinline__ void form_scores(Operand& p_operand, Operand& ds_operand, int first_query, int step) {
+  __device__ __forceinline__ void form_scores(NextScores& next, Operand& p_operand, Operand& ds_operand, int first_query, int step) {
     using namespace ptx;
     const int stage = cursor_.stage;
     const uint32_t stage_step = stage * kQStageStep, buffer_step = key_step_;
-    Scores s, dp;
+    constexpr bool kBegun = !kMasked && Config::kBeginsScores;  // the slope's term is in S, what is left is a range
+    Scores own, dp;
+    Scores& s = scores_of(next, own);
 
     // S^T = K Q^T, dP^T = V dO^T
     wgmma_fence();
-    multiply_scores(s, desc_k_, buffer_step, stage_step);
+    multiply_scores<kBegun>(s, desc_k_, buffer_step, stage_step);
     wgmma_commit_group();
     // In the shade of the products: what stands before the first one both warpgroups wait for at the same time.
     if constexpr (kMasked && Config::Policy::kMask) {
       listed_.template load_entry<kMasked>(p_, step, static_cast<int>(s_ds_) * p_.zero);
     }
     mbarrier_wait(&smem_.grad_o_full[stage], cursor_.phase);
-    multiply_scores(dp, desc_v_, buffer_step, stage_step + kToGradO);
+    multiply_scores<false>(dp, desc_v_, buffer_step, stage_step + kToGradO);
     wgmma_commit_group();
 
     [[maybe_unused]] uint32_t visible[2];
@@ -331,11 +351,28 @@ class ModifiedConsumer {
     } else {
       wgmma_wait_group<1>();
       pin_registers(s);
-      weigh_scores<Element, typename Config::Policy, kMasked>(s, p_operand, s_shift, scores);
+      using Left = std::conditional_t<kBegun, HopperScores<kSm90RangeVariants>, typename Config::Policy>;
+      weigh_scores<Element, Left, kMasked>(s, p_operand, s_shift, scores);
       wgmma_wait_group<0>();
       pin_registers(dp);
       differentiate_scores<Element, kMasked, kSwapsRows<typename Config::Policy>>(ds_operand, dp, s, s_delta, scores);
     }
+  }
+
+  /// kBeginsScores: what the product S^T = K Q^T of a whole step begins with, so that the slope costs nothing behind it: minus slope times the distance from
+  /// the key to the position of the step's first row, in units of what the scores are multiplied by. The row's part is in its shift. Written while the products
+  /// of the step before still run.
+  __device__ __forceinline__ void begin_whole_scores(Scores& s, int step) {
+    const float distance = static_cast<float>(step * Config::kTileQ - first_key_position_);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float begin = -slope_raw_ * (distance - 8.0f * r);
+#pragma unroll
+      for (int j = 0; j < Config::kScores / 4; ++j) {
+        s[4 * j + 2 * r] = s[4 * j + 2 * r + 1] = begin;
+      }
+    }
+    ptx::pin_registers(s);
   }
 
   /// Of a step whose queries see none of the warpgroup's keys: gives grad_o back and, where no bias comes with it, q.
@@ -369,12 +406,13 @@ class ModifiedConsumer {
     }
   }
 
-  /// scores = the warpgroup's 64 rows of k or v times a tile of q or grad_o, transposed.
+  /// scores = the warpgroup's 64 rows of k or v times a tile of q or grad_o, transposed; kAccumulate: in addition to what they are.
+  template <bool kAccumulate>
   __device__ __forceinline__ void multiply_scores(Scores& scores, const tile::Descriptor& keys, uint32_t key_step, uint32_t query_step) {
 #pragma unroll
     for (int k = 0; k < Config::kHeadDim / 16; ++k) {
       ScoreProduct::ss(scores, keys.at(key_step + tile::k_major_step(k, Config::kTileKv)), desc_q_.at(query_step + tile::k_major_step(k, Config::kTileQ)),
-                       k != 0);
+                       kAccumulate || k != 0);
     }
   }
 
@@ -506,6 +544,7 @@ class ModifiedConsumer {
   uint32_t key_step_ = 0;    // from the first buffer of k and v to that of the item, in descriptor units
   float* g_lane_ = nullptr;  // the thread's first element of the next step's block of the accumulator
   float slope_log2_ = 0.0f;  // kAlibi: of the query head
+  float slope_raw_ = 0.0f;   // kBeginsScores: in units of S, before it is scaled
   int query_head_;           // kBias
   int first_step_;           // query tiles that see a key of the warpgroup
   int end_step_;

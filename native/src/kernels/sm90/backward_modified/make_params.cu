@@ -59,6 +59,9 @@ ModifiedBackwardParams make_modified_backward_params(const Sm90ModifiedBackwardT
   params.num_heads = static_cast<int>(workspace.num_heads);
 
   params.scores = score_params_of(problem, args.variants);
+  if (params.scores.alibi_slopes != nullptr && params.scores.scale_log2 == 0.0f) {
+    params.scores.scale_log2 = 1e-30f;  // the main kernel divides slopes by it; times a dot product it adds nothing that fp32 holds
+  }
   if (problem.variants.sequences.given) {
     params.table = sequence_table_at(workspace_part<void>(args, workspace.table_offset_bytes), problem, false, tile.tile_kv()).table;
   }

@@ -45,6 +45,10 @@ class ModifiedProducer {
 #pragma unroll 1
     while (index < num_work) {
       KeyWork work = uniform_work(key_work(p_, index, num_tiles, Config::kTileQ, Config::kTileKv));
+      if constexpr (Config::kBeginsScores) {
+        // Rows far behind the last key, whose visible pairs all have large distances, take the masked form: a sum that begins with a large number loses bits.
+        work.whole_last = max(min(work.whole_last, (work.len_kv - work.range(p_).offset + Config::kNearRows) / Config::kTileQ), work.whole_first);
+      }
       if constexpr (Config::Policy::kBias) {
         int left = p_.batch_inside;
 #pragma unroll 1
