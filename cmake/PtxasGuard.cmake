@@ -68,8 +68,8 @@ macro(read_ptxas file)
   endforeach()
 endmacro()
 
-# Counts per kernel the wanted mnemonics, the local-memory instructions and the multiply-adds with an operand that stays in the operand cache in a cuobjdump -sass
-# listing: <key>_count_<mnemonic>, <key>_local, <key>_ffma_reuse.
+# Counts per kernel in a cuobjdump -sass listing the wanted mnemonics, the local-memory instructions and the multiply-adds with an operand that stays in the
+# operand cache: <key>_count_<mnemonic>, <key>_local, <key>_ffma_reuse.
 macro(read_sass file mnemonics)
   set(pattern "^[ \t]+Function : |code for sm_|[ \t](STL|LDL)[. ]|[ \t]FFMA [^;]*[.]reuse")
   foreach(mnemonic IN LISTS mnemonics)
