@@ -138,6 +138,7 @@ for stage in "${stages[@]}"; do
       beside variants 4 kernel_checks check_variants.py --kernel auto
       beside bias 4 kernel_checks check_bias.py --quick
       beside variants-sm80 4 kernel_checks check_variants.py --kernel sm80 --count 200
+      beside alibi-gradients 4 kernel_checks check_alibi_gradients.py
       beside mask-gradients 4 kernel_checks check_mask_gradients.py --quick ;;
     sanitize)
       step smoke-build 3 build_smoke
