@@ -38,6 +38,9 @@ const char* bias_refusal(const Problem& problem) {
   if (!v.grad_bias) {
     return nullptr;
   }
+  if (problem.batch == 0 && v.bias_batches > 0) {
+    return "it does not write the gradient of a bias that no batch entry reads";  // zeros: without entries no kernel comes to its tiles
+  }
   if (!v.grad_bias_in_tiles) {
     return "address and strides of the gradient of the bias, and len_kv, must be multiples of 16 bytes (TMA)";
   }
