@@ -304,7 +304,7 @@ INSTANTIATE_TEST_SUITE_P(
         MaskCase{.name = "holes", .len_q = 1024, .len_kv = 896, .density = 2, .one_odd = true},
         MaskCase{.name = "needles", .len_q = 1024, .len_kv = 896, .density = -1, .one_odd = true},
         MaskCase{.name = "one_pair", .len_q = 1, .len_kv = 1, .density = 2}, MaskCase{.name = "long_keys", .len_q = 70, .len_kv = 5000}),
-    [](const testing::TestParamInfo<MaskCase>& info) { return info.param.name; });
+    [](const testing::TestParamInfo<MaskCase>& p) { return p.param.name; });
 
 /// Key padding has a byte per key, and bits of all pairs.
 TEST(VisibleTilesLayout, TakesNoMoreThanFourGigabytes) {

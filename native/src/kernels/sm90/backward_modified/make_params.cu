@@ -59,8 +59,9 @@ ModifiedBackwardParams make_modified_backward_params(const Sm90ModifiedBackwardT
   params.num_heads = static_cast<int>(workspace.num_heads);
 
   params.scores = score_params_of(problem, args.variants);
-  if (params.scores.alibi_slopes != nullptr && params.scores.scale_log2 == 0.0f) {
-    params.scores.scale_log2 = 1e-30f;  // the main kernel divides slopes by it; times a dot product it adds nothing that fp32 holds
+  if (params.scores.alibi_slopes != nullptr) {
+    // The main kernel divides slopes by it; times a dot product so small a scale adds nothing that fp32 holds.
+    params.scores.scale_log2 = std::max(params.scores.scale_log2, 1e-30f);
   }
   if (problem.variants.sequences.given) {
     params.table = sequence_table_at(workspace_part<void>(args, workspace.table_offset_bytes), problem, false, tile.tile_kv()).table;
@@ -112,7 +113,7 @@ ModifiedBackwardParams make_modified_backward_params(const Sm90ModifiedBackwardT
     }
   } else {
     // Nothing is loaded, but a map must describe something: k's memory stands in.
-    params.map_q = params.map_grad_o = params.map_k;
+    params.map_q = params.map_grad_o = params.map_bias = params.map_grad_bias = params.map_k;
     params.map_statistics = encode_float_map(static_cast<const float*>(args.k.data), 1, 4, 1, 4, "params.k");
   }
   return params;
