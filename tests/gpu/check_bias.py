@@ -13,72 +13,23 @@ import sys
 
 import torch
 
+from checking import EPS, FENCE, Tally, around, case_text, finite_elsewhere, reference, seen_pairs, written_outside
 from fa_ctypes import Library
 
-EPS = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
-FENCE = 7.0
 ALLOWED, ALLOWED_ROW = 1.5, 6.0
 
 
-def around(shape, dtype, value):
-    """A view of this shape inside a larger tensor of the value, rows a multiple of 16 bytes; and the larger one."""
-    a, b, c, d = shape
-    room = torch.full((a, b + 1, c + 2, (d + 7) // 8 * 8 + 8), value, device="cuda", dtype=dtype)
-    return room[:, :b, :c, :d], room
-
-
-def tensors_of(shape, dtype, value=math.nan):
-    batch, length, heads, dim = shape
-    return around((batch, length, heads, dim), dtype, value)
-
-
-def seen_pairs(len_q, len_kv, o):
-    offset = len_kv - len_q if o.get("causal") == "bottom_right" else 0
-    i, j = torch.arange(len_q, device="cuda")[:, None] + offset, torch.arange(len_kv, device="cuda")[None, :]
-    seen = torch.ones(len_q, len_kv, dtype=torch.bool, device="cuda")
-    if o.get("causal"):
-        seen &= j <= i
-    if o.get("window"):
-        left, right = o["window"]
-        seen &= (j >= i - left) & (j <= i + right)
-    if o.get("chunk"):
-        seen &= torch.div(i, o["chunk"], rounding_mode="floor") == torch.div(j, o["chunk"], rounding_mode="floor")
-    return seen
-
-
-def product(pairs, rows, seen):
-    """Sum over the last index of pairs; where `seen` is given, pairs that are not there add nothing, whatever the rows hold."""
-    if seen is None:
-        return pairs @ rows
-    return torch.stack([torch.where(seen[h][..., None], pairs[h][..., None] * rows[h][None], 0.0).sum(-2) for h in range(pairs.shape[0])])
-
-
-def reference(q, k, v, out, grad_o, bias, o, exact):
+def gradients(q, k, v, out, grad_o, bias, o, exact):
     """Gradients of one batch entry in float64: (length, heads, dim) each, bias (heads, len_q, len_kv); that of the bias per head."""
-    group = q.shape[1] // k.shape[1]
-    q, k, v, out, grad_o = (t.double().transpose(0, 1) for t in (q, k, v, out, grad_o))
-    keys, values, bias = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0), bias.double().expand(q.shape[0], q.shape[1], -1)
-    scale = q.shape[2]**-0.5
-    seen = seen_pairs(q.shape[1], k.shape[1], o)[None] & (bias != -math.inf)
-    s = (q @ keys.transpose(1, 2) * scale + bias).masked_fill(~seen, -math.inf)
-    with_sink = torch.cat([s, o["sinks"].double()[:, None, None].expand(-1, s.shape[1], 1)], 2) if "sinks" in o else s
-    lse = torch.logsumexp(with_sink, 2)
-    p = torch.exp(s - lse.masked_fill(lse == -math.inf, 0)[..., None]).masked_fill(~seen, 0)
-    dp = grad_o @ values.transpose(1, 2)
-    delta = (grad_o * out).sum(2).masked_fill(lse == -math.inf, 0)
-    ds = (p * (dp - delta[..., None])).masked_fill(~seen, 0)
-    pairs = seen if exact else None
-    turned = seen.transpose(1, 2) if exact else None
-    per_key = lambda t: t.view(k.shape[0], group, *t.shape[1:]).sum(1).transpose(0, 1)
-    return {"grad_q": (product(ds, keys, pairs) * scale).transpose(0, 1), "grad_k": per_key(product(ds.transpose(1, 2), q, turned) * scale),
-            "grad_v": per_key(product(p.transpose(1, 2), grad_o, turned)), "grad_bias": ds}
+    bias = bias.double().expand(q.shape[1], q.shape[0], -1)
+    seen = seen_pairs(q.shape[0], k.shape[0], o)[None] & (bias != -math.inf)
+    return reference(q, k, v, grad_o, seen, exact, bias, o.get("sinks"), out=out)
 
 
 def judge(name, got, want, dtype):
-    finite = want.isfinite()
-    if not bool((got.isfinite() == finite).all()):
-        wrong = (got.isfinite() != finite).nonzero()
-        return f"{name}: finite where it must not be or the reverse: {len(wrong)} elements, first {wrong[0].tolist()}"
+    finite, elsewhere = want.isfinite(), finite_elsewhere(got, want)
+    if elsewhere:
+        return f"{name}: {elsewhere}"
     zero = torch.zeros((), dtype=torch.float64, device="cuda")
     error = torch.where(finite, got.double() - want, zero)
     size = torch.where(finite, want, zero)
@@ -93,33 +44,24 @@ def judge(name, got, want, dtype):
 judge.worst = {}
 
 
-class Checker:
+class Checker(Tally):
     def __init__(self, kernel, only, forward):
-        self.forward = forward
-        self.library, self.kernel, self.only, self.cases, self.failures = Library(), kernel, only, 0, 0
+        super().__init__(only)
+        self.library, self.kernel, self.forward = Library(), kernel, forward
 
     def case(self, name, batch, len_q, len_kv, heads, d, dtype, shape, o=None, grad=True, hide=None, touch=None, repeat=False, kernel=None, dv=None):
         """shape: (batch, heads) of the bias. hide: part of the pairs that the bias hides. touch(q, k, v, grad_o): puts special values in; needs short lengths.
         """
         o, (heads_q, heads_kv) = o or {}, heads
-        text = f"{name} b{batch} q{len_q} kv{len_kv} h{heads_q}/{heads_kv} d{d}/{dv or d} {str(dtype)[6:]} bias {shape} {dict((n, x) for n, x in o.items() if n != 'sinks')}"
-        if self.only and self.only not in text:
-            return
-        self.cases += 1
-        try:
-            wrong = self.compute(batch, len_q, len_kv, heads_q, heads_kv, d, dv or d, dtype, shape, o, grad, hide, touch, repeat, kernel or self.kernel)
-        except Exception as error:  # noqa: BLE001
-            wrong = [str(error)]
-            if "CUDA" in wrong[0]:
-                sys.exit(f"{text}: {wrong[0]}")
-        if wrong:
-            self.failures += 1
-            if self.failures <= 15:
-                print(f"  {text}: {'; '.join(wrong)}", flush=True)
+        shown = {n: x for n, x in o.items() if n != "sinks"}
+        text = case_text(name, batch, len_q, len_kv, heads_q, heads_kv, d, dv, dtype, "bias", shape, shown)
+        arguments = batch, len_q, len_kv, heads_q, heads_kv, d, dv or d, dtype, shape, o, grad, hide, touch, repeat, kernel or self.kernel
+        if self.wants(text):
+            self.judge(text, lambda: self.compute(*arguments))
 
     def compute(self, batch, len_q, len_kv, heads_q, heads_kv, d, dv, dtype, shape, o, grad, hide, touch, repeat, kernel):
-        q, k, v, grad_o = (tensors_of(s, dtype)[0] for s in ((batch, len_q, heads_q, d), (batch, len_kv, heads_kv, d), (batch, len_kv, heads_kv, dv),
-                                                            (batch, len_q, heads_q, dv)))
+        q, k, v, grad_o = (around(s, dtype, math.nan)[0] for s in ((batch, len_q, heads_q, d), (batch, len_kv, heads_kv, d), (batch, len_kv, heads_kv, dv),
+                                                                  (batch, len_q, heads_q, dv)))
         for t in (q, k, v, grad_o):
             t.copy_(torch.randn(t.shape, device="cuda"))
         if touch:
@@ -142,7 +84,7 @@ class Checker:
         run = self.library.backward_call(q, k, v, out, grad_o, lse, *list(found.values())[:3], kernel=kernel, grad_bias=found.get("grad_bias"), **options)
         run()
         torch.cuda.synchronize()
-        want = [reference(q[b], k[b], v[b], out[b], grad_o[b], bias[b % shape[0]], o, touch is not None) for b in range(batch)]
+        want = [gradients(q[b], k[b], v[b], out[b], grad_o[b], bias[b % shape[0]], o, touch is not None) for b in range(batch)]
         wrong = []
         for n in ("grad_q", "grad_k", "grad_v"):
             wrong.append(judge(n, found[n], torch.stack([w[n] for w in want]), dtype))
@@ -152,8 +94,7 @@ class Checker:
             wrong.append(judge("grad_bias", found["grad_bias"], exact if shape[1] == heads_q else exact.sum(1, keepdim=True), dtype))
         for n, room in rooms.items():
             before = found[n].clone()
-            found[n].fill_(FENCE)
-            wrong.append(None if bool((room == FENCE).all()) else f"a write outside {n}")
+            wrong.append(f"a write outside {n}" if written_outside(found[n], room) else None)
             found[n].copy_(before)
         if repeat and grad:
             before = found["grad_bias"].clone()

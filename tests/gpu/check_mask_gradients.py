@@ -14,61 +14,13 @@ import sys
 
 import torch
 
-from check_variants import document_mask, one_odd_pair, seen_pairs
+from checking import (EPS, FENCE, Tally, around, case_text, document_mask, finite_elsewhere, one_odd_pair, reference, shapes_of, shown_pairs,
+                      written_outside)
 from fa_ctypes import Library
 
-EPS = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
-FENCE = 7.0
 ALLOWED, ALLOWED_ELEMENT = 2.0, 6.0
 # Gradients count as at least so large: with one visible key per row they are 0 but for rounding.
 SMALLEST = 1e-2
-
-
-def around(shape, dtype, value):
-    """A view of this shape inside a larger tensor of the value, rows a multiple of 16 bytes; and the larger one."""
-    b, s, h, d = shape
-    room = torch.full((b, s + 1, h + 2, (d + 7) // 8 * 8 + 8), value, device="cuda", dtype=dtype)
-    return room[:, :s, :h, :d], room
-
-
-def shown_pairs(b, heads, len_q, len_kv, o):
-    """(heads, len_q, len_kv) of a batch entry."""
-    shown = seen_pairs(len_q, len_kv, o)[0].expand(heads, len_q, len_kv)
-    if "visible" in o:
-        shown = shown & o["visible"][b % o["visible"].shape[0]].ne(0)
-    if "block_mask" in o:
-        size_q, size_kv = o["block_size"]
-        blocks = o["block_mask"][b % o["block_mask"].shape[0]].ne(0).repeat_interleave(size_q, 1).repeat_interleave(size_kv, 2)
-        shown = shown & blocks[:, :len_q, :len_kv]
-    return shown
-
-
-def product(pairs, rows, shown):
-    """Sum over the last index of pairs. shown: pairs that are not there add nothing, whatever the rows hold."""
-    if shown is None:
-        return pairs @ rows
-    return torch.stack([torch.where(shown[h][..., None], pairs[h][..., None] * rows[h][None], 0.0).sum(-2) for h in range(pairs.shape[0])])
-
-
-def reference(q, k, v, grad_o, grad_lse, shown, o, exact):
-    """Of one batch entry, (length, heads, dim) each: o as the tensors' type has it, lse, gradients."""
-    dtype, group = q.dtype, q.shape[1] // k.shape[1]
-    q, k, v, grad_o = (t.double().transpose(0, 1) for t in (q, k, v, grad_o))
-    keys, values, scale = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0), q.shape[2]**-0.5
-    s = (q @ keys.transpose(1, 2) * scale).masked_fill(~shown, -math.inf)
-    sink = o["sinks"].double()[:, None, None].expand(-1, s.shape[1], 1) if "sinks" in o else None
-    lse = torch.logsumexp(s if sink is None else torch.cat([s, sink], 2), 2)
-    p = torch.exp(s - lse.masked_fill(lse == -math.inf, 0)[..., None]).masked_fill(~shown, 0)
-    pairs, turned = (shown, shown.transpose(1, 2)) if exact else (None, None)
-    out = product(p, values, pairs).to(dtype)
-    delta = ((grad_o * out.double()).sum(2) - (0 if grad_lse is None else grad_lse.double())).masked_fill(lse == -math.inf, 0)
-    ds = (p * (grad_o @ values.transpose(1, 2) - delta[..., None])).masked_fill(~shown, 0)
-    per_key = lambda t: t.view(k.shape[0], group, *t.shape[1:]).sum(1).transpose(0, 1)
-    found = {"o": out.transpose(0, 1), "lse": lse, "grad_q": (product(ds, keys, pairs) * scale).transpose(0, 1),
-             "grad_k": per_key(product(ds.transpose(1, 2), q, turned) * scale), "grad_v": per_key(product(p.transpose(1, 2), grad_o, turned))}
-    if sink is not None:
-        found["grad_sinks"] = -(torch.exp(sink[..., 0] - lse) * delta).masked_fill(lse == -math.inf, 0).sum(1)
-    return found
 
 
 def judge(name, got, want, dtype, worst, silent=None):
@@ -76,9 +28,9 @@ def judge(name, got, want, dtype, worst, silent=None):
     finite = want.isfinite()
     if silent is not None and bool((got[silent] != 0).any()):
         return f"{name}: not 0 in a row without a visible pair, first {(got.ne(0).any(-1) & silent).nonzero()[0].tolist()}"
-    if not bool((got.isfinite() == finite).all()):
-        wrong = (got.isfinite() != finite).nonzero()
-        return f"{name}: finite where it must not be or the reverse: {len(wrong)} elements, first {wrong[0].tolist()}"
+    elsewhere = finite_elsewhere(got, want)
+    if elsewhere:
+        return f"{name}: {elsewhere}"
     error, size = (got.double() - want)[finite], want[finite]
     if size.numel() == 0:
         return None
@@ -88,28 +40,18 @@ def judge(name, got, want, dtype, worst, silent=None):
     return None if relative <= ALLOWED and largest <= ALLOWED_ELEMENT else f"{name}: relative error {relative:.2f} units, largest {largest:.2f}"
 
 
-class Checker:
+class Checker(Tally):
     def __init__(self, kernel, only):
-        self.library, self.kernel, self.only, self.cases, self.failures, self.worst = Library(), kernel, only, 0, 0, {}
+        super().__init__(only)
+        self.library, self.kernel, self.worst = Library(), kernel, {}
 
     def case(self, name, b, len_q, len_kv, heads_q, heads_kv, d, dtype, o, dv=None, touch=None, repeats=1):
         """touch(q, k, v, grad_o): puts special values in; needs short lengths."""
-        shown = {n: (tuple(x.shape) if isinstance(x, torch.Tensor) else x) for n, x in o.items()}
-        text = f"{name} b{b} q{len_q} kv{len_kv} h{heads_q}/{heads_kv} d{d}/{dv or d} {str(dtype)[6:]} {shown}"
-        if self.only and self.only not in text:
-            return
-        torch.manual_seed(self.cases)
-        self.cases += 1
-        try:
-            wrong = self.compute(b, len_q, len_kv, heads_q, heads_kv, d, dv or d, dtype, o, touch, repeats)
-        except Exception as error:  # noqa: BLE001
-            wrong = [str(error)]
-            if "CUDA" in wrong[0] or "device" in wrong[0]:
-                sys.exit(f"{text}: {wrong[0]}")
-        if wrong:
-            self.failures += 1
-            if self.failures <= 15:
-                print(f"  {text}: {'; '.join(wrong)[:300]}", flush=True)
+        text = case_text(name, b, len_q, len_kv, heads_q, heads_kv, d, dv, dtype, shapes_of(o))
+        if self.wants(text):
+            torch.manual_seed(self.cases)
+            arguments = b, len_q, len_kv, heads_q, heads_kv, d, dv or d, dtype, o, touch, repeats
+            self.judge(text, lambda: self.compute(*arguments), ("CUDA", "device"), 300)
 
     def compute(self, b, len_q, len_kv, heads_q, heads_kv, d, dv, dtype, o, touch, repeats):
         shapes = {"q": (b, len_q, heads_q, d), "k": (b, len_kv, heads_kv, d), "v": (b, len_kv, heads_kv, dv), "grad_o": (b, len_q, heads_q, dv)}
@@ -120,8 +62,8 @@ class Checker:
             touch(**t)
         grad_lse = torch.randn(b, heads_q, len_q, device="cuda") if self.cases % 2 else None
         shown = torch.stack([shown_pairs(i, heads_q, len_q, len_kv, o) for i in range(b)])
-        want = [reference(*(t[n][i] for n in ("q", "k", "v", "grad_o")), None if grad_lse is None else grad_lse[i], shown[i], o, touch is not None)
-                for i in range(b)]
+        want = [reference(*(t[n][i] for n in ("q", "k", "v", "grad_o")), shown[i], touch is not None, sinks=o.get("sinks"),
+                          grad_lse=None if grad_lse is None else grad_lse[i]) for i in range(b)]
         out = around(shapes["grad_o"], dtype, math.nan)[0]
         out.copy_(torch.stack([w["o"] for w in want]))
         lse = torch.stack([w["lse"] for w in want]).float().contiguous()
@@ -140,8 +82,7 @@ class Checker:
         for n, got, room in zip(("grad_q", "grad_k", "grad_v"), grads, rooms):
             seen = shown.any(3) if n == "grad_q" else shown.view(b, heads_kv, -1, len_kv).any(2)
             wrong.append(judge(n, got, torch.stack([w[n] for w in want]), dtype, self.worst, ~seen.transpose(1, 2)))
-            got.fill_(FENCE)
-            if not bool((room == FENCE).all()):
+            if written_outside(got, room):
                 wrong.append(f"{n}: a write outside")
         if sinks is not None:
             wrong.append(judge("grad_sinks", sinks, sum(w["grad_sinks"] for w in want), dtype, self.worst))

@@ -9,12 +9,10 @@ O is held to what a tensor-core kernel owes (three roundings of the largest |v|,
 log-sum-exp to fp32.
 """
 import argparse
-import ctypes
 import itertools
 import math
 import random
 import signal
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -22,13 +20,10 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bindings" / "python"))
-from flash_attention import _abi, attention_forward  # noqa: E402
-from flash_attention._library import check, library  # noqa: E402
-from flash_attention.options import Options, pointer, view  # noqa: E402
-
-EPS = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
-# Rounding error of results below the smallest normal number: behind a sink that outweighs all keys, O may be far less.
-LEAST = {torch.float16: 2.0**-25, torch.bfloat16: 2.0**-134}
+from checking import Tally, case_text, document_mask, one_odd_pair, shapes_of, slopes  # noqa: E402
+from flash_attention import attention_forward  # noqa: E402
+from variant_reference import compare, exact, sequence_spans  # noqa: E402
+from variant_times import times  # noqa: E402
 
 
 def inside_nan(shape, dtype):
@@ -36,129 +31,14 @@ def inside_nan(shape, dtype):
     return torch.full((b, s + 3, h + 1, (d + 7) // 8 * 8 + 8), math.nan, device="cuda", dtype=dtype)[:, :s, :h, :d]
 
 
-def seen_pairs(len_q, len_kv, o):
-    """(len_q, len_kv): causal mask, window and chunk; and the distances of ALiBi."""
-    position = torch.arange(len_q, device="cuda")[:, None] + (len_kv - len_q if o.get("causal") == "bottom_right" else 0)
-    key = torch.arange(len_kv, device="cuda")[None, :]
-    seen = torch.ones(len_q, len_kv, dtype=torch.bool, device="cuda")
-    if o.get("causal"):
-        seen &= key <= position
-    if o.get("window"):
-        left, right = o["window"]
-        seen &= (left is None or left < 0) | (key >= position - (left or 0))
-        seen &= (right is None or right < 0) | (key <= position + (right or 0))
-    if o.get("chunk"):
-        seen &= torch.div(position, o["chunk"], rounding_mode="floor") == torch.div(key, o["chunk"], rounding_mode="floor")
-    return seen, (position - key).abs()
-
-
-def sequence_spans(q, k, o):
-    """(batch entry, first query, queries, first key, keys) of every sequence."""
-    if "cu_seqlens_q" in o:
-        cu_q, cu_kv = o["cu_seqlens_q"].tolist(), o["cu_seqlens_kv"].tolist()
-        places = [(0, cu_q[i], cu_q[i + 1] - cu_q[i], cu_kv[i], cu_kv[i + 1] - cu_kv[i]) for i in range(len(cu_q) - 1)]
-    else:
-        places = [(i, 0, q.shape[1], 0, k.shape[1]) for i in range(q.shape[0])]
-    spans = []
-    for i, (b, q0, n_q, k0, n_kv) in enumerate(places):
-        used_q = o["seqused_q"][i].item() if "seqused_q" in o else n_q
-        used_kv = o["seqused_kv"][i].item() if "seqused_kv" in o else n_kv
-        left = o.get("left_padded")
-        spans.append((b, q0 + (n_q - used_q if left else 0), used_q, k0 + (n_kv - used_kv if left else 0), used_kv))
-    return spans
-
-
-def kept_pairs(batch, heads, len_q, len_kv, probability, seed):
-    """(heads, len_q, len_kv): which pairs dropout keeps. Philox4x32-10 in 64-bit integers; products wrap, their bits stay right."""
-    low = 0xFFFFFFFF
-    i = torch.arange(len_q, device="cuda")[None, :, None]
-    j = torch.arange(len_kv, device="cuda")[None, None, :]
-    head = (batch * heads + torch.arange(heads, device="cuda"))[:, None, None]
-    c = [x.expand(heads, len_q, len_kv) for x in (j // 4, i, head, torch.zeros_like(head))]
-    key = [seed & low, seed >> 32]
-    for _ in range(10):
-        a, b = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
-        c = [(b >> 32 & low) ^ c[1] ^ key[0], b & low, (a >> 32 & low) ^ c[3] ^ key[1], a & low]
-        key = [key[0] + 0x9E3779B9 & low, key[1] + 0xBB67AE85 & low]
-    word = torch.stack(c).gather(0, (j % 4).expand(1, heads, len_q, len_kv))[0]
-    return word >= int(probability * 2**32)
-
-
-def one_sequence(q, k, v, index, o):
-    """o (len_q, heads, d_v), lse (heads, len_q) and where they are finite, of one sequence in float64. Hidden NaN and infinity are not read."""
-    (len_q, heads, d), len_kv = q.shape, k.shape[0]
-    seen, distance = seen_pairs(len_q, len_kv, o)
-    seen = seen.expand(heads, len_q, len_kv)
-    s = torch.einsum("ihd,jhd->hij", q, k) * (o.get("scale") or d**-0.5)
-    if o.get("softcap"):
-        s = o["softcap"] * torch.tanh(s / o["softcap"])
-    if "bias" in o:
-        bias = o["bias"][index % o["bias"].shape[0]].double()
-        s = s + bias[:, :len_q, :len_kv]
-        seen = seen & (bias[:, :len_q, :len_kv] != -math.inf)
-    if "alibi_slopes" in o:
-        slopes = o["alibi_slopes"][index] if o["alibi_slopes"].dim() == 2 else o["alibi_slopes"]
-        s = s - slopes.double()[:, None, None] * distance
-    if "visible" in o:
-        seen = seen & o["visible"][index % o["visible"].shape[0]].bool()[:, :len_q, :len_kv]
-    if "block_mask" in o:
-        size_q, size_kv = o["block_size"]
-        blocks = o["block_mask"][index % o["block_mask"].shape[0]].bool().repeat_interleave(size_q, 1).repeat_interleave(size_kv, 2)
-        seen = seen & blocks[:, :len_q, :len_kv]
-    s = s.masked_fill(~seen, -math.inf)
-    if "sinks" in o:
-        s = torch.cat([s, o["sinks"].double()[:, None, None].expand(heads, len_q, 1)], 2)
-    lse = torch.logsumexp(s, 2) if s.shape[2] else torch.full((heads, len_q), -math.inf, dtype=torch.float64, device="cuda")
-    p = torch.exp(s - lse.masked_fill(lse == -math.inf, 0)[:, :, None])[:, :, :len_kv]
-    p = torch.where(seen, p, torch.zeros_like(p))
-    if o.get("dropout_p"):
-        p = p * kept_pairs(index, heads, len_q, len_kv, o["dropout_p"], o["dropout_seed"]) / (1 - o["dropout_p"])
-    finite_v = torch.where(v.isfinite(), v, torch.zeros_like(v))
-    out = torch.einsum("hij,jhd->ihd", p, finite_v)
-    reached = torch.einsum("hij,jhd->ihd", seen.double(), (~v.isfinite()).double()) > 0
-    return out.masked_fill(reached, math.nan), lse
-
-
-def exact(q, k, v, o):
-    group = q.shape[2] // k.shape[2]
-    q, k, v = q.double(), k.double().repeat_interleave(group, 2), v.double().repeat_interleave(group, 2)
-    out = torch.zeros(*q.shape[:3], v.shape[3], dtype=torch.float64, device="cuda")
-    lse = torch.full((q.shape[0], q.shape[2], q.shape[1]), -math.inf, dtype=torch.float64, device="cuda")
-    for index, (b, q0, n_q, k0, n_kv) in enumerate(sequence_spans(q, k, o)):
-        if n_q > 0:
-            out[b, q0:q0 + n_q], lse[b, :, q0:q0 + n_q] = one_sequence(q[b, q0:q0 + n_q], k[b, k0:k0 + n_kv], v[b, k0:k0 + n_kv], index, o)
-    return out, lse
-
-
-def compare(out, lse, want_out, want_lse, dtype, v, tolerance):
-    finite = want_out.isfinite()
-    if not bool((out.isfinite() == finite).all()):
-        wrong = (out.isfinite() != finite).nonzero()
-        return f"finite where it must not be or the reverse: {len(wrong)} elements, first {wrong[0].tolist()}"
-    error = (out.double() - want_out)[finite].abs()
-    largest_v = float(v[v.isfinite()].abs().max()) if bool(v.isfinite().any()) else 1.0
-    worst, norm = (float(error.max()), float(want_out[finite].norm())) if error.numel() else (0.0, 0.0)
-    if not worst <= 3 * EPS[dtype] * largest_v * tolerance:
-        return f"largest error {worst:.2e}, allowed {3 * EPS[dtype] * largest_v * tolerance:.2e}"
-    if norm > 0 and not float(error.norm()) <= 1.5 * EPS[dtype] * tolerance * norm + LEAST[dtype] * math.sqrt(error.numel()):
-        return f"relative error {float(error.norm()) / norm:.2e}, allowed {1.5 * EPS[dtype] * tolerance:.2e}"
-    known = want_lse.isfinite()
-    if not bool((lse.isfinite() == known).all()) or not bool((lse[want_lse == -math.inf] == -math.inf).all()):
-        wrong = (lse.isfinite() != known).nonzero()
-        return f"log-sum-exp is finite where it must not be, or the reverse, first {wrong[0].tolist() if len(wrong) else '?'}"
-    off = ((lse.double() - want_lse)[known].abs() / want_lse[known].abs().clamp(min=1.0))
-    worst = float(off.max()) if off.numel() else 0.0
-    return f"log-sum-exp off by {worst:.2e}" if not worst <= 2e-5 * tolerance else None
-
-
-class Checker:
+class Checker(Tally):
     def __init__(self, kernel, only):
-        self.kernel, self.only, self.failures, self.cases, self.refused, self.worst = kernel, only, 0, 0, {}, 0.0
+        super().__init__(only, most=12)
+        self.kernel, self.refused = kernel, {}
 
     def case(self, name, b, len_q, len_kv, heads_q, heads_kv, d, dtype, o, dv=None, touch=None, tolerance=1.0):
-        shown = {n: (tuple(x.shape) if isinstance(x, torch.Tensor) else x) for n, x in o.items()}
-        text = f"{name} b{b} q{len_q} kv{len_kv} h{heads_q}/{heads_kv} d{d}/{dv or d} {str(dtype)[6:]} {shown}"
-        if self.only and self.only not in text:
+        text = case_text(name, b, len_q, len_kv, heads_q, heads_kv, d, dv, dtype, shapes_of(o))
+        if not self.wants(text):
             return
         q, k, v = (inside_nan(s, dtype) for s in ((b, len_q, heads_q, d), (b, len_kv, heads_kv, d), (b, len_kv, heads_kv, dv or d)))
         for t in (q, k, v):
@@ -185,13 +65,7 @@ class Checker:
             fence = bool((room[:4096] == 7).all()) and bool((room[-4096:] == 7).all())
             wrong = compare(out, lse, *exact(q, k, v, o), dtype, v, tolerance) if fence else "a write outside o"
         if wrong:
-            self.failures += 1
-            if self.failures <= 12:
-                print(f"  {text}: {wrong}", flush=True)
-
-
-def slopes(*shape):
-    return torch.rand(*shape, device="cuda") * 0.5
+            self.fail(text, wrong)
 
 
 RANGES = [{"window": (0, 0)}, {"window": (5, -1)}, {"window": (-1, 7)}, {"window": (20, 3)}, {"window": (127, 0)}, {"window": (128, 0)}, {"window": (300, 0)},
@@ -355,20 +229,6 @@ def fixed_cases(checker):
             checker.case(f"growing {pattern}", 1, 300, 900, 2, 2, d, dtype, {**o, "scale": 1.0}, touch=growing(growth, patterns[pattern]), tolerance=2.0)
 
 
-def document_mask(planes, len_q, len_kv, mean):
-    """(planes, 1, len_q, len_kv): pairs of the same document, whose lengths average `mean`."""
-    ids = (torch.rand(planes, max(len_q, len_kv), device="cuda") < 1 / mean).cumsum(1)
-    return (ids[:, :len_q, None] == ids[:, None, :len_kv])[:, None]
-
-
-def one_odd_pair(len_q, len_kv, value):
-    """All pairs alike but for one of each 64 x 128, a different one each time."""
-    row, key = torch.arange(len_q, device="cuda")[:, None], torch.arange(len_kv, device="cuda")[None, :]
-    unit = row // 64 * 13 + key // 128 * 5
-    odd = (row % 64 == 63 - unit * 7 % 64) & (key % 128 == 127 - unit * 29 % 128)
-    return (odd == value)[None, None]
-
-
 def mask_cases(checker):
     """Boolean and block masks: tiles that are hidden, whole, and neither, in all positions; every way of sharing a mask."""
     lengths = ((512, 512), (500, 777), (900, 384), (65, 130))
@@ -415,82 +275,6 @@ def mask_cases(checker):
         checker.case("many listed tiles", 2, 1500, 1500, heads, 4, d, torch.float16, {"visible": document_mask(2, 1500, 1500, 300)})
         checker.case("many listed tiles", 1, 1500, 1400, heads, 4, d, torch.float16, {"block_mask": torch.rand(1, heads, 12, 11, device="cuda") > 0.7,
                                                                                    "block_size": (128, 128), "causal": "bottom_right"})
-
-
-def timed(name, b, length, heads, d, o, pairs, kernel, repeats=15, dtype=torch.float16):
-    """Median milliseconds and TFLOP/s over visible pairs of one prepared call."""
-    q, k, v = (torch.randn(b, length, heads, d, device="cuda", dtype=dtype) for _ in range(3))
-    out, lse, size = torch.empty_like(q), torch.empty(b, heads, length, device="cuda"), ctypes.c_uint64()
-    options, kept = Options(kernel=kernel, **o).native(q)
-    params = _abi.fa_forward_params(struct_size=ctypes.sizeof(_abi.fa_forward_params), device=_abi.fa_device(_abi.FA_DEVICE_CUDA, 0), q=view(q),
-                                    k=view(k), v=view(v), o=view(out),
-                                    lse=pointer(lse), options=ctypes.pointer(options), stream=torch.cuda.current_stream().cuda_stream)
-    native = library()
-    check(native.fa_attention_forward_workspace_size(ctypes.byref(params), ctypes.byref(size)))
-    workspace = torch.empty(max(1, size.value), dtype=torch.uint8, device="cuda")
-    params.workspace, params.workspace_bytes = workspace.data_ptr(), size.value
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
-    for _ in range(3):
-        check(native.fa_attention_forward(ctypes.byref(params)))
-    events[0].record()
-    for event in events[1:]:
-        check(native.fa_attention_forward(ctypes.byref(params)))
-        event.record()
-    torch.cuda.synchronize()
-    ms = statistics.median(x.elapsed_time(y) for x, y in zip(events, events[1:]))
-    flops = 4.0 * heads * d * pairs
-    print(f"{name:44} {ms:8.3f} ms {flops / ms / 1e9:7.0f} TFLOP/s", flush=True)
-
-
-def window_pairs(b, length, left, right):
-    rows = torch.arange(length, dtype=torch.float64)
-    return b * float((torch.clamp(rows + right + 1, max=length) - torch.clamp(rows - left, min=0)).sum())
-
-
-def heavy_tail(total=65536, longest=16384, mean=1024, seed=5):
-    rng, lengths = random.Random(seed), [longest]
-    while sum(lengths) < total:
-        lengths.append(min(longest, max(16, int(rng.paretovariate(1.2) * mean / 5))))
-    lengths[-1] -= sum(lengths) - total
-    return [n for n in lengths if n > 0]
-
-
-def times(kernel):
-    S, B, H = 8192, 2, 16
-    causal = {"causal": "bottom_right"}
-    for d, heads in ((128, 16), (64, 32), (256, 8)):
-        pairs = B * S * (S + 1) / 2
-        run = lambda name, o, p, b=B, s=S: timed(f"d{d} {name}", b, s, heads, d, o, p, kernel)
-        run("full", {}, B * S * S)
-        run("causal", causal, pairs)
-        run("window 1024 causal", causal | {"window": (1023, 0)}, window_pairs(B, S, 1023, 0))
-        run("window 1024 both sides", {"window": (1024, 1024)}, window_pairs(B, S, 1024, 1024))
-        run("window 1024 causal, 65536", causal | {"window": (1023, 0)}, window_pairs(1, 65536, 1023, 0), 1, 65536)
-        run("window 1024 both sides, 65536", {"window": (1024, 1024)}, window_pairs(1, 65536, 1024, 1024), 1, 65536)
-        run("chunk 2048 causal", causal | {"chunk": 2048}, B * (S // 2048) * 2048 * 2049 / 2)
-        run("alibi causal", causal | {"alibi_slopes": slopes(heads)}, pairs)
-        run("softcap 30 causal", causal | {"softcap": 30.0}, pairs)
-        run("sinks causal", causal | {"sinks": torch.randn(heads, device="cuda")}, pairs)
-        if d == 128:
-            run("alibi full", {"alibi_slopes": slopes(heads)}, B * S * S)
-            times_of_sequences(kernel)
-
-
-def times_of_sequences(kernel):
-    """Packed sequences of a heavy tail beside equally long ones with as many pairs per query."""
-    lengths = heavy_tail()
-    cu = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device="cuda")
-    packed = {"cu_seqlens_q": cu, "cu_seqlens_kv": cu, "max_len_q": max(lengths), "max_len_kv": max(lengths)}
-    print(f"{len(lengths)} sequences, mean {sum(lengths) / len(lengths):.0f}, longest {max(lengths)}")
-    for extra in ({}, {"causal": "bottom_right"}):
-        p = sum(n * n if not extra else n * (n + 1) / 2 for n in lengths)
-        equal = math.isqrt(int(sum(n * n for n in lengths) / len(lengths)))
-        try:
-            timed(f"d128 packed heavy tail {extra}", 1, sum(lengths), 16, 128, packed | extra, p, kernel)
-        except Exception as error:  # noqa: BLE001
-            print(f"packed: {str(error)[-100:]}")
-        timed(f"d128 dense {extra}, {equal} long", 65536 // equal, equal, 16, 128, extra,
-              (65536 // equal) * (equal**2 if not extra else equal * (equal + 1) / 2), kernel)
 
 
 def main():

@@ -17,7 +17,7 @@ import torch
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-from peers import Case, state, summary, timed_in_turns  # noqa: E402
+from peers import Case, apart, state, summary, timed_in_turns  # noqa: E402
 
 SOURCE = os.path.join(HERE, "..", "..", "..", "native")
 # name: (pass, head_dim, initialiser); forward: padded_dim, tile_q, tile_kv, warps, stages, q_steps_kept, blocks_per_sm, slices;
@@ -92,12 +92,12 @@ def difference(kind, case, call):
     if kind == "F":
         case.o.fill_(float("nan"))
         call()
-        return float((case.o.float() - case.out.float()).norm() / case.out.float().norm())
+        return apart(case.o, case.out)
     case.accumulator.zero_()
     case.grad_k.fill_(float("nan"))
     case.grad_v.fill_(float("nan"))
     call()
-    worst = max(float((a.float() - b.transpose(1, 2).float()).norm() / b.float().norm()) for a, b in zip((case.grad_k, case.grad_v), case.gradients[1:]))
+    worst = max(apart(a, b.transpose(1, 2)) for a, b in zip((case.grad_k, case.grad_v), case.gradients[1:]))
     dq = float(case.gradients[0].float().norm())  # the accumulator's order is the kernel's own: only its norm is compared
     return max(worst, abs(float(case.accumulator.norm()) / math.sqrt(case.dim) - dq) / dq)
 

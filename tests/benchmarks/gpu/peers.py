@@ -57,9 +57,13 @@ def timed(call, count):
     return [start.elapsed_time(end) for start, end in events]
 
 
+def rounds_within(round_ms, budget_s):
+    """How many rounds fill the budget: at least 5, at most 60."""
+    return max(5, min(60, int(budget_s * 1e3 / max(round_ms, 1e-3))))
+
+
 def calls_within(call, budget_s):
-    """How many calls fill the budget: at least 5, at most 60."""
-    return max(5, min(60, int(budget_s * 1e3 / max(timed(call, 1)[0], 1e-3))))
+    return rounds_within(timed(call, 1)[0], budget_s)
 
 
 def summary(times):
@@ -71,6 +75,11 @@ def summary(times):
 
 def median_ms(call, budget_s):
     return summary(timed(call, calls_within(call, budget_s)))
+
+
+def apart(got, want):
+    """Relative difference of norms."""
+    return float((got.float() - want.float()).norm() / want.float().norm())
 
 
 class Case:
@@ -129,6 +138,13 @@ class Case:
         g = self.grad_o.transpose(1, 2)
         return lambda: aten._scaled_dot_product_cudnn_attention_backward(g, q, k, v, out, lse, seed, offset, None, cum_q, cum_k, max_q, max_k, 0.0, self.causal)
 
+    def by_autograd(self, what, forward, leaves):
+        """A pass of attention that is a function of leaves which need gradients."""
+        if what == "forward":
+            return forward
+        out, g = forward(), self.grad_o.transpose(1, 2)
+        return lambda: torch.autograd.grad(out, leaves, g, retain_graph=True)
+
     def efficient(self, what):
         """PyTorch's memory-efficient attention, the peer without a bound on head_dim."""
         q, k, v = (t.detach().requires_grad_(what != "forward") for t in self.heads_first())
@@ -137,10 +153,7 @@ class Case:
             with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
                 return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
 
-        if what == "forward":
-            return forward
-        out, g = forward(), self.grad_o.transpose(1, 2)
-        return lambda: torch.autograd.grad(out, (q, k, v), g, retain_graph=True)
+        return self.by_autograd(what, forward, (q, k, v))
 
     def eager(self, what):
         q, k, v = (t.detach().requires_grad_(what != "forward") for t in self.eager_inputs)
@@ -150,10 +163,7 @@ class Case:
             s = q @ k.transpose(-1, -2) / math.sqrt(self.dim)
             return torch.softmax(s.masked_fill(hidden, -math.inf) if self.causal else s, -1) @ v
 
-        if what == "forward":
-            return forward
-        out, g = forward(), self.grad_o.transpose(1, 2)
-        return lambda: torch.autograd.grad(out, (q, k, v), g, retain_graph=True)
+        return self.by_autograd(what, forward, (q, k, v))
 
     def check(self, kernel):
         """Our results against FlashAttention-2's on the same tensors (the full check is tests/gpu): relative difference of norms. Beyond its head_dim, against
@@ -161,7 +171,7 @@ class Case:
         self.ours(kernel, "backward")()
         out, gradients = (self.fa2("forward")()[0], self.fa2("backward")()) if self.dim <= 256 else (self.efficient("forward")(), self.efficient("backward")())
         pairs = [(self.o, out)] + list(zip((self.grad_q, self.grad_k, self.grad_v), gradients))
-        worst = max(float((a.float() - b.transpose(1, 2).float()).norm() / b.float().norm()) for a, b in pairs)
+        worst = max(apart(a, b.transpose(1, 2)) for a, b in pairs)
         if not worst < 0.02:
             raise SystemExit(f"wrong result: d={self.dim} S={self.length} causal={self.causal} {kernel}: relative difference {worst}")
         return worst
@@ -315,12 +325,16 @@ def run(a, library):
     return results, implementations
 
 
+def write_json(path, data):
+    with open(path, "w") as file:
+        json.dump(data, file, indent=1)
+        file.write("\n")
+
+
 def save(path, device, results):
     flat = [{"dtype": dt, "pass": w, "head_dim": d, "causal": c, "length": s, "implementation": n, **m}
             for (dt, w), rows in results.items() for (d, c), cells in rows.items() for s, r in cells.items() for n, m in r.items()]
-    with open(path, "w") as file:
-        json.dump({"device": device, "tokens": TOKENS, "width": WIDTH, "measurements": flat}, file, indent=1)
-        file.write("\n")
+    write_json(path, {"device": device, "tokens": TOKENS, "width": WIDTH, "measurements": flat})
 
 
 def main():

@@ -28,7 +28,6 @@ import json
 import os
 import queue
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -38,7 +37,7 @@ import time
 import torch
 
 import variant_cases as cases
-from peers import device_facts, state
+from peers import device_facts, rounds_within, state, summary, write_json
 from variant_peers import PEERS
 from variant_report import BARS, add_ratios, print_table
 
@@ -166,7 +165,7 @@ def interleaved(calls, budget_s):
         call()
     end.record()
     torch.cuda.synchronize()
-    rounds = max(5, min(60, int(budget_s * 1e3 / max(start.elapsed_time(end), 1e-3))))
+    rounds = rounds_within(start.elapsed_time(end), budget_s)
     times = [[] for _ in calls]
     for r in range(rounds):
         for at in range(len(calls)):
@@ -176,8 +175,7 @@ def interleaved(calls, budget_s):
             calls[index]()
             times[index][-1][1].record()
     torch.cuda.synchronize()
-    sorted_ms = [sorted(a.elapsed_time(b) for a, b in pairs) for pairs in times]
-    return [(statistics.median(t), (t[int(0.9 * (rounds - 1))] - t[int(0.1 * (rounds - 1))]) / statistics.median(t)) for t in sorted_ms]
+    return [summary(a.elapsed_time(b) for a, b in pairs) for pairs in times]
 
 
 class Child:
@@ -343,9 +341,7 @@ def main():
     add_ratios(rows, a.passes.split(","))
     device = device_facts(Library(), before) if a.device == "cuda" else {}
     if a.json:
-        with open(a.json, "w") as file:
-            json.dump({"device": device, "rows": rows}, file, indent=1)
-            file.write("\n")
+        write_json(a.json, {"device": device, "rows": rows})
     print(device)
     print_table(rows, a.passes.split(","))
     sys.exit(any(status.startswith(("wrong", "failed")) for row in rows if row["ours"] for status in row["status"].values()))

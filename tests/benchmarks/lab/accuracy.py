@@ -13,6 +13,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import cases
+import common
 import lab
 
 SHAPES = [(4, 512, 8), (2, 1000, 8), (1, 4096, 4)]  # batch, length, heads
@@ -41,7 +42,7 @@ def measure(variant, dtype, causal, shape, gain):
     batch, length, heads = shape
     q, k, v = (torch.randn(batch, length, heads, variant.head_dim, device="cuda", dtype=torch.float32).to(dtype) for _ in range(3))
     q *= gain
-    want, _ = cases.reference(q, k, v, cases.TOP_LEFT if causal else cases.NONE, variant.head_dim ** -0.5)
+    want, _ = cases.reference(q, k, v, common.TOP_LEFT if causal else common.NONE, variant.head_dim ** -0.5)
     return {"ours": errors(ours(variant, q, k, v, causal), want),
             "FA2": errors(peer(SDPBackend.FLASH_ATTENTION, q, k, v, causal), want),
             "cuDNN": errors(peer(SDPBackend.CUDNN_ATTENTION, q, k, v, causal), want)}

@@ -6,16 +6,7 @@ import math
 
 import torch
 
-NONE, TOP_LEFT, BOTTOM_RIGHT = 0, 1, 2
-FENCE = 7.0
-
-
-def visible(len_q, len_kv, mask):
-    """(len_q, len_kv) booleans: query i sees key j."""
-    i, j = torch.arange(len_q, device="cuda")[:, None], torch.arange(len_kv, device="cuda")[None, :]
-    if mask == NONE:
-        return torch.ones(len_q, len_kv, dtype=torch.bool, device="cuda")
-    return j <= i + (len_kv - len_q if mask == BOTTOM_RIGHT else 0)
+from common import BOTTOM_RIGHT, EPS, NONE, TOP_LEFT, fenced, finite_elsewhere, inside_nan, is_whole, visible
 
 
 def reference(q, k, v, mask, scale):
@@ -36,15 +27,6 @@ def reference(q, k, v, mask, scale):
     o[:, :, empty] = 0.0
     lse[:, :, empty] = -math.inf
     return o.transpose(1, 2), lse
-
-
-def inside_nan(shape, dtype, layout):
-    """An uninitialised (batch, len, heads, head_dim) view inside a larger tensor of NaN."""
-    b, s, h, d = shape
-    wide = (d + 7) // 8 * 8
-    if layout == "bhsd":
-        return torch.full((b, h, s + 3, wide), math.nan, device="cuda", dtype=dtype).transpose(1, 2)[:, :s, :, :d]
-    return torch.full((b, s + 3, h + 1, wide + 8), math.nan, device="cuda", dtype=dtype)[:, :s, :h, :d]
 
 
 class Problem:
@@ -70,11 +52,9 @@ class Problem:
 
 def compare(problem, o, lse, want_o, want_lse, v):
     """None, or what is wrong."""
-    finite = want_o.isfinite()
-    if not bool((o.isfinite() == finite).all()):
-        wrong = (o.isfinite() != finite).nonzero()
-        return f"finite where it must not be or the reverse, {len(wrong)} elements, first {wrong[0].tolist()}"
-    eps = 2.0 ** -11 if problem.dtype == torch.float16 else 2.0 ** -8
+    finite, elsewhere, eps = want_o.isfinite(), finite_elsewhere(o, want_o), EPS[problem.dtype]
+    if elsewhere:
+        return elsewhere
     largest_v = float(v[v.isfinite()].abs().max()) if bool(v.isfinite().any()) else 1.0
     error = (o.double() - want_o)[finite].abs()
     worst = float(error.max()) if error.numel() else 0.0
@@ -95,18 +75,14 @@ def compare(problem, o, lse, want_o, want_lse, v):
 
 
 def solve(variant, problem):
-    """Runs the kernel: inputs, O, LSE and what was damaged around O."""
+    """Runs the kernel: inputs, O, LSE and whether nothing was damaged around O."""
     q, k, v = problem.inputs()
     b, s, h, _ = q.shape
-    dv = v.shape[3]
-    room = torch.full((b * s * h * dv + 8192,), FENCE, device="cuda", dtype=problem.dtype)
-    o = room[4096:4096 + b * s * h * dv].view(b, s, h, dv)
-    o.fill_(math.nan)
+    o, room = fenced((b, s, h, v.shape[3]), problem.dtype)
     lse = torch.full((b, h, s), math.nan, device="cuda")
     variant.run(q, k, v, o, lse, problem.mask, problem.scale)
     torch.cuda.synchronize()
-    fence_whole = bool((room[:4096] == FENCE).all()) and bool((room[room.numel() - 4096:] == FENCE).all())
-    return q, k, v, o, lse, fence_whole
+    return q, k, v, o, lse, is_whole(room)
 
 
 def shape_problems(tile_q, tile_kv, d, full):

@@ -8,16 +8,7 @@ import math
 
 import torch
 
-NONE, TOP_LEFT, BOTTOM_RIGHT = 0, 1, 2
-FENCE = 7.0
-
-
-def visible(len_q, len_kv, mask):
-    """(len_q, len_kv) booleans: query i sees key j."""
-    i, j = torch.arange(len_q, device="cuda")[:, None], torch.arange(len_kv, device="cuda")[None, :]
-    if mask == NONE:
-        return torch.ones(len_q, len_kv, dtype=torch.bool, device="cuda")
-    return j <= i + (len_kv - len_q if mask == BOTTOM_RIGHT else 0)
+from common import BOTTOM_RIGHT, EPS, NONE, TOP_LEFT, fenced, finite_elsewhere, inside_nan, is_whole, visible
 
 
 def gradients(q, k, v, grad_o, grad_lse, sees, scale, dtype):
@@ -49,21 +40,13 @@ class Problem:
 
     def input(self, s, h, d, gain=1.0):
         """Random normal (batch, len, heads, head_dim) view inside a larger tensor of NaN."""
-        wide = (d + 7) // 8 * 8
-        if self.layout == "bhsd":
-            view = torch.full((self.b, h, s + 3, wide), math.nan, device="cuda", dtype=self.dtype).transpose(1, 2)[:, :s, :, :d]
-        else:
-            view = torch.full((self.b, s + 3, h + 1, wide + 8), math.nan, device="cuda", dtype=self.dtype)[:, :s, :h, :d]
+        view = inside_nan((self.b, s, h, d), self.dtype, self.layout)
         view.copy_(torch.randn(view.shape, device="cuda") * gain)
         return view
 
     def output(self, s, h, d):
         """A poisoned output and the fenced tensor around it."""
-        count = self.b * s * h * d
-        room = torch.full((count + 8192,), FENCE, device="cuda", dtype=self.dtype)
-        view = room[4096:4096 + count].view(self.b, s, h, d)
-        view.fill_(math.nan)
-        return view, room
+        return fenced((self.b, s, h, d), self.dtype)
 
 
 def check_one(variant, p):
@@ -85,11 +68,10 @@ def check_one(variant, p):
     for name, (s, h, d) in {"grad_q": (p.len_q, p.heads_q, p.d), "grad_k": (p.len_kv, p.heads_kv, p.d), "grad_v": (p.len_kv, p.heads_kv, p.dv)}.items():
         t[name], rooms[name] = p.output(s, h, d)
     variant.run(t, lse.float().contiguous(), grad_lse, p.mask, p.scale)
-    eps = 2.0 ** -11 if p.dtype == torch.float16 else 2.0 ** -8
-    share = 0.0
+    eps, share = EPS[p.dtype], 0.0
     for name, exact, rough in zip(("grad_q", "grad_k", "grad_v"), want, naive):
         got = t[name].transpose(1, 2).double()
-        if not bool((rooms[name][:4096] == FENCE).all()) or not bool((rooms[name][rooms[name].numel() - 4096:] == FENCE).all()):
+        if not is_whole(rooms[name]):
             return f"a write outside {name}", share
         if not bool(got.isfinite().all()):
             return f"{name}: {int((~got.isfinite()).sum())} of {got.numel()} not finite, first {(~got.isfinite()).nonzero()[0].tolist()}", share
@@ -138,9 +120,9 @@ def check_nonfinite(variant, dtype, tensor, value, element, mask):
     variant.run(t, lse[None, None].float().contiguous(), None, mask, d ** -0.5)
     for name, exact in zip(("grad_q", "grad_k", "grad_v"), want):
         got = t[name][0, :, 0].double()
-        differ = (got.isfinite() != exact.isfinite()).nonzero()
-        if len(differ):
-            return f"{name}: finite where it must not be or the reverse, {len(differ)} elements, first {differ[0].tolist()}"
+        elsewhere = finite_elsewhere(got, exact)
+        if elsewhere:
+            return f"{name}: {elsewhere}"
         finite = exact.isfinite()
         error = float((got - exact)[finite].norm()) / max(float(exact[finite].norm()), 1e-3)
         if not error <= (0.01 if dtype == torch.float16 else 0.05):

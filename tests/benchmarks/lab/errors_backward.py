@@ -9,13 +9,14 @@ import sys
 import torch
 
 import cases_backward as cases
+import common
 import lab_backward as lab
 
 
 def row(variant, causal, dtype, length=2048, heads=4):
     d = variant.head_dim
     t = {n: torch.randn(1, length, heads, d, device="cuda").to(dtype) for n in ("q", "k", "v", "grad_o")}
-    sees = cases.visible(length, length, cases.TOP_LEFT if causal else cases.NONE)
+    sees = common.visible(length, length, common.TOP_LEFT if causal else common.NONE)
     heads_first = [t[n].transpose(1, 2) for n in ("q", "k", "v", "grad_o")]
     want = cases.gradients(*heads_first, None, sees, d ** -0.5, torch.float64)[2:]
     calls, t["o"], lse = lab.peer_calls(t["q"], t["k"], t["v"], t["grad_o"], causal)

@@ -8,24 +8,18 @@ CONFIG is name=head_dim,tile_q,… with the fields of Sm90BackwardTile in their 
 tree, to compare two versions in one run. A configuration that fails a check is timed all the same; its name then ends in "!". Times are of all passes; a column
 gives the share of those around the main kernel.
 """
-import argparse
-import concurrent.futures
 import ctypes
+import math
 import os
-import re
-import shutil
 import statistics
-import subprocess
 import sys
 import time
 
 import torch
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.normpath(os.path.join(HERE, "..", "..", ".."))
-sys.path.insert(0, HERE)
-import cases_backward as cases  # noqa: E402
-import gpu_state  # noqa: E402
+import cases_backward as cases
+import gpu_state
+from common import ROOT, Configuration, built, load_and_check, matrix_product_tflops, parser_of_configurations, print_rows, strides, time_calls
 
 TENSORS = ("q", "k", "v", "o", "grad_o", "grad_q", "grad_k", "grad_v")
 
@@ -42,48 +36,21 @@ class LabCall(ctypes.Structure):
     )
 
 
-class Variant:
+class Variant(Configuration):
     def __init__(self, spec, build_dir):
-        self.name, values = spec.split("=")
+        name, values = spec.split("=")
         values, _, folder = values.partition("@")
         v = values.split(",")
         self.head_dim, self.tile_q = int(v[0]), int(v[1])
         self.deterministic = v[3] == "1"
         flags = [{"0": "false", "1": "true"}.get(x, x) for x in v[2:]]
-        self.tile = "{" + ", ".join(v[:2] + flags) + "}"
-        self.root = os.path.abspath(folder) if folder else ROOT
-        self.dir = os.path.join(build_dir, re.sub(r"\W", "_", self.name))
-        self.notes = ""
-        self.library = None
-
-    def build(self):
-        os.makedirs(self.dir, exist_ok=True)
-        header = os.path.join(self.dir, "tile.h")
-        with open(header, "w") as file:
-            file.write(f"#define LAB_TILE {self.tile}\n")
-        parts = ["tensor_map.cu"] + [f"backward/{name}.cu" for name in ("make_params", "passes", "repair", "run_backward")]
-        native = os.path.join(self.root, "native")
-        sources = [os.path.join(self.root, "tests/benchmarks/lab/sm90_backward_variant.cu")]
-        sources += [os.path.join(native, "src/kernels/sm90", part) for part in parts]
-        nvcc = os.environ.get("NVCC") or shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
-        command = [nvcc, "-std=c++17", "-O3", "-gencode=arch=compute_90a,code=sm_90a", "--expt-relaxed-constexpr", "-Xptxas=-v", "-diag-suppress=20012",
-                   "-I" + os.path.join(native, "include"), "-I" + os.path.join(native, "src"), "-include", header, "-shared", "-Xcompiler", "-fPIC,-fno-gnu-unique",
-                   "-o", os.path.join(self.dir, "variant.so")] + os.environ.get("NVCC_FLAGS", "").split() + sources
-        run = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        log = run.stdout + run.stderr
-        with open(os.path.join(self.dir, "build.log"), "w") as file:
-            file.write(log)
-        if run.returncode != 0:
-            return f"{self.name}: build failed\n{log[-1500:]}"
-        spilled = max([int(x) for x in re.findall(r"(\d+) bytes spill stores", log)] or [0])
-        # C7519, a fence that ptxas adds, costs nothing; the others of the family mean serialised products or an ignored register split.
-        remarks = sorted({re.sub(r" function '.*", "", line)[:160] for line in log.splitlines() if re.search(r"C75(?!19)\d\d", line)})
-        self.notes = f"spill {spilled} B" + "".join(f" [{remark}]" for remark in remarks)
-        return None
+        root = os.path.abspath(folder) if folder else ROOT
+        parts = ["tensor_map.cu"] + [f"backward/{part}.cu" for part in ("make_params", "passes", "repair", "run_backward")]
+        super().__init__(name, "{" + ", ".join(v[:2] + flags) + "}", os.path.join(root, "native"),
+                         os.path.join(root, "tests/benchmarks/lab/sm90_backward_variant.cu"), parts, build_dir)
 
     def load(self):
-        self.library = ctypes.CDLL(os.path.join(self.dir, "variant.so"))
-        self.library.lab_message.restype = ctypes.c_char_p
+        super().load()
         self.library.lab_workspace_bytes.restype = ctypes.c_int64
 
     def call(self, tensors, lse, grad_lse, mask, scale, passes=7):
@@ -92,7 +59,7 @@ class Variant:
         for name in TENSORS:
             t = tensors[name]
             setattr(call, name, t.data_ptr())
-            setattr(call, name + "_strides", (ctypes.c_int64 * 3)(*[t.stride(i) if t.shape[i] > 1 else 0 for i in range(3)]))
+            setattr(call, name + "_strides", strides(t))
         q, k, v = tensors["q"], tensors["k"], tensors["v"]
         call.lse, call.grad_lse = lse.data_ptr(), grad_lse.data_ptr() if grad_lse is not None else None
         call.batch, call.len_q, call.heads_q, call.head_dim = q.shape
@@ -103,31 +70,9 @@ class Variant:
         call.workspace = call.keep.data_ptr()
         return call
 
-    def check(self, status):
-        if status != 0:
-            raise RuntimeError(self.library.lab_message().decode())
-
-    def launch(self, call):
-        self.check(self.library.lab_run(ctypes.byref(call)))
-
     def run(self, *args):
         self.launch(self.call(*args))
         torch.cuda.synchronize()
-
-    def time(self, repeats, call):
-        out = (ctypes.c_float * repeats)()
-        self.check(self.library.lab_time(ctypes.byref(call), repeats, out))
-        return list(out)
-
-
-def time_calls(function, repeats):
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
-    events[0].record()
-    for event in events[1:]:
-        function()
-        event.record()
-    torch.cuda.synchronize()
-    return [a.elapsed_time(b) for a, b in zip(events, events[1:])]
 
 
 def peer_calls(q, k, v, grad_o, causal):
@@ -188,58 +133,24 @@ def measure(variants, lengths, peers, masks, dtype, deadline):
     return rows
 
 
-def print_rows(rows, title):
-    for head_dim in sorted({r[0] for r in rows}):
-        mine = [r for r in rows if r[0] == head_dim]
-        names = list(mine[0][3])
-        print(f"{title} d={head_dim}, TFLOP/s")
-        print("mask    len   " + " ".join(f"{n:>9}" for n in names) + "   pre+post, clock/power")
-        for _, causal, length, cells, state in mine:
-            print(f"{'causal' if causal else 'full':6} {length:6d} " + " ".join(f"{cells.get(n, float('nan')):9.0f}" for n in names) + "   " + state)
-
-
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("configs", nargs="+")
-    parser.add_argument("--checks", choices=["none", "quick", "full"], default="quick")
-    parser.add_argument("--peers", action="store_true")
-    parser.add_argument("--lengths", default="512,1024,2048,4096,8192,16384")
-    parser.add_argument("--masks", default="full,causal")
-    parser.add_argument("--dtype", choices=["float16", "bfloat16"], default="float16")
+    parser = parser_of_configurations()
     parser.add_argument("--seconds", type=float, default=600, help="begin no further cell after so long")
     parser.add_argument("--build-only", action="store_true")
     parser.add_argument("--built", action="store_true", help="an earlier run with the same --out has built them")
-    parser.add_argument("--out", default="lab-build")
     options = parser.parse_args()
 
     started = time.time()
-    variants = [Variant(spec, options.out) for spec in options.configs]
-    errors = [None] * len(variants)
-    if not options.built:
-        with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            errors = list(pool.map(lambda v: v.build(), variants))
-    for error in filter(None, errors):
-        print(error)
-    variants = [v for v, e in zip(variants, errors) if e is None]
-    print(f"built {len(variants)} in {time.time() - started:.0f} s: " + "; ".join(f"{v.name} {v.notes}" for v in variants), flush=True)
+    variants = built([Variant(spec, options.out) for spec in options.configs], options.built, started)
     if options.build_only:
         return 0
-
-    sound = True
-    for variant in variants:
-        variant.load()
-        if options.checks != "none" and not cases.check(variant, full=options.checks == "full"):
-            variant.name += "!"
-            sound = False
-    print(f"checked at {time.time() - started:.0f} s", flush=True)
+    sound = load_and_check(variants, cases.check, options.checks, started)
     lengths = [int(x) for x in options.lengths.split(",") if x]
     if lengths and variants:
         rows = measure(variants, lengths, ["FA2", "cuDNN"] if options.peers else [], [m == "causal" for m in options.masks.split(",")],
                        getattr(torch, options.dtype), started + options.seconds)
-        a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.float16) for _ in range(2))
-        time_calls(lambda: a @ b, 5)
-        product = 2 * 8192 ** 3 / (statistics.median(time_calls(lambda: a @ b, 30)) * 1e9)
-        print_rows(rows, f"{options.dtype},")
+        product = matrix_product_tflops()
+        print_rows(rows, f"{options.dtype},", "pre+post, clock/power", f"{math.nan:9.0f}")
         print(f"8192^3 matrix product right afterwards: {product:.0f} TFLOP/s; {gpu_state.now()}; {time.time() - started:.0f} s in all")
     return 0 if sound and len(variants) == len(options.configs) else 1
 
