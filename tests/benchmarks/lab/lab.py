@@ -171,7 +171,7 @@ def print_rows(rows, title):
 
 
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="+")
     parser.add_argument("--checks", choices=["none", "quick", "full"], default="quick")
     parser.add_argument("--peers", action="store_true")
