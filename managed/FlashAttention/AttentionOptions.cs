@@ -22,10 +22,8 @@ public enum KernelFamily
 /// <remarks>
 /// <para>A forward pass and its backward pass must be given equal options. What they refer to must hold the same contents.</para>
 /// <para>Each score s = scale · q·k becomes softcap · tanh(s / softcap), then the bias is added, then ALiBi taken off. A query sees a key iff the mask,
-/// <see cref="Visible"/>,
-/// <see cref="BlockMask"/> and <see cref="Sequences"/> all show it. Tensors and vectors that options refer to lie on the device of the call; for calls on
-/// host spans that is host
-/// memory. Thread-safe, as long as nothing changes their contents.</para>
+/// <see cref="Visible"/>, <see cref="BlockMask"/> and <see cref="Sequences"/> all show it. Tensors and vectors that options refer to lie on the device of the
+/// call; for calls on host spans that is host memory. Thread-safe, as long as nothing changes their contents.</para>
 /// </remarks>
 public sealed record AttentionOptions
 {

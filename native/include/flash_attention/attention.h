@@ -1,5 +1,6 @@
 /* Exact attention, forward and backward: O = softmax(scale * Q K^T + mask) V, fused and tiled so that the len_q x len_kv score matrix never exists in
- * memory; extra memory is O(len_q + len_kv).
+ * memory; extra memory is O(len_q + len_kv). One exception: where visible or block_mask is set, kernels may keep lists of the tiles that they show, and a bit
+ * per pair, in the workspace, once for every batch entry and head that has a mask of its own (…_workspace_size says how much).
  *
  * Algorithms: FlashAttention (Dao et al., 2022, arXiv 2205.14135), FlashAttention-2 (Dao, 2023, arXiv 2307.08691), FlashAttention-3 (Shah et al., 2024,
  * arXiv 2407.08608); online softmax after Milakov and Gimelshein (2018, arXiv 1805.02867). The backward pass recomputes the scores tile by tile.

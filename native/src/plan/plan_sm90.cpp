@@ -17,22 +17,16 @@ constexpr int64_t kMaxTiles = int64_t{1} << 30;
 
 /// Variants that plans are made for: those of kernels that have run on a GPU.
 constexpr uint32_t kPlannedVariants = kSm90AlibiVariants | kSm90SoftcapVariants;
-/// Whether a bias that TMA can bring is among them.
-constexpr bool kPlansBias = true;
-/// Whether boolean and block masks are.
-constexpr bool kPlansMasks = true;
 
 bool has_masks(const Problem& problem) {
   return problem.variants.visible || problem.variants.block_mask;
 }
 
 uint32_t planned_variants(const Problem& problem) {
-  const bool bias = kPlansBias && problem.variants.bias_in_tiles &&
-                    std::max(problem.head_dim, problem.head_dim_v) <= kSm90ModifiedForwardTiles[kSm90BiasForwardTile].head_dim;
-  const bool masks =
-      kPlansMasks && has_masks(problem) && std::min({problem.batch, problem.len_q, problem.len_kv}) > 0 &&
-      std::max(problem.head_dim, problem.head_dim_v) <= kSm90ModifiedForwardTiles[kSm90LargestMaskTile].head_dim &&
-      (problem.variants.sequences.given || visible_tiles_fit(sm90_mask_layout(problem, kSm90ModifiedForwardTiles[sm90_modified_forward_tile_of(problem)])));
+  const bool bias =
+      problem.variants.bias_in_tiles && std::max(problem.head_dim, problem.head_dim_v) <= kSm90ModifiedForwardTiles[kSm90BiasForwardTile].head_dim;
+  const bool masks = has_masks(problem) && std::min({problem.batch, problem.len_q, problem.len_kv}) > 0 &&
+                     std::max(problem.head_dim, problem.head_dim_v) <= kSm90ModifiedForwardTiles[kSm90LargestMaskTile].head_dim;
   return kPlannedVariants | (bias ? kVariantBias : 0u) | (masks ? kVariantVisible | kVariantBlockMask : 0u);
 }
 
@@ -78,6 +72,11 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
   const bool modified = variants_of(problem) != 0;
   const int variant = modified ? sm90_modified_forward_tile_of(problem) : sm90_forward_tile_of(problem);
   const Sm90ForwardTile& tile = modified ? kSm90ModifiedForwardTiles[variant] : kSm90ForwardTiles[variant];
+  const bool masks = has_masks(problem);
+  if (masks && !visible_tiles_fit(sm90_mask_layout(problem, tile))) {
+    why_not->set("its lists of the tiles and pairs that boolean and block mask show would take more than 4 GiB, or 32-bit indexes");
+    return false;
+  }
   if (caps.shared_memory_per_block_bytes < tile.shared_memory_bytes()) {
     why_not->set("it needs %lld bytes of shared memory per block, the device has %lld", static_cast<long long>(tile.shared_memory_bytes()),
                  static_cast<long long>(caps.shared_memory_per_block_bytes));
@@ -95,7 +94,6 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
 
   const int64_t num_tiles = std::max<int64_t>(static_cast<int64_t>(tiles), sequences ? 1 : 0);
   const Sm90ForwardOrder order = sm90_forward_order(problem, tile, q_tiles, caps.multiprocessors);
-  const bool masks = has_masks(problem);
   const bool persistent =
       sequences || masks || order == Sm90ForwardOrder::kPairs || sm90_persistent(problem, q_tiles, int64_t{caps.multiprocessors} * tile.teams);
   plan->variant = variant;

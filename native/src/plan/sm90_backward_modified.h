@@ -1,5 +1,5 @@
-// The Hopper backward kernels with modified scores (windows, chunks, ALiBi, softcap, sinks) and for sequences of different lengths: what the planner chooses
-// from and what the kernel is instantiated for. Resource arithmetic and measurements: src/kernels/sm90/backward_modified/README.md.
+// The Hopper backward kernels with modified scores (windows, chunks, ALiBi, softcap, bias, masks, sinks) and for sequences of different lengths: what the
+// planner chooses from and what the kernel is instantiated for. Resource arithmetic and measurements: src/kernels/sm90/backward_modified/README.md.
 #pragma once
 
 #include <algorithm>

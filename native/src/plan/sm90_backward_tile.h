@@ -6,10 +6,6 @@
 
 namespace fa {
 
-/// The wide kernel's query tiles from the last to the first, and under the causal mask at least eight heads side by side, also where additions to grad_q are in
-/// any order.
-inline constexpr bool kWideFromLastQueryTile = true;
-
 struct Sm90BackwardTile {
   int head_dim;  ///< columns of all tiles in shared memory; smaller head dims are padded with zeros
   int tile_q;    ///< query rows per step
@@ -54,9 +50,7 @@ struct Sm90BackwardTile {
 
   // The wide kernel (src/kernels/sm90/backward_wide), for more than 128 columns: a cluster of two blocks shares a tile of keys, each with 64 of them.
   constexpr bool is_wide() const { return head_dim > 128; }
-  constexpr bool from_last_query_tile() const {
-    return is_wide() ? deterministic || kWideFromLastQueryTile : deterministic || delayed_grad_q || first_tile_stores;
-  }
+  constexpr bool from_last_query_tile() const { return is_wide() || deterministic || delayed_grad_q || first_tile_stores; }
   /// The accumulator need not be cleared: whoever comes to a query tile first stores.
   constexpr bool begins_grad_q() const { return finishes_grad_q() || first_tile_stores; }
   constexpr int blocks_per_tile() const { return is_wide() || paired ? kCluster : 1; }

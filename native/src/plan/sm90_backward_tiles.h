@@ -14,18 +14,15 @@ namespace fa {
 /// The backward half of plan_sm90.
 bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reason* why_not);
 
-/// Whether up to head_dim 128 the first key tile stores its part of grad_q, and blocks finish heads that are complete.
-inline constexpr bool kFirstTileStores = true;
-
 /// A problem takes the smallest head_dim that holds it, and of those one that serves any order, otherwise the one for the longest sequences that it reaches.
 inline constexpr Sm90BackwardTile kSm90BackwardTiles[] = {
-    {64, 128, false, false, 0, false, 1, 0, 1, kFirstTileStores, kFirstTileStores},
-    {128, 64, false, false, 0, false, 1, 0, 1, kFirstTileStores, kFirstTileStores},
+    {64, 128, false, false, 0, false, 1, 0, 1, true, true},
+    {128, 64, false, false, 0, false, 1, 0, 1, true, true},
     {192, 64, false, false, 0},
     {256, 64, false, false, 0},
-    {64, 128, true, false, kFirstTileStores ? 4096 : 2048, false, 1, 0, 1, kFirstTileStores, false},
+    {64, 128, true, false, 4096, false, 1, 0, 1, true, false},
     {64, 128, true, true, 0, true},
-    {128, 64, true, true, 0, true, 257, kFirstTileStores ? 767 : 1024},
+    {128, 64, true, true, 0, true, 257, 767},
     {192, 64, true, true, 0, false, 257, 4096, 32},
     {256, 64, true, true, 0, false, 257, 4096, 32},
 };

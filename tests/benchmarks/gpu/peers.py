@@ -2,7 +2,7 @@
 """Our kernels beside FlashAttention-2 and cuDNN (both through PyTorch) and naive eager attention, on the same tensors in one run; correctness first.
 
 usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 peers.py [--json FILE] [--plots] [--dims 64,128,256] [--lengths 512,…,16384]
-           [--passes forward,backward,deterministic] [--dtypes float16,bfloat16] [--kernels auto,sm80] [--peers fa2,cudnn,eager] [--base fa2,eager]
+           [--passes forward,backward,deterministic] [--dtypes float16,bfloat16] [--kernels auto,sm80] [--peers fa2,cudnn,efficient,eager] [--base fa2,eager]
            [--budget SECONDS_PER_MEASUREMENT] [--publish]
 
 --publish measures everything that tests/benchmarks/results holds and writes <date>-<device>.json and its plots there (plots.py).

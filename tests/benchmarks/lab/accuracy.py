@@ -49,7 +49,7 @@ def measure(variant, dtype, causal, shape, gain):
 
 
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="+")
     parser.add_argument("--out", default="lab-build")
     parser.add_argument("--prebuilt", action="store_true")

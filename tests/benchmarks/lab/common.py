@@ -136,9 +136,9 @@ def matrix_product_tflops():
     return 2 * 8192 ** 3 / (statistics.median(time_calls(lambda: a @ b, 30)) * 1e9)
 
 
-def parser_of_configurations():
+def parser_of_configurations(description):
     """The arguments that a laboratory of configurations takes in any case."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="+")
     parser.add_argument("--checks", choices=["none", "quick", "full"], default="quick")
     parser.add_argument("--peers", action="store_true")

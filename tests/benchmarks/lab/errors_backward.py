@@ -29,7 +29,7 @@ def row(variant, causal, dtype, length=2048, heads=4):
 
 
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="+")
     parser.add_argument("--out", default="lab-build")
     options = parser.parse_args()

@@ -134,7 +134,7 @@ def measure(variants, lengths, peers, masks, dtype, deadline):
 
 
 def main():
-    parser = parser_of_configurations()
+    parser = parser_of_configurations(__doc__)
     parser.add_argument("--seconds", type=float, default=600, help="begin no further cell after so long")
     parser.add_argument("--build-only", action="store_true")
     parser.add_argument("--built", action="store_true", help="an earlier run with the same --out has built them")

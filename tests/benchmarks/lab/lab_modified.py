@@ -183,7 +183,7 @@ def sequence_times(library):
 
 
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("library", nargs="+", help="NAME=FILE; the last is checked, all are timed; plain: the plain kernel, outside: --outside")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--checks", choices=["none", "tiny", "quick", "full"], default="quick")
