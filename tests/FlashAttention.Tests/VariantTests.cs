@@ -39,6 +39,8 @@ public sealed class VariantPlanTests
 
     public static IEnumerable<Variants> Single() => VariantTable.Alone.Select(c => c.Variants).Distinct().Where(v => !v.IsPacked);
 
+    public static IEnumerable<Variants> SingleWithoutBias() => Single().Where(v => v.Bias == PairShape.None);
+
     /// <summary>A GPU computes a variant or refuses it by name; nothing else.</summary>
     [TestCaseSource(nameof(Single))]
     public void AnAssumedGpuComputesOrNamesTheVariant(Variants variants)
@@ -63,28 +65,32 @@ public sealed class VariantPlanTests
     }
 
     /// <summary>
-    /// Which kernel a Hopper device takes for the forward pass. Masks go together with windows, chunks and sinks; which bias it takes depends on alignment.
+    /// Which kernel a Hopper device takes: its own where it computes the variants, otherwise the portable one. Masks go together with windows, chunks and sinks;
+    /// which bias it takes depends on alignment and sharing (PlannerTests).
     /// </summary>
-    [TestCaseSource(nameof(Single))]
-    public void TheForwardPassOnHopperIsItsOwnWhereItComputesTheVariant(Variants variants)
+    [TestCaseSource(nameof(SingleWithoutBias))]
+    public void APassOnHopperIsItsOwnWhereItComputesTheVariant(Variants variants)
     {
-        if (variants.Bias != PairShape.None)
-        {
-            return;
-        }
         string[] own =
         [
             "a sliding window", "attention chunks", "softcap", "ALiBi slopes", "attention sinks", "sequences of different lengths", "a boolean mask", "a block mask",
         ];
-        ProblemCase problem = Base with { Variants = variants };
-        using var call = new AttentionCall(TestDevice.Cpu, problem, AttentionInputs.Create(problem));
-        fa_status status = call.Describe(fa_pass.FA_PASS_FORWARD, out fa_plan_description plan, 90);
-        Assert.That(status, Is.EqualTo(fa_status.FA_STATUS_OK), NativeCall.LastMessage);
+        // Sets of kernels have softcap or ALiBi or masks, and masks no sequences.
         bool masks = variants.Visible != PairShape.None || variants.Block is not null;
         int others = new[] { variants.Softcap > 0, variants.Alibi != AlibiKind.None, masks }.Count(set => set);
         bool computed = variants.Names().All(name => own.Contains(name)) && others <= 1 && !(masks && variants.Sequences != SequenceKind.None);
-        Assert.That(plan.kernel, Is.EqualTo(computed ? fa_kernel.FA_KERNEL_SM90 : fa_kernel.FA_KERNEL_SM80), plan.Reason());
-        Assert.That(plan.launches, computed && masks ? Is.EqualTo(3) : Is.LessThanOrEqualTo(2));
+        ProblemCase problem = Base with { Variants = variants };
+        using var call = new AttentionCall(TestDevice.Cpu, problem, AttentionInputs.Create(problem));
+        foreach (fa_pass pass in Enum.GetValues<fa_pass>())
+        {
+            fa_status status = call.Describe(pass, out fa_plan_description plan, 90);
+            Assert.That(status, Is.EqualTo(fa_status.FA_STATUS_OK), NativeCall.LastMessage);
+            Assert.That(plan.kernel, Is.EqualTo(computed ? fa_kernel.FA_KERNEL_SM90 : fa_kernel.FA_KERNEL_SM80), $"{pass}: {plan.Reason()}");
+            if (pass == fa_pass.FA_PASS_FORWARD)
+            {
+                Assert.That(plan.launches, computed && masks ? Is.EqualTo(3) : Is.LessThanOrEqualTo(2));
+            }
+        }
     }
 
     /// <summary>Masks are looked at once for all that share them, and whole blocks need no bits of single pairs.</summary>
@@ -105,31 +111,5 @@ public sealed class VariantPlanTests
             Assert.That(Workspace(blocks, 1), Is.LessThan(Workspace(new Variants { Block = (32, 128) }, 1)));
             Assert.That(Workspace(new Variants { Visible = PairShape.Full }, 1), Is.GreaterThan(3 * Workspace(new Variants { Block = (32, 128) }, 1)));
         });
-    }
-
-    /// <summary>
-    /// Which kernel a Hopper device takes for the backward pass: its own where it computes the variants, otherwise the portable one. Which bias it takes depends
-    /// on alignment and sharing.
-    /// </summary>
-    [TestCaseSource(nameof(Single))]
-    public void TheBackwardPassOnHopperIsItsOwnWhereItComputesTheVariant(Variants variants)
-    {
-        if (variants.Bias != PairShape.None)
-        {
-            return;
-        }
-        string[] own =
-        [
-            "a sliding window", "attention chunks", "softcap", "ALiBi slopes", "attention sinks", "sequences of different lengths", "a boolean mask", "a block mask",
-        ];
-        ProblemCase problem = Base with { Variants = variants };
-        using var call = new AttentionCall(TestDevice.Cpu, problem, AttentionInputs.Create(problem));
-        fa_status status = call.Describe(fa_pass.FA_PASS_BACKWARD, out fa_plan_description plan, 90);
-        Assert.That(status, Is.EqualTo(fa_status.FA_STATUS_OK), NativeCall.LastMessage);
-        // Sets of kernels have softcap or ALiBi or masks, and masks no sequences.
-        bool masks = variants.Visible != PairShape.None || variants.Block is not null;
-        int others = new[] { variants.Softcap > 0, variants.Alibi != AlibiKind.None, masks }.Count(set => set);
-        bool computed = variants.Names().All(name => own.Contains(name)) && others <= 1 && !(masks && variants.Sequences != SequenceKind.None);
-        Assert.That(plan.kernel, Is.EqualTo(computed ? fa_kernel.FA_KERNEL_SM90 : fa_kernel.FA_KERNEL_SM80), plan.Reason());
     }
 }
