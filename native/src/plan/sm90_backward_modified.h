@@ -46,7 +46,9 @@ struct Sm90ModifiedBackwardWorkspace {
   int64_t padded_rows;  ///< per head: of a batch entry, or of all sequences
   int64_t num_heads;    ///< that have so many: batch * heads_q, or with sequences heads_q
   int64_t key_tiles;    ///< per key head: of a batch entry, or at most of all sequences
-  int64_t num_work;     ///< key tiles of all heads, at most
+  int64_t key_heads;    ///< of all batch entries, or with sequences heads_kv
+  int64_t num_counters;
+  int64_t num_work;  ///< key tiles of all heads, at most
   uint64_t delta_offset_bytes;
   uint64_t grad_q_offset_bytes;
   uint64_t counter_offset_bytes;
@@ -57,7 +59,7 @@ struct Sm90ModifiedBackwardWorkspace {
 };
 
 inline constexpr int64_t kSm90ModifiedRowPadding = 128;
-/// Counters of the whole call; behind them is one per key head.
+/// Counters of the whole call; behind them are one per key head and, where the first key tile that visits a query tile stores, one per query tile.
 inline constexpr int kSm90ModifiedCounters = 4;
 
 /// Whether key tiles have lists of query tiles, because of a boolean or block mask.
@@ -71,16 +73,17 @@ inline VisibleTilesLayout sm90_modified_visible_layout(const Sm90ModifiedBackwar
 inline Sm90ModifiedBackwardWorkspace sm90_modified_backward_workspace(const Sm90ModifiedBackwardTile& tile, const Problem& problem) {
   Sm90ModifiedBackwardWorkspace w{};
   const bool sequences = problem.variants.sequences.given;
-  const int64_t key_heads = problem.heads_kv * (sequences ? 1 : problem.batch);
+  w.key_heads = problem.heads_kv * (sequences ? 1 : problem.batch);
   w.key_tiles = sequences ? sequence_tiles(problem, false, tile.tile_kv()) : (problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv();
-  w.num_work = w.key_tiles * key_heads;
+  w.num_work = w.key_tiles * w.key_heads;
   w.num_heads = problem.heads_q * (sequences ? 1 : problem.batch);
   w.padded_rows = sequences ? sequence_rows(problem) : (problem.len_q + kSm90ModifiedRowPadding - 1) / kSm90ModifiedRowPadding * kSm90ModifiedRowPadding;
   const uint64_t rows = static_cast<uint64_t>(w.num_heads) * static_cast<uint64_t>(w.padded_rows);
   w.delta_offset_bytes = rows * sizeof(float);
   w.grad_q_offset_bytes = 2 * rows * sizeof(float);
   w.counter_offset_bytes = w.grad_q_offset_bytes + rows * static_cast<uint64_t>(tile.head_dim) * sizeof(float);
-  w.table_offset_bytes = w.counter_offset_bytes + static_cast<uint64_t>((kSm90ModifiedCounters + key_heads + 3) / 4 * 4) * sizeof(int);
+  w.num_counters = kSm90ModifiedCounters + w.key_heads + (sm90_modified_lists_tiles(problem) ? 0 : w.num_heads * (w.padded_rows / tile.tile_q));
+  w.table_offset_bytes = w.counter_offset_bytes + static_cast<uint64_t>((w.num_counters + 3) / 4 * 4) * sizeof(int);
   w.flags_offset_bytes = w.table_offset_bytes + (sequences ? sequence_table_bytes(w.key_tiles) : 0);
   w.visible_offset_bytes = w.flags_offset_bytes + static_cast<uint64_t>(w.num_work * (tile.tile_kv() / 16)) * sizeof(int);
   w.total_bytes = w.visible_offset_bytes + (sm90_modified_lists_tiles(problem) ? sm90_modified_visible_layout(tile, problem).total_bytes : 0);

@@ -46,4 +46,19 @@ __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity
       : "memory");
 }
 
+/// Whether the phase of this parity has completed. mbarrier.test_wait.parity.shared::cta.b64 (acquire, CTA scope)
+__device__ __forceinline__ bool mbarrier_test(uint64_t* barrier, uint32_t parity) {
+  uint32_t completed;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n"
+      "}\n"
+      : "=r"(completed)
+      : "r"(shared_address(barrier)), "r"(parity)
+      : "memory");
+  return completed != 0;
+}
+
 }  // namespace fa::ptx

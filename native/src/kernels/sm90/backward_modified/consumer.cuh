@@ -86,7 +86,7 @@ class ModifiedConsumer {
         for (int group_head = 0; group_head < p_.group_size; ++group_head) {
           take_head(work, group_head);
           if constexpr (Config::Policy::kMask) {
-            go_through(next, grad_k, grad_v, listed_.take(p_, work, group_head, g_lane_), buffer.stage);
+            go_through_list(next, grad_k, grad_v, listed_.take(p_, work, group_head, g_lane_), buffer.stage);
           } else {
             go_through(next, grad_k, grad_v, work, buffer.stage);
           }
@@ -98,33 +98,48 @@ class ModifiedConsumer {
   }
 
  private:
-  /// All query tiles of a head: masked ones, whole ones, masked ones. Either loop stands once in the code and has nothing in it that only the other needs.
+  /// All query tiles of a head, from the last to the first: masked ones, whole ones, masked ones. Either loop stands once in the code and has nothing in it that
+  /// only the other needs.
   __device__ __forceinline__ void go_through(NextScores& next, Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int buffer) {
-    int step = work.first_step, stop = work.whole_first;
+    int step = work.end_step - 1, stop = work.whole_last;
     key_step_ = buffer * kKeyBufferStep;
 #pragma unroll 1
     while (true) {
 #pragma unroll 1
-      for (; step < stop; ++step) {
+      for (; step >= stop; --step) {
         process<true>(next, grad_k, grad_v, work, step);
       }
-      if (step >= work.end_step) {
+      if (step < work.first_step) {
         break;
       }
       if constexpr (Config::kBeginsScores) {
         begin_whole_scores(next.s, step);
       }
 #pragma unroll 1
-      for (; step < work.whole_last; ++step) {
+      for (; step >= work.whole_first; --step) {
         process<false>(next, grad_k, grad_v, work, step);
       }
-      stop = work.end_step;
+      stop = work.first_step;
+    }
+  }
+
+  /// All entries of a head's list: mixed ones, then whole ones.
+  __device__ __forceinline__ void go_through_list(NextScores& next, Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int buffer) {
+    int step = work.first_step;
+    key_step_ = buffer * kKeyBufferStep;
+#pragma unroll 1
+    for (; step < work.whole_first; ++step) {
+      process<true>(next, grad_k, grad_v, work, step);
+    }
+#pragma unroll 1
+    for (; step < work.end_step; ++step) {
+      process<false>(next, grad_k, grad_v, work, step);
     }
   }
 
   /// What is the same for all steps of a query head.
   __device__ __forceinline__ void take_head(const KeyWork& work, int group_head) {
-    const int64_t first_row = (work.workspace_head + group_head) * p_.padded_rows + work.row_begin + work.first_step * Config::kTileQ;
+    const int64_t first_row = (work.workspace_head + group_head) * p_.padded_rows + work.row_begin + (Config::Policy::kMask ? 0 : work.end_step - 1) * Config::kTileQ;
     g_lane_ = p_.grad_q_accumulator + first_row * Config::kHeadDim + warpgroup_ * kGradQBlock + 4 * (threadIdx.x % 128);
     if constexpr (Config::Policy::kAlibi) {
       slope_log2_ = alibi_slope_log2(p_.scores, work.sequence, work.kv_head * p_.group_size + group_head);
@@ -228,9 +243,9 @@ class ModifiedConsumer {
       if (threadIdx.x % 32 == 0) {
         mbarrier_arrive(&smem_.grad_o_empty[stage]);
       }
-      add_grad_q(grad_q);
+      add_grad_q(grad_q, step >= work.first_stored);
       if constexpr (!kMasked && Config::kBeginsScores) {
-        begin_whole_scores(next.s, step + 1);
+        begin_whole_scores(next.s, step - 1);
       }
       wgmma_wait_group<0>();
       pin_registers(grad_v);
@@ -244,16 +259,17 @@ class ModifiedConsumer {
       }
       wgmma_wait_group<0>();
       pin_registers(grad_q);
-      if constexpr (Config::Policy::kBias) {
-        release_q(stage);
-      }
-      add_grad_q(grad_q);
+      add_grad_q(grad_q, step >= work.first_stored);
+      release_q(stage);
     }
     advance();
   }
 
-  /// Gives q back, and with a bias the memory of dS, where the next one comes.
+  /// Gives q back, and with a bias the memory of dS, where the next one comes. It also says that grad_q is stored (StoredTiles).
   __device__ __forceinline__ void release_q(int stage) {
+    if constexpr (!Config::Policy::kMask) {
+      __syncwarp();
+    }
     if (threadIdx.x % 32 == 0) {
       if constexpr (Config::Policy::kBias) {
         if (threadIdx.x % 128 == 0) {
@@ -379,9 +395,6 @@ class ModifiedConsumer {
   __device__ __forceinline__ void skip_scores(Operand& p_operand, Operand& ds_operand) {
     ptx::mbarrier_wait(&smem_.grad_o_full[cursor_.stage], cursor_.phase);
     if (threadIdx.x % 32 == 0) {
-      if constexpr (!Config::Policy::kBias) {
-        ptx::mbarrier_arrive(&smem_.q_empty[cursor_.stage]);
-      }
       ptx::mbarrier_arrive(&smem_.grad_o_empty[cursor_.stage]);
     }
 #pragma unroll
@@ -443,15 +456,23 @@ class ModifiedConsumer {
     }
   }
 
-  __device__ __forceinline__ void add_grad_q(const float (&grad_q)[Config::kGradQ]) {
+  /// Adds to the accumulator, or begins its sum.
+  __device__ __forceinline__ void add_grad_q(const float (&grad_q)[Config::kGradQ], bool begins) {
     // Opaque, so that the additions differ by constants in their instructions instead of by addresses of their own.
     float* g_lane = g_lane_;
     asm("" : "+l"(g_lane));
+    if (!Config::Policy::kMask && begins) {
 #pragma unroll
-    for (int j = 0; j < Config::kGradQ / 4; ++j) {
-      ptx::reduce_add_v4(g_lane + 4 * 128 * j, grad_q[4 * j], grad_q[4 * j + 1], grad_q[4 * j + 2], grad_q[4 * j + 3]);
+      for (int j = 0; j < Config::kGradQ / 4; ++j) {
+        *reinterpret_cast<float4*>(g_lane + 4 * 128 * j) = make_float4(grad_q[4 * j], grad_q[4 * j + 1], grad_q[4 * j + 2], grad_q[4 * j + 3]);
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < Config::kGradQ / 4; ++j) {
+        ptx::reduce_add_v4(g_lane + 4 * 128 * j, grad_q[4 * j], grad_q[4 * j + 1], grad_q[4 * j + 2], grad_q[4 * j + 3]);
+      }
     }
-    g_lane_ += Config::kTileQ * Config::kHeadDim;
+    g_lane_ -= Config::kTileQ * Config::kHeadDim;
   }
 
   /// Tells the repair pass of NaN and infinity that may have come from masked pairs: the tensor core multiplies them with zero, and 0 * NaN is NaN.

@@ -54,6 +54,7 @@ ModifiedBackwardParams make_modified_backward_params(const Sm90ModifiedBackwardT
   params.work_counter = workspace_part<int>(args, workspace.counter_offset_bytes);
   params.finish_counter = params.work_counter + 1;
   params.tiles_added = params.work_counter + kSm90ModifiedCounters;
+  params.tiles_stored = params.tiles_added + workspace.key_heads;
   params.repair_flags = workspace_part<int>(args, workspace.flags_offset_bytes);
   params.padded_rows = workspace.padded_rows;
   params.num_heads = static_cast<int>(workspace.num_heads);
@@ -136,7 +137,7 @@ ModifiedPassParams make_modified_pass_params(const Sm90ModifiedBackwardTile& til
     params.sequences = sequence_inputs_of(problem, args.variants);
   }
   params.len_q = static_cast<int>(problem.len_q);
-  params.num_counters = kSm90ModifiedCounters + main.order.num_heads * main.batch_inside;
+  params.num_counters = static_cast<int>(sm90_modified_backward_workspace(tile, problem).num_counters);
   params.head_dim = static_cast<int>(problem.head_dim);
   params.head_dim_v = static_cast<int>(problem.head_dim_v);
   params.tile_q = tile.tile_q;

@@ -33,7 +33,9 @@ struct ModifiedBackwardParams {
   int* work_counter;          ///< key tiles handed out
   int* finish_counter;        ///< blocks of the accumulator handed out
   int* tiles_added;           ///< per key head, counted through all batches: key tiles whose additions are complete
-  int* repair_flags;          ///< kRepairSlices per key tile, for the repair pass
+  /// Per query head and query tile: not 0 once the first key tile that visits it has stored its part of grad_q. Not with lists of tiles.
+  int* tiles_stored;
+  int* repair_flags;  ///< kRepairSlices per key tile, for the repair pass
   int64_t padded_rows;
   int num_heads;
 

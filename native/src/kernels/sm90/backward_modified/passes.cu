@@ -7,6 +7,7 @@
 #include "kernels/sm90/backward/params.h"
 #include "kernels/sm90/backward_modified/launch.h"
 #include "kernels/sm90/backward_modified/scores.cuh"
+#include "kernels/sm90/backward_modified/steps.cuh"
 #include "runtime/cuda_check.h"
 
 namespace fa::sm90 {
@@ -24,6 +25,7 @@ struct QueryPlace {
   int position;   ///< along the sequence dimension
   int row;        ///< within the sequence
   int rows_left;  ///< rows of the sequence from this one on; the row is padding if there are none
+  int len_q, len_kv;  ///< of the sequence
 };
 
 __device__ __forceinline__ QueryPlace query_place(const ModifiedPassParams& p, int64_t workspace_row) {
@@ -34,7 +36,9 @@ __device__ __forceinline__ QueryPlace query_place(const ModifiedPassParams& p, i
     place.batch = place.sequence = static_cast<int>(flat_head / p.main.scores.heads_q);
     place.head = static_cast<int>(flat_head - int64_t{place.batch} * p.main.scores.heads_q);
     place.position = place.row = in_head;
-    place.rows_left = p.main.scores.range.len_q - in_head;
+    place.len_q = p.main.scores.range.len_q;
+    place.len_kv = p.main.scores.range.len_kv;
+    place.rows_left = place.len_q - in_head;
     return place;
   }
   place.head = static_cast<int>(flat_head);
@@ -56,7 +60,15 @@ __device__ __forceinline__ QueryPlace query_place(const ModifiedPassParams& p, i
   place.row = in_head - sequence_row_begin(in, low, extent.place);
   place.position = extent.begin + place.row;
   place.rows_left = place.row < 0 ? 0 : extent.len - place.row;
+  place.len_q = extent.len;
+  place.len_kv = sequence_extent(in, low, false).len;
   return place;
+}
+
+/// Whether the sums of the row's query tile may begin with what is in the accumulator, and not with what a key tile stores (StoredTiles).
+__device__ __forceinline__ bool needs_zeros(const ModifiedPassParams& p, const QueryPlace& place) {
+  return p.main.visible.counts != nullptr || place.rows_left <= 0 ||
+         may_stay_unvisited(p.main.scores.range.with_lengths(place.len_q, place.len_kv), place.row);
 }
 
 /// sum + the products of eight elements.
@@ -111,6 +123,9 @@ __global__ void __launch_bounds__(kPassThreads) modified_prepare_kernel(const __
     const int64_t place_of_row = row ^ p.main.swaps_rows;
     p.main.shift[place_of_row] = counts ? fmaf(lse, kScoreLog2E, shift_beyond_lse(p.main.scores, slope_log2, place.row % p.tile_q)) : INFINITY;
     p.main.delta[place_of_row] = counts ? sum - (p.grad_lse != nullptr ? p.grad_lse[g_row] : 0.0f) : 0.0f;
+  }
+  if (!needs_zeros(p, place)) {
+    return;
   }
   // Which of the accumulator's elements a lane clears does not matter: together the rows of a block of 64 clear it all.
   auto* g_zero = reinterpret_cast<float4*>(p.main.grad_q_accumulator + row * kPaddedDim);

@@ -6,6 +6,7 @@
 
 #include "kernels/sm90/backward_modified/config.h"
 #include "kernels/sm90/backward_modified/listed_tiles.cuh"
+#include "kernels/sm90/backward_modified/stored_tiles.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/tma.cuh"
 
@@ -14,17 +15,6 @@ namespace fa::sm90 {
 /// With lists, steps still to be loaded when the next work item is taken up.
 inline constexpr int kStepsBeforeNext = 2;
 
-/// Position in a ring of two buffers, and the parity of the barrier phase that the current round completes.
-struct RingCursor {
-  int stage = 0;
-  uint32_t phase = 0;
-
-  __device__ __forceinline__ void advance() {
-    phase ^= static_cast<uint32_t>(stage);
-    stage ^= 1;
-  }
-};
-
 template <typename Config>
 class ModifiedProducer {
   using SharedStorage = typename Config::SharedStorage;
@@ -32,7 +22,7 @@ class ModifiedProducer {
 
  public:
   __device__ __forceinline__ ModifiedProducer(const ModifiedBackwardParams& params, SharedStorage& smem)
-      : p_(params), smem_(smem), first_lane_(threadIdx.x % 32 == 0) {}
+      : p_(params), smem_(smem), first_lane_(threadIdx.x % 32 == 0), stored_(params.tiles_stored, smem.q_empty, smem.stored_flag) {}
 
   /// Runs in a whole warp, of which one lane does what is to be done once: so the compiler knows that all operands of the copies are the same in all lanes.
   __device__ __forceinline__ void run() {
@@ -104,6 +94,9 @@ class ModifiedProducer {
       smem_.work[buffer_.stage].kind = KeyWork::kNone;
       ptx::mbarrier_arrive(&smem_.k_full[buffer_.stage]);
     }
+    if constexpr (!Config::Policy::kMask) {
+      stored_.finish(cursor_);
+    }
   }
 
   /// The next item, the first one too: a block that does not run yet must not have one, for the blocks that run wait for all items of a head (finish_blocks).
@@ -136,10 +129,18 @@ class ModifiedProducer {
     for (int group_head = 0; group_head < p_.group_size; ++group_head) {
       const int head = work.kv_head * p_.group_size + group_head, statistics_row = work.workspace_head + group_head;
       [[maybe_unused]] Steps steps(p_, work, group_head);
+      const int num_steps = !Config::Policy::kMask ? work.end_step - work.first_step : steps.end();
+      if constexpr (!Config::Policy::kMask) {
+        stored_.begin_head(static_cast<int>(statistics_row * (p_.padded_rows / Config::kTileQ)) + work.row_begin / Config::kTileQ, work);
+      }
 #pragma unroll 1
-      for (int step = work.first_step; !Config::Policy::kMask ? step < work.end_step : step < steps.end(); ++step) {
-        const int first_row = (Config::Policy::kMask ? steps.q_tile(step) : step) * Config::kTileQ, stage = cursor_.stage;
+      for (int i = 0; i < num_steps; ++i) {
+        const int q_tile = Config::Policy::kMask ? steps.q_tile(i) : work.end_step - 1 - i;
+        const int first_row = q_tile * Config::kTileQ, stage = cursor_.stage;
         ptx::mbarrier_wait(&smem_.q_empty[stage], cursor_.phase ^ 1);
+        if constexpr (!Config::Policy::kMask) {
+          stored_.begin_step(q_tile, work, stage);
+        }
         load_queries(&p_.map_q, smem_.q[stage], smem_.shift[stage], statistics_row, &smem_.q_full[stage], first_row, head, work,
                      Config::Policy::kBias ? sizeof(smem_.ds[0]) : 0);
         if constexpr (Config::Policy::kBias) {
@@ -149,12 +150,15 @@ class ModifiedProducer {
           load_keys(&p_.map_v, smem_.v[buffer], &smem_.v_full[buffer], work);
           v_loaded = true;
         }
+        if constexpr (!Config::Policy::kMask) {
+          stored_.wait_for(q_tile, work, cursor_);  // without grad_o nothing is added
+        }
         ptx::mbarrier_wait(&smem_.grad_o_empty[stage], cursor_.phase ^ 1);
         load_queries(&p_.map_grad_o, smem_.grad_o[stage], smem_.delta[stage], p_.num_heads + statistics_row, &smem_.grad_o_full[stage], first_row, head, work);
         cursor_.advance();
         if constexpr (Config::Policy::kMask) {
           if (group_head == p_.group_size - 1) {
-            after_step(steps.end() - 1 - step);
+            after_step(num_steps - 1 - i);
           }
         }
       }
@@ -205,6 +209,7 @@ class ModifiedProducer {
   const ModifiedBackwardParams& p_;
   SharedStorage& smem_;
   const bool first_lane_;
+  StoredTiles stored_;
   RingCursor buffer_;  // of k and v
   RingCursor cursor_;  // of q and grad_o
 };

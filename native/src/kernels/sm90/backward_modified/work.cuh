@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/sm90/backward_modified/params.h"
+#include "kernels/sm90/backward_modified/steps.cuh"
 
 namespace fa::sm90 {
 
@@ -23,6 +24,7 @@ struct KeyWork {
   int end_step;
   int whole_first;  ///< query tiles from here …
   int whole_last;   ///< … to the one before this need no mask; first_step <= whole_first <= whole_last <= end_step
+  int first_stored;  ///< query tiles from here on no key tile before this one visits: it stores its part of grad_q, to which the others add
 
   /// The range of pairs within the sequence.
   __device__ __forceinline__ PairRange range(const ModifiedBackwardParams& params) const {
@@ -64,15 +66,6 @@ __device__ __forceinline__ int num_key_tiles(const ModifiedBackwardParams& param
   return params.table.data != nullptr ? params.table.num_tiles() : params.order.num_tiles;
 }
 
-/// Query tiles that see a key of the tile; none if end <= first.
-struct StepRange {
-  int first;
-  int end;
-};
-__device__ __forceinline__ StepRange visited_steps(const PairRange& range, int first_key, int tile_q, int tile_kv) {
-  return {range.begin_row(first_key) / tile_q, (min(range.end_row(min(first_key + tile_kv, range.len_kv) - 1), range.len_q) + tile_q - 1) / tile_q};
-}
-
 /// Item `index` of num_tiles * order.num_heads.
 __device__ __forceinline__ KeyWork key_work(const ModifiedBackwardParams& params, int index, int num_tiles, int tile_q, int tile_kv) {
   TileOrder order = params.order;
@@ -104,6 +97,7 @@ __device__ __forceinline__ KeyWork key_work(const ModifiedBackwardParams& params
   const StepRange visited = visited_steps(range, work.first_key, tile_q, tile_kv);
   work.first_step = visited.first;
   work.end_step = visited.end;
+  work.first_stored = first_stored_step(range, visited, work.first_key, tile_q, tile_kv);
   const int last_key = work.first_key + tile_kv - 1;
   int whole_begin = last_key < work.len_kv ? range.begin_row(last_key) : work.len_q;
   if (params.scores.alibi_slopes != nullptr && range.right != 0) {

@@ -1,0 +1,101 @@
+// The first key tile that visits a query tile stores its part of grad_q where the others add theirs, so that nobody clears the accumulator. Key tiles go through
+// query tiles from the last to the first: under a window those that a key tile stores are then its first ones, which others that began beside it come to later.
+#pragma once
+
+#include "kernels/sm90/backward_modified/work.cuh"
+#include "ptx/mbarrier.cuh"
+#include "ptx/reduce.cuh"
+
+namespace fa::sm90 {
+
+/// Position in a ring of two buffers, and the parity of the barrier phase that the current round completes.
+struct RingCursor {
+  int stage = 0;
+  uint32_t phase = 0;
+
+  __device__ __forceinline__ void advance() {
+    phase ^= static_cast<uint32_t>(stage);
+    stage ^= 1;
+  }
+};
+
+/// What a block's producer warp tells and asks of the others. A buffer of q that is free again says that the step which used it has stored its tile. Whoever
+/// waits here tells first what it knows, and waits only for key tiles of the same head that were handed out before its own: so the earliest item that is not yet
+/// done always goes on.
+class StoredTiles {
+ public:
+  /// s_flags: of the steps whose buffers are in use, what others wait for.
+  __device__ __forceinline__ StoredTiles(int* g_flags, uint64_t (&q_empty)[2], int (&s_flags)[2])
+      : g_flags_(g_flags), q_empty_(q_empty), s_flags_(s_flags), first_lane_(threadIdx.x % 32 == 0) {
+    if (first_lane_) {
+      s_flags_[0] = s_flags_[1] = kNone;
+    }
+  }
+
+  /// first_flag: of the head's query tile 0.
+  __device__ __forceinline__ void begin_head(int first_flag, const KeyWork& work) {
+    first_flag_ = first_flag;
+    first_known_ = work.first_stored;
+  }
+
+  /// Behind the wait for the buffer of q.
+  __device__ __forceinline__ void begin_step(int q_tile, const KeyWork& work, int stage) {
+    if (first_lane_) {
+      tell(stage);
+      s_flags_[stage] = q_tile >= work.first_stored ? first_flag_ + q_tile : kNone;
+    }
+  }
+
+  /// Returns when the query tile may be added to. cursor: of this step's buffers.
+  __device__ __forceinline__ void wait_for(int q_tile, const KeyWork& work, RingCursor cursor) {
+    if (q_tile >= first_known_) {
+      return;
+    }
+    cursor.advance();
+    const int tile = q_tile - static_cast<int>(threadIdx.x % 32);
+    while (true) {
+      const bool stored = tile < work.first_step || ptx::load_acquire(g_flags_ + first_flag_ + tile) != 0;
+      const uint32_t missing = ~__ballot_sync(0xFFFFFFFF, stored);
+      const int known = missing == 0 ? 32 : __ffs(static_cast<int>(missing)) - 1;
+      first_known_ = q_tile + 1 - known;
+      if (known > 0) {
+        __syncwarp();
+        return;
+      }
+      if (first_lane_ && s_flags_[cursor.stage] != kNone && ptx::mbarrier_test(&q_empty_[cursor.stage], cursor.phase ^ 1)) {
+        tell(cursor.stage);
+        s_flags_[cursor.stage] = kNone;
+      }
+    }
+  }
+
+  /// Tells of the last two steps. cursor: behind them.
+  __device__ __forceinline__ void finish(RingCursor cursor) const {
+#pragma unroll 1
+    for (int i = 0; i < 2; ++i) {
+      ptx::mbarrier_wait(&q_empty_[cursor.stage], cursor.phase ^ 1);
+      if (first_lane_) {
+        tell(cursor.stage);
+      }
+      cursor.advance();
+    }
+  }
+
+ private:
+  static constexpr int kNone = -1;
+
+  __device__ __forceinline__ void tell(int stage) const {
+    if (s_flags_[stage] != kNone) {
+      ptx::increment_release(g_flags_ + s_flags_[stage]);
+    }
+  }
+
+  int* const g_flags_;
+  uint64_t (&q_empty_)[2];
+  int (&s_flags_)[2];
+  const bool first_lane_;
+  int first_flag_ = 0;
+  int first_known_ = 0;  // query tiles from here on may be added to
+};
+
+}  // namespace fa::sm90

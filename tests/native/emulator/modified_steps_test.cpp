@@ -1,0 +1,72 @@
+// Which key tile of the Hopper backward kernel with modified scores begins the sums of grad_q of a query tile (kernels/sm90/backward_modified/steps.cuh): of all
+// that visit it the first, and one alone; rows of query tiles that nobody visits are the ones whose accumulator is cleared.
+#include <gtest/gtest.h>
+
+#include <random>
+#include <vector>
+
+#include "kernels/sm90/backward_modified/steps.cuh"
+
+namespace fa_test {
+namespace {
+
+using fa::PairRange;
+using fa::sm90::StepRange;
+
+PairRange random_range(std::mt19937& random) {
+  const auto pick = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); };
+  const auto length = [&] { return pick(0, 9) == 0 ? pick(0, 3) : pick(1, pick(0, 1) == 0 ? 300 : 3000); };
+  const auto reach = [&] { return pick(0, 2) == 0 ? PairRange::kUnlimited : pick(0, pick(0, 1) == 0 ? 200 : 1500); };
+  PairRange range;
+  range.len_q = length();
+  range.len_kv = length();
+  range.bottom_right = pick(0, 1) == 0;
+  range.offset = range.bottom_right ? range.len_kv - range.len_q : 0;
+  range.left = reach();
+  range.right = pick(0, 1) == 0 ? 0 : reach();
+  if (pick(0, 2) == 0) {
+    range.chunk = pick(1, 700);
+    range.by_chunk = fa::FastDivisor(range.chunk);
+  }
+  return range;
+}
+
+TEST(ModifiedBackwardSteps, EveryVisitedQueryTileIsStoredByItsFirstVisitorAlone) {
+  std::mt19937 random(20261123);
+  int64_t stored_behind_first_tile = 0, unvisited = 0;
+  for (int i = 0; i < 4000; ++i) {
+    const PairRange range = random_range(random);
+    const int tile_q = i % 2 == 0 ? 64 : 128, tile_kv = 128;
+    const int query_tiles = (range.len_q + 127) / 128 * 128 / tile_q;
+    std::vector<int> visits(query_tiles), stores(query_tiles);
+    for (int first_key = 0; first_key < range.len_kv; first_key += tile_kv) {
+      const StepRange visited = fa::sm90::visited_steps(range, first_key, tile_q, tile_kv);
+      const int first_stored = fa::sm90::first_stored_step(range, visited, first_key, tile_q, tile_kv);
+      ASSERT_GE(first_stored, visited.first);
+      for (int step = visited.first; step < visited.end; ++step) {
+        ASSERT_LT(step, query_tiles);
+        ASSERT_EQ(step >= first_stored, visits[step] == 0) << "query tile " << step << ", key " << first_key;
+        ++visits[step];
+        stores[step] += step >= first_stored ? 1 : 0;
+        stored_behind_first_tile += step >= first_stored && first_key > 0 ? 1 : 0;
+      }
+    }
+    for (int row = 0; row < query_tiles * tile_q; ++row) {
+      const int step = row / tile_q;
+      ASSERT_EQ(stores[step], visits[step] > 0 ? 1 : 0);
+      bool sees = false;
+      for (int key = 0; key < range.len_kv && !sees; key += 1 + range.len_kv / 40) {
+        sees = range.sees(row, key);
+      }
+      ASSERT_TRUE(!sees || visits[step] > 0);
+      ASSERT_TRUE(visits[step] > 0 || fa::sm90::may_stay_unvisited(range, row)) << "row " << row;
+      ASSERT_TRUE(!sees || !fa::sm90::may_stay_unvisited(range, row)) << "row " << row;
+      unvisited += visits[step] == 0 ? 1 : 0;
+    }
+  }
+  EXPECT_GT(stored_behind_first_tile, 1000);
+  EXPECT_GT(unvisited, 1000);
+}
+
+}  // namespace
+}  // namespace fa_test
