@@ -82,7 +82,7 @@ inline Sm90ModifiedBackwardWorkspace sm90_modified_backward_workspace(const Sm90
   w.delta_offset_bytes = rows * sizeof(float);
   w.grad_q_offset_bytes = 2 * rows * sizeof(float);
   w.counter_offset_bytes = w.grad_q_offset_bytes + rows * static_cast<uint64_t>(tile.head_dim) * sizeof(float);
-  w.num_counters = kSm90ModifiedCounters + w.key_heads + (sm90_modified_lists_tiles(problem) ? 0 : w.num_heads * (w.padded_rows / tile.tile_q));
+  w.num_counters = kSm90ModifiedCounters + w.key_heads + w.num_heads * (w.padded_rows / tile.tile_q);
   w.table_offset_bytes = w.counter_offset_bytes + static_cast<uint64_t>((w.num_counters + 3) / 4 * 4) * sizeof(int);
   w.flags_offset_bytes = w.table_offset_bytes + (sequences ? sequence_table_bytes(w.key_tiles) : 0);
   w.visible_offset_bytes = w.flags_offset_bytes + static_cast<uint64_t>(w.num_work * (tile.tile_kv() / 16)) * sizeof(int);

@@ -18,6 +18,18 @@ __device__ __forceinline__ void increment_release(int* g_counter) {
   asm volatile("red.release.gpu.global.add.s32 [%0], 1;\n" ::"l"(g_counter) : "memory");
 }
 
+/// Sets bits and returns what the word was. atom.relaxed.gpu.global.or.b32
+__device__ __forceinline__ int fetch_or_relaxed(int* g_word, int bits) {
+  int value;
+  asm volatile("atom.relaxed.gpu.global.or.b32 %0, [%1], %2;\n" : "=r"(value) : "l"(g_word), "r"(bits) : "memory");
+  return value;
+}
+
+/// Sets bits; release for the device. red.release.gpu.global.or.b32
+__device__ __forceinline__ void or_release(int* g_word, int bits) {
+  asm volatile("red.release.gpu.global.or.b32 [%0], %1;\n" ::"l"(g_word), "r"(bits) : "memory");
+}
+
 /// ld.relaxed.gpu.global.s32
 __device__ __forceinline__ int load_relaxed(const int* g_counter) {
   int value;

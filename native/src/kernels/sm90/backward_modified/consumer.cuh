@@ -86,7 +86,7 @@ class ModifiedConsumer {
         for (int group_head = 0; group_head < p_.group_size; ++group_head) {
           take_head(work, group_head);
           if constexpr (Config::Policy::kMask) {
-            go_through_list(next, grad_k, grad_v, listed_.take(p_, work, group_head, g_lane_), buffer.stage);
+            go_through_list(next, grad_k, grad_v, listed_.template take<Config::kTileQ>(p_, work, group_head), buffer.stage);
           } else {
             go_through(next, grad_k, grad_v, work, buffer.stage);
           }
@@ -139,8 +139,10 @@ class ModifiedConsumer {
 
   /// What is the same for all steps of a query head.
   __device__ __forceinline__ void take_head(const KeyWork& work, int group_head) {
-    const int64_t first_row = (work.workspace_head + group_head) * p_.padded_rows + work.row_begin + (Config::Policy::kMask ? 0 : work.end_step - 1) * Config::kTileQ;
-    g_lane_ = p_.grad_q_accumulator + first_row * Config::kHeadDim + warpgroup_ * kGradQBlock + 4 * (threadIdx.x % 128);
+    if constexpr (!Config::Policy::kMask) {
+      const int64_t first_row = (work.workspace_head + group_head) * p_.padded_rows + work.row_begin + (work.end_step - 1) * Config::kTileQ;
+      g_lane_ = p_.grad_q_accumulator + first_row * Config::kHeadDim + warpgroup_ * kGradQBlock + 4 * (threadIdx.x % 128);
+    }
     if constexpr (Config::Policy::kAlibi) {
       slope_log2_ = alibi_slope_log2(p_.scores, work.sequence, work.kv_head * p_.group_size + group_head);
       if constexpr (Config::kBeginsScores) {
@@ -222,9 +224,6 @@ class ModifiedConsumer {
     named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);
     float grad_q[Config::kGradQ];
     wgmma_fence();
-    if constexpr (kListed) {
-      g_lane_ = listed_.g_head + int64_t{listed_.entry.tile()} * (Config::kTileQ * Config::kHeadDim);
-    }
     if (seen) {
       if constexpr (kConditional) {
         accumulate(grad_v, p_operand, stage_step + kToGradO);
@@ -243,7 +242,7 @@ class ModifiedConsumer {
       if (threadIdx.x % 32 == 0) {
         mbarrier_arrive(&smem_.grad_o_empty[stage]);
       }
-      add_grad_q(grad_q, step >= work.first_stored);
+      add_grad_q(grad_q, !Config::Policy::kMask && step >= work.first_stored, stage);
       if constexpr (!kMasked && Config::kBeginsScores) {
         begin_whole_scores(next.s, step - 1);
       }
@@ -259,17 +258,15 @@ class ModifiedConsumer {
       }
       wgmma_wait_group<0>();
       pin_registers(grad_q);
-      add_grad_q(grad_q, step >= work.first_stored);
+      add_grad_q(grad_q, !Config::Policy::kMask && step >= work.first_stored, stage);
       release_q(stage);
     }
     advance();
   }
 
-  /// Gives q back, and with a bias the memory of dS, where the next one comes. It also says that grad_q is stored (StoredTiles).
+  /// Gives q back, and with a bias the memory of dS, where the next one comes. It also says that grad_q is stored (StoredTiles, BegunTiles).
   __device__ __forceinline__ void release_q(int stage) {
-    if constexpr (!Config::Policy::kMask) {
-      __syncwarp();
-    }
+    __syncwarp();
     if (threadIdx.x % 32 == 0) {
       if constexpr (Config::Policy::kBias) {
         if (threadIdx.x % 128 == 0) {
@@ -309,8 +306,9 @@ class ModifiedConsumer {
     multiply_scores<kBegun>(s, desc_k_, buffer_step, stage_step);
     wgmma_commit_group();
     // In the shade of the products: what stands before the first one both warpgroups wait for at the same time.
+    [[maybe_unused]] VisibleEntry entry{0};
     if constexpr (kMasked && Config::Policy::kMask) {
-      listed_.template load_entry<kMasked>(p_, step, static_cast<int>(s_ds_) * p_.zero);
+      entry = said_entry(stage);
     }
     mbarrier_wait(&smem_.grad_o_full[stage], cursor_.phase);
     multiply_scores<false>(dp, desc_v_, buffer_step, stage_step + kToGradO);
@@ -318,10 +316,8 @@ class ModifiedConsumer {
 
     [[maybe_unused]] uint32_t visible[2];
     if constexpr (kMasked && Config::Policy::kMask) {
-      first_query = listed_.entry.tile() * Config::kTileQ;
-      listed_.template load_visible<Config::kTileQ>(p_, visible);
-    } else if constexpr (Config::Policy::kMask) {
-      listed_.template load_entry<kMasked>(p_, step, static_cast<int>(s_ds_) * p_.zero);
+      first_query = entry.tile() * Config::kTileQ;
+      listed_.template load_visible<Config::kTileQ>(p_, entry, visible);
     }
     StepScores scores;
     scores.scale_log2 = p_.scores.scale_log2;
@@ -456,12 +452,22 @@ class ModifiedConsumer {
     }
   }
 
-  /// Adds to the accumulator, or begins its sum.
-  __device__ __forceinline__ void add_grad_q(const float (&grad_q)[Config::kGradQ], bool begins) {
-    // Opaque, so that the additions differ by constants in their instructions instead of by addresses of their own.
+  /// What the producer says of the step. An index of which the compiler does not know that it is the same in all threads: what is read from one address it
+  /// moves to a uniform register at once, and so waits for it before the step's next product.
+  __device__ __forceinline__ int said(const int (&s_words)[Config::kStages], int stage) const { return s_words[stage + static_cast<int>(s_ds_) * p_.zero]; }
+  __device__ __forceinline__ VisibleEntry said_entry(int stage) const { return {static_cast<uint32_t>(said(smem_.entry, stage))}; }
+
+  /// Adds to the accumulator, or begins its sum. With lists the producer says whether, and of which tile.
+  __device__ __forceinline__ void add_grad_q(const float (&grad_q)[Config::kGradQ], bool begins, int stage) {
     float* g_lane = g_lane_;
+    if constexpr (Config::Policy::kMask) {
+      begins = said(smem_.stored_flag, stage) != 0;
+      const int64_t tile = listed_.first_tile + said_entry(stage).tile();
+      g_lane = p_.grad_q_accumulator + (tile * (Config::kTileQ * Config::kHeadDim) + warpgroup_ * kGradQBlock + 4 * (threadIdx.x % 128));
+    }
+    // Opaque, so that the additions differ by constants in their instructions instead of by addresses of their own.
     asm("" : "+l"(g_lane));
-    if (!Config::Policy::kMask && begins) {
+    if (begins) {
 #pragma unroll
       for (int j = 0; j < Config::kGradQ / 4; ++j) {
         *reinterpret_cast<float4*>(g_lane + 4 * 128 * j) = make_float4(grad_q[4 * j], grad_q[4 * j + 1], grad_q[4 * j + 2], grad_q[4 * j + 3]);
@@ -472,29 +478,43 @@ class ModifiedConsumer {
         ptx::reduce_add_v4(g_lane + 4 * 128 * j, grad_q[4 * j], grad_q[4 * j + 1], grad_q[4 * j + 2], grad_q[4 * j + 3]);
       }
     }
-    g_lane_ -= Config::kTileQ * Config::kHeadDim;
+    if constexpr (!Config::Policy::kMask) {
+      g_lane_ -= Config::kTileQ * Config::kHeadDim;
+    }
   }
 
   /// Tells the repair pass of NaN and infinity that may have come from masked pairs: the tensor core multiplies them with zero, and 0 * NaN is NaN.
   __device__ __forceinline__ void report_nonfinite(const Gradient& grad_k, const Gradient& grad_v, const KeyWork& work, int buffer) {
-    float probe = 0.0f;
+    // Four sums side by side: one would be a chain of 128.
+    float probes[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
     for (int i = 0; i < Config::kGradients; ++i) {
-      probe = fmaf(grad_k[i], 0.0f, fmaf(grad_v[i], 0.0f, probe));
+      probes[i % 4] = fmaf(grad_k[i], 0.0f, fmaf(grad_v[i], 0.0f, probes[i % 4]));
     }
+    const float probe = probes[0] + probes[1] + (probes[2] + probes[3]);
     using Pair = typename PairOf<Element>::Type;
     const int thread = threadIdx.x % 128, lane = thread % 32, slice = 4 * warpgroup_ + thread / 32;
-    Pair key_probe = pair_of<Element>(0.0f);
+    Pair key_probes[4];
+#pragma unroll
+    for (Pair& sum : key_probes) {
+      sum = pair_of<Element>(0.0f);
+    }
     if (work.kind == KeyWork::kWithSteps) {
 #pragma unroll
       for (int panel = 0; panel < Config::kPanels; ++panel) {
-        const auto* s_pairs = reinterpret_cast<const Pair*>(smem_.k[buffer][panel][kRepairKeys * slice]);
-#pragma unroll 4
-        for (int i = lane; i < kRepairKeys * 32; i += 32) {
-          key_probe = __hfma2(s_pairs[i], pair_of<Element>(0.0f), key_probe);
+        const auto* s_chunks = reinterpret_cast<const uint4*>(smem_.k[buffer][panel][kRepairKeys * slice]);
+#pragma unroll
+        for (int i = 0; i < kRepairKeys * tile::kPanelRowBytes / 16; i += 32) {
+          const uint4 chunk = s_chunks[i + lane];
+          const auto* pairs = reinterpret_cast<const Pair*>(&chunk);
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            key_probes[j] = __hfma2(pairs[j], pair_of<Element>(0.0f), key_probes[j]);
+          }
         }
       }
     }
+    const Pair key_probe = __hadd2(__hadd2(key_probes[0], key_probes[1]), __hadd2(key_probes[2], key_probes[3]));
     const float2 keys = to_float2(key_probe);
     const bool bad_gradients = __any_sync(0xFFFFFFFF, !(probe == 0.0f));
     const bool bad_keys = __any_sync(0xFFFFFFFF, !(keys.x + keys.y == 0.0f));

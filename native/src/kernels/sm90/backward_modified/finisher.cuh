@@ -47,9 +47,13 @@ __device__ __forceinline__ void store_items(const ModifiedBackwardParams& params
 }
 
 /// grad_q = scale * accumulator, rounded, for a 64 x 64 block (kGradQBlock). By one warp: a thread takes eight columns of two rows, row and row + 8, at a time,
-/// four neighbouring float4 of the accumulator; four lanes write 64 contiguous bytes of a row.
+/// four neighbouring float4 of the accumulator; four lanes write 64 contiguous bytes of a row. With lists, of rows to which nobody came there is no sum.
 template <typename Config>
 __device__ __forceinline__ void finish_block(const ModifiedBackwardParams& params, int flat_head, int first_row, int first_column, const float* g_block) {
+  bool seen = true;
+  if constexpr (Config::Policy::kMask) {
+    seen = ptx::load_relaxed(params.tiles_stored + flat_head * static_cast<int>(params.padded_rows / Config::kTileQ) + first_row / Config::kTileQ) != 0;
+  }
   const int lane = threadIdx.x % 32, batch = flat_head / params.scores.heads_q, head = flat_head - batch * params.scores.heads_q;
   uint16_t* g_head = params.grad_q + batch * params.grad_q_strides.batch + head * params.grad_q_strides.head + first_column + 8 * (lane % 4);
   const auto* g_lane = reinterpret_cast<const float4*>(g_block) + 128 * (lane % 4) + lane / 4 * 4;
@@ -64,7 +68,7 @@ __device__ __forceinline__ void finish_block(const ModifiedBackwardParams& param
     float4 values[4];
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      values[c] = __ldcg(g_piece + c);
+      values[c] = seen ? __ldcg(g_piece + c) : float4{0.0f, 0.0f, 0.0f, 0.0f};
     }
     uint16_t* g_row = g_head + row * params.grad_q_strides.seq + 32 * half;
     const float scale = params.scale;

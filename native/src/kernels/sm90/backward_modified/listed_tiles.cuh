@@ -71,8 +71,7 @@ __device__ __forceinline__ KeyWork listed_key_work(const ModifiedBackwardParams&
   return ListedItem(params, work).of(work);
 }
 
-/// The query tiles of a list. Used by a whole warp, step by step: a lane holds every 32nd entry of either kind, so that nobody waits for them one by one. The
-/// consumers, who read the entries and the bits of mixed tiles a step or two later, then find them in the first-level cache.
+/// The query tiles of a list. Used by a whole warp, step by step: a lane holds every 32nd entry of either kind, so that nobody waits for them one by one.
 class ListedSteps {
  public:
   __device__ __forceinline__ ListedSteps(const ModifiedBackwardParams& params, const KeyWork& work, int group_head)
@@ -82,17 +81,22 @@ class ListedSteps {
         mixed_(load_mixed(0)),
         whole_(load_whole(0)) {}
   __device__ __forceinline__ int end() const { return list_.end; }
-  __device__ __forceinline__ int q_tile(int step) {
+  __device__ __forceinline__ VisibleEntry entry(int step) {
     const bool is_mixed = step < list_.mixed;
     const int place = is_mixed ? step : step - list_.mixed;
     if (place > 0 && place % 32 == 0) {
       (is_mixed ? mixed_ : whole_) = is_mixed ? load_mixed(place) : load_whole(place);
     }
-    const VisibleEntry entry{__shfl_sync(0xFFFFFFFF, is_mixed ? mixed_ : whole_, place % 32)};
-    if (is_mixed) {
-      touch_bits(entry);
+    return {__shfl_sync(0xFFFFFFFF, is_mixed ? mixed_ : whole_, place % 32)};
+  }
+  /// Of a step whose entry this is: the consumers, who read the bits of a mixed tile a step later, then find them in the first-level cache. A lane per 128
+  /// bytes.
+  __device__ __forceinline__ void touch_bits(int step, VisibleEntry entry) const {
+    constexpr int kLines = static_cast<int>(kVisibleUnitBytes / 128);
+    const int lane = threadIdx.x % 32, unit = lane / kLines;
+    if (step < list_.mixed && unit < visible_.tile_groups && entry.state(unit) == kVisibleSome) {
+      ptx::prefetch_l1(visible_.unit_bits(first_unit_ + (entry.tile() * visible_.tile_groups + unit) * visible_.key_units) + lane % kLines * 32);
     }
-    return entry.tile();
   }
 
  private:
@@ -105,15 +109,6 @@ class ListedSteps {
     return visible_.whole_entry(list_.list, place).packed;
   }
 
-  /// A lane per 128 bytes of the bits of a mixed tile.
-  __device__ __forceinline__ void touch_bits(VisibleEntry entry) const {
-    constexpr int kLines = static_cast<int>(kVisibleUnitBytes / 128);
-    const int lane = threadIdx.x % 32, unit = lane / kLines;
-    if (unit < visible_.tile_groups && entry.state(unit) == kVisibleSome) {
-      ptx::prefetch_l1(visible_.unit_bits(first_unit_ + (entry.tile() * visible_.tile_groups + unit) * visible_.key_units) + lane % kLines * 32);
-    }
-  }
-
   const VisibleTiles& visible_;
   const QueryList list_;
   const int first_unit_;
@@ -124,43 +119,31 @@ class ListedSteps {
 struct NoSteps {
   __device__ __forceinline__ NoSteps(const ModifiedBackwardParams&, const KeyWork&, int) {}
   __device__ __forceinline__ int end() const { return 0; }
-  __device__ __forceinline__ int q_tile(int) const { return 0; }
+  __device__ __forceinline__ VisibleEntry entry(int) const { return {0}; }
 };
 
 /// What a consumer thread knows of the list that it goes through.
 struct ListedTiles {
-  int first_entry;     ///< index in VisibleTiles::entries; whole steps count down from the list's end
-  int first_whole;     ///< the entry of a whole step is this less the step, from first_entry on
-  int first_unit;      ///< see first_unit
-  float* g_head;       ///< the thread's first element of the first query tile's block of the accumulator
-  VisibleEntry entry;  ///< of the step
+  int first_unit;  ///< see first_unit
+  int first_tile;  ///< of the query head, in the workspace
 
   /// Takes up the list of a query head. Returns the item with that head's limits of steps.
-  __device__ __forceinline__ KeyWork take(const ModifiedBackwardParams& params, KeyWork work, int group_head, float* g_first) {
+  template <int kTileQ>
+  __device__ __forceinline__ KeyWork take(const ModifiedBackwardParams& params, KeyWork work, int group_head) {
     const VisibleTiles& visible = params.visible;
     if (group_head > 0 && visible.heads > 1) {
       const QueryList list(params, work, group_head);
       work.whole_first = list.mixed;
       work.whole_last = work.end_step = list.end;
     }
-    const int plane = visible.plane_of(work.batch, work.kv_head * params.group_size + group_head), key_tile = work.first_key / kVisibleUnitKeys;
-    first_entry = (plane * visible.tiles + key_tile) * visible.capacity;
-    first_whole = visible.capacity - 1 + work.whole_first;
     first_unit = sm90::first_unit(params, work, group_head);
-    g_head = g_first;
+    first_tile = (work.workspace_head + group_head) * static_cast<int>(params.padded_rows / kTileQ);
     return work;
-  }
-
-  /// lane_zero: 0, of which the compiler must not know that it is the same in all threads. What is read from one address it moves to a uniform register at
-  /// once, and so waits for it before the step's first product.
-  template <bool kMixed>
-  __device__ __forceinline__ void load_entry(const ModifiedBackwardParams& params, int step, int lane_zero) {
-    entry = params.visible.entries[first_entry + (kMixed ? step : first_whole - step) + lane_zero];
   }
 
   /// What the masks show of a mixed step's pairs with each of the thread's keys, as column_bits has them.
   template <int kTileQ>
-  __device__ __forceinline__ void load_visible(const ModifiedBackwardParams& params, uint32_t (&visible)[2]) const {
+  __device__ __forceinline__ void load_visible(const ModifiedBackwardParams& params, VisibleEntry entry, uint32_t (&visible)[2]) const {
     const int in_unit = static_cast<int>(threadIdx.x) - 128;  // consumers are behind the producer's warpgroup
     visible[0] = visible[1] = 0;
 #pragma unroll

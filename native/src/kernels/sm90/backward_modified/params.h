@@ -33,7 +33,8 @@ struct ModifiedBackwardParams {
   int* work_counter;          ///< key tiles handed out
   int* finish_counter;        ///< blocks of the accumulator handed out
   int* tiles_added;           ///< per key head, counted through all batches: key tiles whose additions are complete
-  /// Per query head and query tile: not 0 once the first key tile that visits it has stored its part of grad_q. Not with lists of tiles.
+  /// Per query head and query tile: not 0 once the first key tile that visits it has stored its part of grad_q. With lists of tiles kTileBegun, kTileStored or
+  /// both.
   int* tiles_stored;
   int* repair_flags;  ///< kRepairSlices per key tile, for the repair pass
   int64_t padded_rows;
@@ -71,6 +72,10 @@ struct ModifiedBackwardParams {
   /// 1: the shift and delta of neighbouring rows change places, for policies that read them so (kSwapsRows in scores.cuh); else 0.
   int swaps_rows;
 };
+
+/// ModifiedBackwardParams::tiles_stored with lists: somebody has come to the tile first and will store its part of grad_q; it is stored, others may add theirs.
+inline constexpr int kTileBegun = 1;
+inline constexpr int kTileStored = 2;
 
 /// The passes around the main kernel: shift, delta and the cleared accumulator before, grad_q after.
 struct ModifiedPassParams {

@@ -9,6 +9,7 @@
 #include "kernels/sm90/backward_modified/scores.cuh"
 #include "kernels/sm90/backward_modified/steps.cuh"
 #include "runtime/cuda_check.h"
+#include "runtime/launch_dependent.h"
 
 namespace fa::sm90 {
 
@@ -67,8 +68,9 @@ __device__ __forceinline__ QueryPlace query_place(const ModifiedPassParams& p, i
 
 /// Whether the sums of the row's query tile may begin with what is in the accumulator, and not with what a key tile stores (StoredTiles).
 __device__ __forceinline__ bool needs_zeros(const ModifiedPassParams& p, const QueryPlace& place) {
-  return p.main.visible.counts != nullptr || place.rows_left <= 0 ||
-         may_stay_unvisited(p.main.scores.range.with_lengths(place.len_q, place.len_kv), place.row);
+  // With lists finish knows of tiles to which nobody came.
+  return p.main.visible.counts == nullptr &&
+         (place.rows_left <= 0 || may_stay_unvisited(p.main.scores.range.with_lengths(place.len_q, place.len_kv), place.row));
 }
 
 /// sum + the products of eight elements.
@@ -151,11 +153,12 @@ __global__ void __launch_bounds__(kPassThreads) modified_finish_kernel(const __g
   const int64_t block = slice / 4 * (kPaddedDim / 64) + column / 64;
   const int thread = static_cast<int>(slice % 4) * 32 + lane / 4 * 4;
   const auto* g_piece = reinterpret_cast<const float4*>(p.main.grad_q_accumulator + block * kGradQBlock) + 128 * (column % 64 / 8) + thread;
+  const bool seen = p.main.visible.counts == nullptr || p.main.tiles_stored[16 * slice / p.tile_q] != 0;  // otherwise there is no sum
   uint4 upper, lower;
   uint32_t* words[2] = {reinterpret_cast<uint32_t*>(&upper), reinterpret_cast<uint32_t*>(&lower)};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const float4 values = g_piece[i];
+    const float4 values = seen ? g_piece[i] : float4{0.0f, 0.0f, 0.0f, 0.0f};
     words[0][i] = ptx::pack2<Element>(values.x * p.main.scale, values.y * p.main.scale);
     words[1][i] = ptx::pack2<Element>(values.z * p.main.scale, values.w * p.main.scale);
   }
@@ -201,10 +204,15 @@ __global__ void __launch_bounds__(kSinkThreads) modified_grad_sinks_kernel(const
 
 using PassKernel = void (*)(ModifiedPassParams);
 
-/// At least one block.
-void launch_pass(PassKernel kernel, const ModifiedPassParams& params, int64_t threads, int block_threads, cudaStream_t stream, const char* what) {
+/// At least one block. beside: it may begin before the kernel in front has ended, and need not wait for it.
+void launch_pass(PassKernel kernel, const ModifiedPassParams& params, int64_t threads, int block_threads, cudaStream_t stream, const char* what,
+                 bool beside = false) {
   void* arguments[] = {const_cast<ModifiedPassParams*>(&params)};
   const auto blocks = static_cast<unsigned>(threads > 0 ? (threads + block_threads - 1) / block_threads : 1);
+  if (beside) {
+    launch_dependent(reinterpret_cast<const void*>(kernel), blocks, block_threads, arguments, 0, stream, what);
+    return;
+  }
   cuda_check(cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(blocks), dim3(static_cast<unsigned>(block_threads)), arguments, 0, stream), what);
 }
 
@@ -222,7 +230,9 @@ PassKernel finish_kernel(int padded_dim) {
 
 void launch_modified_prepare(const ModifiedPassParams& params, DType dtype, int padded_dim, cudaStream_t stream) {
   const PassKernel kernel = dtype == DType::kFloat16 ? prepare_kernel<__half>(padded_dim) : prepare_kernel<__nv_bfloat16>(padded_dim);
-  launch_pass(kernel, params, params.num_rows * (padded_dim / 8), kPassThreads, stream, "launch of the sm90 backward prepare kernel for modified scores");
+  // The kernels that write lists have nothing to do with it: they begin when all in front of them has ended, and so does what begins behind them.
+  launch_pass(kernel, params, params.num_rows * (padded_dim / 8), kPassThreads, stream, "launch of the sm90 backward prepare kernel for modified scores",
+              params.main.visible.counts != nullptr);
 }
 
 void launch_modified_finish(const ModifiedPassParams& params, DType dtype, int padded_dim, cudaStream_t stream) {

@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "kernels/sm90/backward_modified/begun_tiles.cuh"
 #include "kernels/sm90/backward_modified/config.h"
 #include "kernels/sm90/backward_modified/listed_tiles.cuh"
 #include "kernels/sm90/backward_modified/stored_tiles.cuh"
@@ -89,13 +90,11 @@ class ModifiedProducer {
   }
 
   __device__ __forceinline__ void end_work() {
+    stored_.finish(cursor_);
     ptx::mbarrier_wait(&smem_.kv_empty[buffer_.stage], buffer_.phase ^ 1);
     if (first_lane_) {
       smem_.work[buffer_.stage].kind = KeyWork::kNone;
       ptx::mbarrier_arrive(&smem_.k_full[buffer_.stage]);
-    }
-    if constexpr (!Config::Policy::kMask) {
-      stored_.finish(cursor_);
     }
   }
 
@@ -135,11 +134,17 @@ class ModifiedProducer {
       }
 #pragma unroll 1
       for (int i = 0; i < num_steps; ++i) {
-        const int q_tile = Config::Policy::kMask ? steps.q_tile(i) : work.end_step - 1 - i;
+        [[maybe_unused]] const VisibleEntry entry = steps.entry(i);
+        const int q_tile = Config::Policy::kMask ? entry.tile() : work.end_step - 1 - i;
         const int first_row = q_tile * Config::kTileQ, stage = cursor_.stage;
         ptx::mbarrier_wait(&smem_.q_empty[stage], cursor_.phase ^ 1);
         if constexpr (!Config::Policy::kMask) {
           stored_.begin_step(q_tile, work, stage);
+        } else {
+          stored_.tell(stage);
+          if (first_lane_) {
+            smem_.entry[stage] = static_cast<int>(entry.packed);
+          }
         }
         load_queries(&p_.map_q, smem_.q[stage], smem_.shift[stage], statistics_row, &smem_.q_full[stage], first_row, head, work,
                      Config::Policy::kBias ? sizeof(smem_.ds[0]) : 0);
@@ -152,8 +157,13 @@ class ModifiedProducer {
         }
         if constexpr (!Config::Policy::kMask) {
           stored_.wait_for(q_tile, work, cursor_);  // without grad_o nothing is added
+          ptx::mbarrier_wait(&smem_.grad_o_empty[stage], cursor_.phase ^ 1);
+        } else {
+          const int word = statistics_row * static_cast<int>(p_.padded_rows / Config::kTileQ) + q_tile, state = stored_.begin(word);
+          ptx::mbarrier_wait(&smem_.grad_o_empty[stage], cursor_.phase ^ 1);
+          stored_.wait_for(word, state, cursor_);
+          steps.touch_bits(i, entry);  // behind wait_for, which empties the first-level cache
         }
-        ptx::mbarrier_wait(&smem_.grad_o_empty[stage], cursor_.phase ^ 1);
         load_queries(&p_.map_grad_o, smem_.grad_o[stage], smem_.delta[stage], p_.num_heads + statistics_row, &smem_.grad_o_full[stage], first_row, head, work);
         cursor_.advance();
         if constexpr (Config::Policy::kMask) {
@@ -209,7 +219,7 @@ class ModifiedProducer {
   const ModifiedBackwardParams& p_;
   SharedStorage& smem_;
   const bool first_lane_;
-  StoredTiles stored_;
+  std::conditional_t<Config::Policy::kMask, BegunTiles, StoredTiles> stored_;
   RingCursor buffer_;  // of k and v
   RingCursor cursor_;  // of q and grad_o
 };

@@ -8,11 +8,13 @@ namespace {
 
 __global__ void __launch_bounds__(VisibleUnitsConfig::kThreads) visible_units_kernel(const __grid_constant__ VisibleTilesJob job) {
   __shared__ VisibleUnitsConfig::Shared s_shared;
+  ptx::launch_dependents();
   VisibleUnitsBlock<VisibleUnitsConfig>(job, s_shared).run();
 }
 
 __global__ void __launch_bounds__(VisibleListsConfig::kThreads) visible_lists_kernel(const __grid_constant__ VisibleTilesJob job) {
   __shared__ VisibleListsConfig::Shared s_shared;
+  ptx::launch_dependents();
   ptx::wait_for_previous_kernel();
   VisibleListsBlock<VisibleListsConfig>(job, s_shared).run();
 }
