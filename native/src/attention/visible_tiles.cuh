@@ -55,7 +55,7 @@ class VisibleUnitsBlock {
       return;
     }
     const int state = classify();
-    if (state == kVisibleSome) {
+    if ((state & kVisibleStates) == kVisibleSome) {
       __syncwarp();
       write_bits(job_.tiles.bits + static_cast<int64_t>(unit) * VisibleTiles::kUnitWords);
     }
@@ -71,12 +71,14 @@ class VisibleUnitsBlock {
     return range.sees_some(first_row_, min(first_row_ + kVisibleUnitRows, range.len_q) - 1, first_key_, min(first_key_ + kVisibleUnitKeys, range.len_kv) - 1);
   }
 
-  /// State of the unit; if kVisibleSome, its pairs are in shared memory.
+  /// State of the unit, and which halves of its keys are hidden; if kVisibleSome, its pairs are in shared memory.
   __device__ __forceinline__ int classify() {
     const PairRange& range = job_.range;
     if (!in_range()) {
       return kVisibleNone;
     }
+    cut_ = job_.tiles.bits_know_range() &&
+           !range.sees_whole(first_row_, first_row_ + kVisibleUnitRows - 1, first_key_, first_key_ + kVisibleUnitKeys - 1);
     uint32_t shown = kAllLanes;  // bit 8 i + j: the block mask's word on 16 rows and keys, from row 16 i and key 16 j on
     if (job_.block_mask.data != nullptr) {
       const int row = first_row_ + lane_ / 8 * 16, key = first_key_ + lane_ % 8 * 16;
@@ -87,14 +89,7 @@ class VisibleUnitsBlock {
         return kVisibleNone;
       }
     }
-    if (job_.visible.data == nullptr) {
-      if (shown == kAllLanes) {
-        return kVisibleAll;
-      }
-      store_shown(shown);
-      return kVisibleSome;
-    }
-    return read_pairs(shown);
+    return job_.visible.data == nullptr && shown == kAllLanes && !cut_ ? kVisibleAll : read_pairs(shown);
   }
 
   __device__ __forceinline__ bool block_at(int row, int key) const {
@@ -108,14 +103,15 @@ class VisibleUnitsBlock {
     reinterpret_cast<uint16_t*>(s_rows_[row])[lane_ % 8] = static_cast<uint16_t>(bits);
   }
   __device__ __forceinline__ uint32_t shown_piece(uint32_t shown, int row) const { return (shown >> (row / 16 * 8 + lane_ % 8) & 1u) != 0 ? 0xFFFFu : 0u; }
-  __device__ __forceinline__ void store_shown(uint32_t shown) const {
-    for (int row = lane_ / 8; row < kVisibleUnitRows; row += 4) {
-      store_piece(row, shown_piece(shown, row));
-    }
+  /// Which pairs of the lane's piece in row `row` of the unit the range shows.
+  __device__ __forceinline__ uint32_t ranged_piece(int row) const {
+    const int key = first_key_ + lane_ % 8 * kPiece;
+    const auto below = [&](int end) { return (1u << max(0, min(end - key, kPiece))) - 1u; };
+    return first_row_ + row < job_.range.len_q ? below(job_.range.end_key(first_row_ + row)) & ~below(job_.range.begin_key(first_row_ + row)) : 0u;
   }
 
-  /// Reads the boolean mask: lane l takes keys 16 (l % 8) … of rows 4 i + l / 8. Pairs outside of the tensors count as visible, but a unit is not seen for
-  /// them.
+  /// Reads the boolean mask, if there is one: lane l takes keys 16 (l % 8) … of rows 4 i + l / 8. Pairs outside of the tensors count as visible, but a unit is
+  /// not seen for them; where bits know the range they are hidden.
   __device__ __forceinline__ int read_pairs(uint32_t shown) {
     const PairTensor& visible = job_.visible;
     const int key = first_key_ + lane_ % 8 * kPiece, rows = min(kVisibleUnitRows, job_.range.len_q - first_row_);
@@ -123,17 +119,20 @@ class VisibleUnitsBlock {
     const uint32_t inside = keys <= 0 ? 0u : (1u << keys) - 1u;
     const auto* g_keys = static_cast<const uint8_t*>(visible.data) + batch_ * visible.batch_stride + head_ * visible.head_stride + key;
     // One row for all queries is read once.
-    const bool broadcast = visible.row_stride == 0;
+    const bool broadcast = visible.row_stride == 0 || visible.data == nullptr;
     const bool aligned = job_.visible_aligned && first_key_ + kVisibleUnitKeys <= job_.range.len_kv;
     uint32_t any = 0, all = 0xFFFFu;
     const auto take = [&](int row, uint32_t bits) {
-      bits = (bits | ~inside) & shown_piece(shown, row);
+      bits = row < rows ? (bits | ~inside) & shown_piece(shown, row) : 0xFFFFu;
+      if (cut_) {
+        bits &= ranged_piece(row);
+      }
       any |= row < rows ? bits & inside : 0u;
-      all &= row < rows ? bits : 0xFFFFu;
-      store_piece(row, row < rows ? bits : 0xFFFFu);
+      all &= bits;
+      store_piece(row, bits);
     };
     if (broadcast) {
-      const uint32_t bits = piece_bits(g_keys, aligned, inside);
+      const uint32_t bits = visible.data != nullptr ? piece_bits(g_keys, aligned, inside) : 0xFFFFu;
       for (int row = lane_ / 8; row < kVisibleUnitRows; row += 4) {
         take(row, bits);
       }
@@ -157,10 +156,13 @@ class VisibleUnitsBlock {
         take(row, row < rows ? piece_bits(g_keys + (first_row_ + row) * visible.row_stride, false, inside) : 0u);
       }
     }
-    if (!__any_sync(kAllLanes, any != 0)) {
+    const uint32_t seeing = __ballot_sync(kAllLanes, any != 0);
+    if (seeing == 0) {
       return kVisibleNone;
     }
-    return __any_sync(kAllLanes, (all & 0xFFFFu) != 0xFFFFu) ? kVisibleSome : kVisibleAll;
+    constexpr uint32_t kFirstHalf = 0x0F0F0F0Fu;  // lanes
+    const int hidden = ((seeing & kFirstHalf) == 0 ? kHidesFirstHalf : 0) | ((seeing & ~kFirstHalf) == 0 ? kHidesSecondHalf : 0);
+    return __any_sync(kAllLanes, (all & 0xFFFFu) != 0xFFFFu) ? kVisibleSome | hidden : kVisibleAll;
   }
 
   __device__ __forceinline__ static uint32_t piece_bits(const uint8_t* g_piece, bool aligned, uint32_t inside) {
@@ -214,6 +216,7 @@ class VisibleUnitsBlock {
   uint32_t (&s_rows_)[kVisibleUnitRows][kVisibleUnitKeys / 32];
   const int lane_;
   int first_row_, first_key_, batch_, head_;
+  bool cut_ = false;  ///< the range hides pairs of the unit, and bits know it
 };
 
 /// Second kernel: a warp per list; the last block of a group sorts its lists.
@@ -257,33 +260,51 @@ class VisibleListsBlock {
   }
 
  private:
-  /// Entry of the pair of tiles; 0 in `seen` if no pair is visible.
+  /// Entry of the pair of tiles and where it goes.
+  enum Kind { kUnseen, kFirstHalf, kSecondHalf, kMixed, kWhole };
   struct Looked {
     VisibleEntry entry;
-    bool seen, whole;
+    Kind kind;
   };
 
   __device__ __forceinline__ void write_list(int list) {
     const int lane = thread_ % 32, plane = job_.by_tiles.quotient(list), tile = job_.by_tiles.remainder(list, plane);
     VisibleEntry* const g_entries = t_.entries + static_cast<int64_t>(list) * t_.capacity;
-    VisibleCounts counts{0, 0};
+    const auto look_at = [&](int other) {
+      return other >= t_.capacity ? Looked{{0}, kUnseen} : t_.of_q ? look(plane, tile, other, other) : look(plane, other, tile, other);
+    };
+    const uint32_t below = (1u << lane) - 1u;
+    // Where the next entry of a kind goes.
+    int next_first_half = 0, next_second_half = 0, next_mixed = 0, next_whole = t_.capacity - 1;
+    if (t_.halves != nullptr) {
+      for (int first = 0; first < t_.capacity; first += 32) {
+        const Kind kind = look_at(first + lane).kind;
+        next_second_half += __popc(__ballot_sync(kAllLanes, kind == kFirstHalf));
+        next_mixed += __popc(__ballot_sync(kAllLanes, kind == kSecondHalf));
+      }
+      next_mixed += next_second_half;
+      if (lane == 0) {
+        t_.halves[list] = {next_second_half, next_mixed};
+      }
+    }
     for (int first = 0; first < t_.capacity; first += 32) {
-      const int other = first + lane;
-      Looked looked{{0}, false, false};
-      if (other < t_.capacity) {
-        looked = t_.of_q ? look(plane, tile, other, other) : look(plane, other, tile, other);
+      const Looked looked = look_at(first + lane);
+      const auto place = [&](Kind kind, int& next, int direction) {
+        const uint32_t alike = __ballot_sync(kAllLanes, looked.kind == kind);
+        if (looked.kind == kind) {
+          g_entries[next + direction * __popc(alike & below)] = looked.entry;
+        }
+        next += direction * __popc(alike);
+      };
+      if (t_.halves != nullptr) {
+        place(kFirstHalf, next_first_half, 1);
+        place(kSecondHalf, next_second_half, 1);
       }
-      const uint32_t mixed = __ballot_sync(kAllLanes, looked.seen && !looked.whole), whole = __ballot_sync(kAllLanes, looked.seen && looked.whole);
-      const uint32_t below = (1u << lane) - 1u;
-      if (looked.seen) {
-        const int place = looked.whole ? t_.capacity - 1 - counts.whole - __popc(whole & below) : counts.mixed + __popc(mixed & below);
-        g_entries[place] = looked.entry;
-      }
-      counts.mixed += __popc(mixed);
-      counts.whole += __popc(whole);
+      place(kMixed, next_mixed, 1);
+      place(kWhole, next_whole, -1);
     }
     if (lane == 0) {
-      t_.counts[list] = counts;
+      t_.counts[list] = {next_mixed, t_.capacity - 1 - next_whole};
     }
   }
 
@@ -294,15 +315,21 @@ class VisibleListsBlock {
     const bool ranged = !range.sees_whole(first_row, t_.of_q ? existing_row : first_row + tile_rows - 1, first_key, last_key);
     uint32_t packed = static_cast<uint32_t>(other) | (ranged ? 1u << VisibleEntry::kRangedBit : 0u);
     bool seen = false, whole = !ranged;
+    int hidden_halves = kHidesFirstHalf | kHidesSecondHalf;
     for (int i = 0; i < t_.tile_groups; ++i) {
       const int row_unit = q_tile * t_.tile_groups + i;
-      // Queries behind the end are like any that see everything.
-      const int state = row_unit < t_.row_units ? t_.states[(plane * t_.row_units + row_unit) * t_.key_units + key_tile] : kVisibleAll;
-      seen = seen || (state != kVisibleNone && row_unit < t_.row_units);
+      const bool exists = row_unit < t_.row_units;
+      // Queries behind the end are like any that see everything, or nothing where bits know the range.
+      const int unit = exists ? t_.states[(plane * t_.row_units + row_unit) * t_.key_units + key_tile] : t_.bits_know_range() ? kVisibleNone : kVisibleAll;
+      const int state = unit & kVisibleStates;
+      seen = seen || (state != kVisibleNone && exists);
       whole = whole && state == kVisibleAll;
+      hidden_halves &= state == kVisibleNone ? hidden_halves : unit;
       packed |= static_cast<uint32_t>(state) << (VisibleEntry::kTileBits + 2 * i);
     }
-    return {{packed}, seen && range.sees_some(first_row, existing_row, first_key, min(last_key, range.len_kv - 1)), whole};
+    seen = seen && range.sees_some(first_row, existing_row, first_key, min(last_key, range.len_kv - 1));
+    const Kind mixed = t_.halves == nullptr || hidden_halves == 0 ? kMixed : hidden_halves == kHidesSecondHalf ? kFirstHalf : kSecondHalf;
+    return {{packed}, !seen ? kUnseen : whole ? kWhole : mixed};
   }
 
   /// True, in the whole block, in the last block of the group that comes here: what the others wrote is then visible.

@@ -13,9 +13,10 @@
 //   counter  counter[0] is 0 when the main kernel begins: for handing out work.
 //
 // An entry of a mixed tile says what the test needs: for each unit of 64 queries of the query tile whether the masks hide all, some or none of its pairs, and
-// whether the range (causal mask, window, chunk, the tensors' ends) hides some pair of the tile. Bits of a unit exist only in state kSome; they know nothing of
-// the range. Queries and keys behind the tensors' ends count as visible in states, their bits mean nothing; whole tiles have no such keys, and no such queries
-// if lists are of key tiles (with lists of query tiles, what is computed for such queries is not stored).
+// whether the range (causal mask, window, chunk, the tensors' ends) hides some pair of the tile. Bits of a unit exist only in state kSome. In lists of query
+// tiles they know nothing of the range: queries and keys behind the tensors' ends count as visible in states, their bits mean nothing; whole tiles have no such
+// keys (what is computed for such queries is not stored). In lists of key tiles what the range hides is hidden in states and bits, if there are bits; whole tiles
+// have neither such keys nor such queries.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +28,8 @@ namespace fa {
 
 /// What the masks leave of a unit, 64 queries x 128 keys.
 enum VisibleState : int { kVisibleNone = 0, kVisibleSome = 1, kVisibleAll = 2 };
+/// What a unit's byte has besides: of kVisibleSome, that all pairs with keys 0 … 63 or with keys 64 … 127 are hidden.
+inline constexpr int kVisibleStates = 3, kHidesFirstHalf = 4, kHidesSecondHalf = 8;
 
 /// Entry of a list: bits 0-19 the tile, two bits of state for each unit of the query tile from bit 20 on, bit 28: the range hides some pair of the tile.
 struct VisibleEntry {
@@ -54,6 +57,12 @@ struct alignas(8) VisibleCounts {
   int32_t whole;
 };
 
+/// Ends of the parts of a list of query tiles in which the masks show nothing but pairs with the first, then with the last 64 keys of the key tile.
+struct alignas(8) VisibleHalves {
+  int32_t first;
+  int32_t second;
+};
+
 /// As it travels in a kernel's parameter space. Indexes: lists plane * tiles + tile; units (plane * row_units + row unit) * key_units + key unit.
 struct VisibleTiles {
   int32_t* counter = nullptr;
@@ -62,6 +71,7 @@ struct VisibleTiles {
   VisibleCounts* counts = nullptr;
   int32_t* order = nullptr;
   VisibleEntry* entries = nullptr;  ///< capacity per list
+  VisibleHalves* halves = nullptr;  ///< of lists of key tiles, if there are bits: mixed entries begin with those that show one half of the keys
   /// kVisibleUnitBytes per unit, in the order in which threads hold accumulators; null if there are no units in state kVisibleSome.
   ///  of_q: rows of accumulators are queries. Word ((row / 16 * 8 + row % 8) * 4 + quad lane) * 2 + row / 8 % 2 is that of row `row` of 64; bit 2 j + e is key
   ///        8 j + 2 * quad lane + e. The two rows of a thread are 8 bytes, a warp's 16 rows 256 bytes.
@@ -78,6 +88,10 @@ struct VisibleTiles {
   int num_groups = 0;
 
 #if defined(__CUDACC__) || defined(FA_EMULATOR)
+  /// Whether what the range hides is hidden in states and bits, too. A mixed tile of one unit has bits then.
+  __device__ __forceinline__ bool bits_know_range() const {
+    return halves != nullptr;
+  }
   __device__ __forceinline__ int plane_of(int batch, int head) const {
     return (batches > 1 ? batch : 0) * heads + (heads > 1 ? head : 0);
   }
@@ -116,6 +130,7 @@ inline VisibleTilesJob visible_tiles_job(const ScoreParams& scores, const Visibl
   t.counts = reinterpret_cast<VisibleCounts*>(bytes + layout.counts_offset);
   t.order = reinterpret_cast<int32_t*>(bytes + layout.order_offset);
   t.entries = reinterpret_cast<VisibleEntry*>(bytes + layout.entries_offset);
+  t.halves = layout.has_bits && !layout.of_q ? reinterpret_cast<VisibleHalves*>(bytes + layout.halves_offset) : nullptr;
   t.bits = layout.has_bits ? reinterpret_cast<uint32_t*>(bytes + layout.bits_offset) : nullptr;
   t.of_q = layout.of_q;
   t.tile_groups = layout.tile_groups;

@@ -40,6 +40,7 @@ struct VisibleTilesLayout {
   uint64_t counts_offset;
   uint64_t order_offset;
   uint64_t entries_offset;
+  uint64_t halves_offset;
   uint64_t bits_offset;
   uint64_t total_bytes;
 
@@ -80,6 +81,7 @@ inline VisibleTilesLayout visible_tiles_layout(const Problem& problem, bool of_q
   layout.counts_offset = place(layout.planes * layout.tiles, 2 * sizeof(int32_t));
   layout.order_offset = place(layout.planes * layout.tiles, sizeof(int32_t));
   layout.entries_offset = place(layout.planes * layout.tiles * layout.capacity, sizeof(uint32_t));
+  layout.halves_offset = place(layout.has_bits && !of_q ? layout.planes * layout.tiles : 0, 2 * sizeof(int32_t));
   layout.bits_offset = place(layout.has_bits ? layout.num_units() : 0, kVisibleUnitBytes);
   layout.total_bytes = end;
   return layout;

@@ -8,6 +8,11 @@ __device__ __forceinline__ void reduce_add_v4(float* g_destination, float x, flo
   asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};\n" ::"l"(g_destination), "f"(x), "f"(y), "f"(z), "f"(w) : "memory");
 }
 
+/// Four neighbours at once; 16-byte aligned. st.global.v4.f32
+__device__ __forceinline__ void store_v4(float* g_destination, float x, float y, float z, float w) {
+  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};\n" ::"l"(g_destination), "f"(x), "f"(y), "f"(z), "f"(w) : "memory");
+}
+
 /// Four neighbours that other blocks may have written, at most just before a counter that was read by load_acquire. ld.relaxed.gpu.global.v4.f32
 __device__ __forceinline__ void load_v4(const float* g_source, float& x, float& y, float& z, float& w) {
   asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];\n" : "=f"(x), "=f"(y), "=f"(z), "=f"(w) : "l"(g_source) : "memory");

@@ -161,12 +161,21 @@ class Lists {
            (job_.block_mask.data == nullptr || at(job_.block_mask, row / c_.block_q, key / c_.block_kv));
   }
 
-  /// States of the units of a pair of tiles in an entry, and whether and how it is to be listed: 0 hidden, 1 mixed, 2 whole.
-  int expected(int plane, int q_tile, int key_tile, uint32_t* states, bool* ranged) const {
+  /// Whether the pair is hidden as far as bits tell: in lists of key tiles they know the range.
+  bool bits_show(int plane, int row, int key) const {
+    const bool ranged = !job_.tiles.bits_know_range() || (job_.range.sees(row, key) && key < c_.len_kv);
+    return ranged && masks_show(plane, row, key);
+  }
+
+  /// States of the units of a pair of tiles in an entry, and whether and how it is to be listed: 0 hidden, 1 mixed, 2 whole. halves: bit h: some pair with keys
+  /// 64 h … 64 h + 63 is visible.
+  int expected(int plane, int q_tile, int key_tile, uint32_t* states, bool* ranged, int* halves) const {
     const fa::PairRange& range = job_.range;
     bool seen = false, whole = true;
     *states = 0;
     *ranged = false;
+    *halves = 0;
+    const bool knows_range = job_.tiles.bits_know_range();
     for (int unit = 0; unit < c_.tile_q / 64; ++unit) {
       bool any = false, all = true, in_range = false, any_row = false;
       for (int row = q_tile * c_.tile_q + 64 * unit, end = row + 64; row < end; ++row) {
@@ -175,14 +184,15 @@ class Lists {
           const bool exists = row < c_.len_q && key < c_.len_kv, shown = masks_show(plane, row, key);
           const bool sees = range.sees(row, key) && key < c_.len_kv;
           in_range = in_range || sees;
-          any = any || (exists && shown);
-          all = all && shown;
+          any = any || (exists && bits_show(plane, row, key));
+          all = all && bits_show(plane, row, key);
+          *halves |= sees && shown ? 1 << (key % 128 / 64) : 0;
           seen = seen || (sees && shown);
           whole = whole && shown && (sees || (row >= c_.len_q && c_.of_q && key < c_.len_kv));
           *ranged = *ranged || (!sees && !(row >= c_.len_q && c_.of_q && key < c_.len_kv));
         }
       }
-      const uint32_t state = !any_row ? fa::kVisibleAll : !any || !in_range ? fa::kVisibleNone : all ? fa::kVisibleAll : fa::kVisibleSome;
+      const uint32_t state = !any_row ? (knows_range ? fa::kVisibleNone : fa::kVisibleAll) : !any || !in_range ? fa::kVisibleNone : all ? fa::kVisibleAll : fa::kVisibleSome;
       *states |= state << (2 * unit);
     }
     return !seen ? 0 : whole ? 2 : 1;
@@ -192,7 +202,9 @@ class Lists {
     const fa::VisibleTiles& t = job_.tiles;
     const int list = plane * t.tiles + tile;
     std::map<int, std::pair<VisibleEntry, bool>> listed;
+    std::map<int, int> parts;
     for (int i = 0; i < t.counts[list].mixed; ++i) {
+      parts[t.mixed_entry(list, i).tile()] = t.halves == nullptr ? 3 : i < t.halves[list].first ? 1 : i < t.halves[list].second ? 2 : 3;
       EXPECT_TRUE(listed.emplace(t.mixed_entry(list, i).tile(), std::pair{t.mixed_entry(list, i), false}).second);
     }
     for (int i = 0; i < t.counts[list].whole; ++i) {
@@ -202,7 +214,8 @@ class Lists {
       const int q_tile = c_.of_q ? tile : other, key_tile = c_.of_q ? other : tile;
       uint32_t states = 0;
       bool ranged = false;
-      const int wanted = expected(plane, q_tile, key_tile, &states, &ranged);
+      int halves = 0;
+      const int wanted = expected(plane, q_tile, key_tile, &states, &ranged, &halves);
       const auto found = listed.find(other);
       if (found == listed.end()) {
         ASSERT_EQ(wanted, 0) << "plane " << plane << " q tile " << q_tile << " key tile " << key_tile << " is missing";
@@ -213,6 +226,9 @@ class Lists {
       // Tiles may be listed for nothing where masks and range show different pairs of them, but not where either hides all.
       ASSERT_FALSE(wanted == 2 && !found->second.second) << "plane " << plane << " q tile " << q_tile << " key tile " << key_tile << " is whole";
       ASSERT_TRUE(entry.ranged() || !ranged);
+      if (wanted == 1) {
+        ASSERT_EQ(parts[other], t.halves == nullptr ? 3 : halves) << "plane " << plane << " q tile " << q_tile << " key tile " << key_tile;
+      }
       for (int unit = 0; unit < t.tile_groups; ++unit) {
         ASSERT_EQ(entry.state(unit), static_cast<int>(states >> (2 * unit) & 3u)) << "q tile " << q_tile << " key tile " << key_tile << " unit " << unit;
         if (entry.state(unit) == fa::kVisibleSome) {
@@ -228,7 +244,7 @@ class Lists {
     const uint32_t* words = t.unit_bits((plane * t.row_units + row_unit) * t.key_units + key_unit);
     for (int row = 0; row < 64; ++row) {
       for (int key = 0; key < 128; ++key) {
-        if (64 * row_unit + row >= c_.len_q || 128 * key_unit + key >= c_.len_kv) {
+        if (!t.bits_know_range() && (64 * row_unit + row >= c_.len_q || 128 * key_unit + key >= c_.len_kv)) {
           continue;
         }
         // As a thread of the main kernels finds them: lane l of warp w holds accumulators 4 j + 2 r + e of row 16 w + l / 4 + 8 r and column 8 j + 2 (l % 4) +
@@ -236,7 +252,7 @@ class Lists {
         const int accumulator_row = c_.of_q ? row : key, column = c_.of_q ? key : row;
         const int warp = accumulator_row / 16, r = accumulator_row / 8 % 2, lane = accumulator_row % 8 * 4 + column / 2 % 4, j = column / 8, e = column % 2;
         const bool bit = c_.of_q ? (words[warp * 64 + lane * 2 + r] >> (2 * j + e) & 1u) != 0 : (words[warp * 32 + lane] >> (16 * r + 2 * j + e) & 1u) != 0;
-        ASSERT_EQ(bit, masks_show(plane, 64 * row_unit + row, 128 * key_unit + key)) << "row " << row << " key " << key;
+        ASSERT_EQ(bit, bits_show(plane, 64 * row_unit + row, 128 * key_unit + key)) << "row " << row << " key " << key;
       }
     }
   }
@@ -293,6 +309,10 @@ INSTANTIATE_TEST_SUITE_P(
         MaskCase{.name = "key_padding_odd", .len_q = 100, .len_kv = 333, .batches = 2, .one_row = true},
         MaskCase{.name = "causal", .len_q = 400, .len_kv = 512, .mask = Mask::kCausalBottomRight},
         MaskCase{.name = "causal_of_keys", .len_q = 512, .len_kv = 400, .tile_q = 64, .of_q = false, .mask = Mask::kCausalTopLeft},
+        MaskCase{.name = "causal_all_of_keys", .len_q = 500, .len_kv = 530, .tile_q = 64, .of_q = false, .mask = Mask::kCausalBottomRight, .density = 2},
+        MaskCase{.name = "window_of_keys", .len_q = 600, .len_kv = 600, .of_q = false, .mask = Mask::kWindowBottomRight, .window_left = 150, .window_right = 10},
+        MaskCase{.name = "small_blocks_causal", .len_q = 300, .len_kv = 500, .of_q = false, .mask = Mask::kCausalTopLeft, .visible = false, .block_q = 16, .block_kv = 48},
+        MaskCase{.name = "blocks_causal_of_keys", .len_q = 300, .len_kv = 500, .tile_q = 64, .of_q = false, .mask = Mask::kCausalTopLeft, .visible = false, .block_q = 64, .block_kv = 128},
         MaskCase{.name = "causal_all", .len_q = 512, .len_kv = 512, .mask = Mask::kCausalTopLeft, .density = 2},
         MaskCase{.name = "window", .len_q = 600, .len_kv = 600, .mask = Mask::kWindowBottomRight, .window_left = 150, .window_right = 10, .density = 2},
         MaskCase{.name = "blocks", .len_q = 512, .len_kv = 512, .visible = false, .block_q = 128, .block_kv = 128},

@@ -123,10 +123,14 @@ class ModifiedConsumer {
     }
   }
 
-  /// All entries of a head's list: mixed ones, then whole ones.
+  /// All entries of a head's list: those that show keys of one warpgroup, other mixed ones, whole ones.
   __device__ __forceinline__ void go_through_list(NextScores& next, Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int buffer) {
-    int step = work.first_step;
+    int step = 0;
     key_step_ = buffer * kKeyBufferStep;
+#pragma unroll 1
+    for (; step < work.first_stored; ++step) {
+      process<true, true>(next, grad_k, grad_v, work, step);
+    }
 #pragma unroll 1
     for (; step < work.whole_first; ++step) {
       process<true>(next, grad_k, grad_v, work, step);
@@ -194,17 +198,17 @@ class ModifiedConsumer {
   /// Of queries that see none of the warpgroup's keys, only the other's, dS of its own keys is 0 and there is nothing to do but its part of grad_q. Both
   /// warpgroups come to the same barrier instruction none the less (synccheck takes two of them for divergence), and in the masked form with no product in
   /// flight, since what is around it is conditional.
-  template <bool kMasked>
+  template <bool kMasked, bool kHalf = false>
   __device__ __forceinline__ void process(NextScores& next, Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int step) {
     using namespace ptx;
-    // With lists of query tiles there are no steps for one warpgroup alone, and no sequences.
-    constexpr bool kListed = Config::Policy::kMask, kConditional = kMasked && !kListed;
+    // With lists steps for one warpgroup alone have a loop of their own (kHalf), and there are no sequences.
+    constexpr bool kListed = Config::Policy::kMask, kConditional = kMasked && (!kListed || kHalf);
     const int stage = cursor_.stage, first_query = step * Config::kTileQ;
     const uint32_t stage_step = stage * kQStageStep, buffer_step = key_step_;
-    const bool seen = !kConditional || (step >= first_step_ && step < end_step_);
+    const bool seen = !kConditional || (kListed ? (step < work.first_step) == (warpgroup_ == 0) : step >= first_step_ && step < end_step_);
     Operand p_operand, ds_operand;
     mbarrier_wait(&smem_.q_full[stage], cursor_.phase);
-    if constexpr (kConditional) {
+    if constexpr (kConditional && !kListed) {
       clean_queries(work, first_query);
     }
     if (seen) {
@@ -314,25 +318,20 @@ class ModifiedConsumer {
     multiply_scores<false>(dp, desc_v_, buffer_step, stage_step + kToGradO);
     wgmma_commit_group();
 
-    [[maybe_unused]] uint32_t visible[2];
-    if constexpr (kMasked && Config::Policy::kMask) {
-      first_query = entry.tile() * Config::kTileQ;
-      listed_.template load_visible<Config::kTileQ>(p_, entry, visible);
-    }
     StepScores scores;
     scores.scale_log2 = p_.scores.scale_log2;
     scores.softcap_factor = p_.scores.twice_inverse_softcap_log2;
     scores.softcap_log2 = p_.scores.softcap_log2;
     scores.slope_log2 = slope_log2_;
     scores.distance = static_cast<float>(first_query - first_key_position_);
-    if constexpr (kMasked) {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        scores.visible[r] = column_bits<Config::kScores / 2>(begin_row_[r] - first_query, end_row_[r] - first_query);
-        if constexpr (Config::Policy::kMask) {
-          scores.visible[r] &= visible[r];
-        }
+    if constexpr (kMasked && Config::Policy::kMask) {
+      if (p_.visible.bits != nullptr) {
+        listed_.template load_visible<Config::kTileQ>(p_, entry, scores.visible);
+      } else {
+        show_range(scores.visible, entry.tile() * Config::kTileQ, ListedTiles::visible_units<Config::kTileQ>(entry));
       }
+    } else if constexpr (kMasked) {
+      show_range(scores.visible, first_query, 0xFFFFFFFFu);
     }
 
     // P, dS
@@ -368,6 +367,14 @@ class ModifiedConsumer {
       wgmma_wait_group<0>();
       pin_registers(dp);
       differentiate_scores<Element, kMasked, kSwapsRows<typename Config::Policy>>(ds_operand, dp, s, s_delta, scores);
+    }
+  }
+
+  /// Pairs of the thread's keys that the range shows, of some queries of the tile (as column_bits has them).
+  __device__ __forceinline__ void show_range(uint32_t (&visible)[2], int first_query, uint32_t of_queries) const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      visible[r] = column_bits<Config::kScores / 2>(begin_row_[r] - first_query, end_row_[r] - first_query) & of_queries;
     }
   }
 
@@ -470,7 +477,7 @@ class ModifiedConsumer {
     if (begins) {
 #pragma unroll
       for (int j = 0; j < Config::kGradQ / 4; ++j) {
-        *reinterpret_cast<float4*>(g_lane + 4 * 128 * j) = make_float4(grad_q[4 * j], grad_q[4 * j + 1], grad_q[4 * j + 2], grad_q[4 * j + 3]);
+        ptx::store_v4(g_lane + 4 * 128 * j, grad_q[4 * j], grad_q[4 * j + 1], grad_q[4 * j + 2], grad_q[4 * j + 3]);
       }
     } else {
 #pragma unroll

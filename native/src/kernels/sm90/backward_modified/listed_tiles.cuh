@@ -14,11 +14,18 @@ namespace fa::sm90 {
 /// entries.
 struct QueryList {
   int list;
+  int first_half, second_half;  ///< ends of the parts that show one half of the keys (VisibleHalves)
   int mixed;
   int end;
 
   __device__ __forceinline__ QueryList(const ModifiedBackwardParams& params, const KeyWork& work, int group_head)
       : list(params.visible.plane_of(work.batch, work.kv_head * params.group_size + group_head) * params.visible.tiles + work.first_key / kVisibleUnitKeys) {
+    first_half = second_half = 0;
+    if (params.visible.halves != nullptr) {
+      const VisibleHalves halves = params.visible.halves[list];
+      first_half = __shfl_sync(0xFFFFFFFF, halves.first, 0);
+      second_half = __shfl_sync(0xFFFFFFFF, halves.second, 0);
+    }
     const VisibleCounts counts = params.visible.counts[list];
     mixed = __shfl_sync(0xFFFFFFFF, counts.mixed, 0);
     end = mixed + __shfl_sync(0xFFFFFFFF, counts.whole, 0);
@@ -35,11 +42,11 @@ __device__ __forceinline__ int first_unit(const ModifiedBackwardParams& params, 
 /// What of an item is read from memory.
 struct ListedItem {
   int first_key;
-  int mixed, end;  ///< of the first query head's list
+  int first_half, second_half, mixed, end;  ///< of the first query head's list
   bool seen;       ///< by some query head
 
   /// The longest list of a head first.
-  __device__ __forceinline__ ListedItem(const ModifiedBackwardParams& params, const KeyWork& work) : first_key(work.first_key), mixed(0), end(0), seen(false) {
+  __device__ __forceinline__ ListedItem(const ModifiedBackwardParams& params, const KeyWork& work) : first_key(work.first_key), first_half(0), second_half(0), mixed(0), end(0), seen(false) {
     if (params.visible.counts == nullptr) {
       return;
     }
@@ -49,6 +56,8 @@ struct ListedItem {
 #pragma unroll 1
     for (int group_head = (params.visible.heads > 1 ? params.group_size : 1) - 1; group_head >= 0; --group_head) {
       const QueryList list(params, place, group_head);
+      first_half = list.first_half;
+      second_half = list.second_half;
       mixed = list.mixed;
       end = list.end;
       seen = seen || end > 0;
@@ -57,7 +66,8 @@ struct ListedItem {
 
   __device__ __forceinline__ KeyWork of(KeyWork work) const {
     work.first_key = first_key;
-    work.first_step = 0;
+    work.first_step = first_half;
+    work.first_stored = second_half;
     work.whole_first = mixed;
     work.whole_last = work.end_step = end;
     work.kind = seen ? KeyWork::kWithSteps : KeyWork::kUnseen;
@@ -133,6 +143,8 @@ struct ListedTiles {
     const VisibleTiles& visible = params.visible;
     if (group_head > 0 && visible.heads > 1) {
       const QueryList list(params, work, group_head);
+      work.first_step = list.first_half;
+      work.first_stored = list.second_half;
       work.whole_first = list.mixed;
       work.whole_last = work.end_step = list.end;
     }
@@ -141,21 +153,33 @@ struct ListedTiles {
     return work;
   }
 
-  /// What the masks show of a mixed step's pairs with each of the thread's keys, as column_bits has them.
+  /// What masks and range show of a mixed step's pairs with each of the thread's keys, as column_bits has them; there are bits.
   template <int kTileQ>
   __device__ __forceinline__ void load_visible(const ModifiedBackwardParams& params, VisibleEntry entry, uint32_t (&visible)[2]) const {
+    constexpr int kUnits = kTileQ / kVisibleUnitRows;
     const int in_unit = static_cast<int>(threadIdx.x) - 128;  // consumers are behind the producer's warpgroup
     visible[0] = visible[1] = 0;
 #pragma unroll
-    for (int i = 0; i < kTileQ / kVisibleUnitRows; ++i) {
+    for (int i = 0; i < kUnits; ++i) {
       const int state = entry.state(i);
       uint32_t word = state == kVisibleAll ? 0xFFFFFFFFu : 0u;
-      if (state == kVisibleSome) {
-        word = params.visible.unit_bits(first_unit + (entry.tile() * (kTileQ / kVisibleUnitRows) + i) * params.visible.key_units)[in_unit];
+      if (kUnits == 1 || state == kVisibleSome) {
+        word = params.visible.unit_bits(first_unit + (entry.tile() * kUnits + i) * params.visible.key_units)[in_unit];
       }
       visible[0] |= (word & 0xFFFFu) << (16 * i);
       visible[1] |= (word >> 16) << (16 * i);
     }
+  }
+
+  /// The same without bits: what masks alone show, whole units.
+  template <int kTileQ>
+  __device__ __forceinline__ static uint32_t visible_units(VisibleEntry entry) {
+    uint32_t visible = 0;
+#pragma unroll
+    for (int i = 0; i < kTileQ / kVisibleUnitRows; ++i) {
+      visible |= entry.state(i) == kVisibleAll ? 0xFFFFu << (16 * i) : 0u;
+    }
+    return visible;
   }
 };
 struct NoList {};

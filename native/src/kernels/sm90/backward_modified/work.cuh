@@ -25,6 +25,7 @@ struct KeyWork {
   int whole_first;  ///< query tiles from here …
   int whole_last;   ///< … to the one before this need no mask; first_step <= whole_first <= whole_last <= end_step
   int first_stored;  ///< query tiles from here on no key tile before this one visits: it stores its part of grad_q, to which the others add
+  // With lists steps are entries, from 0 on: those before first_step show keys of the first warpgroup alone, those from there to first_stored of the second.
 
   /// The range of pairs within the sequence.
   __device__ __forceinline__ PairRange range(const ModifiedBackwardParams& params) const {
