@@ -7,6 +7,7 @@
 
 #include "plan/plan.h"
 #include "plan/problem.h"
+#include "plan/sm90_backward_order.h"
 #include "plan/sequence_tables.h"
 #include "plan/sm90_grad_bias.h"
 #include "plan/sm90_scores.h"
@@ -98,7 +99,8 @@ inline int64_t sm90_modified_section_heads(const Sm90ModifiedBackwardTile& tile,
   const int64_t head_bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * tile.head_dim) * problem.group_size();
   const int64_t filling = (kResidentBlocks + w.key_tiles - 1) / std::max<int64_t>(w.key_tiles, 1);
   const int64_t fitting = head_bytes > 0 ? kCacheBytes / 2 / head_bytes : key_heads;
-  return std::max<int64_t>(std::min({fitting, filling, key_heads}), 1);
+  const int64_t section = std::max<int64_t>(std::min({fitting, filling, key_heads}), 1);
+  return sm90_modified_lists_tiles(problem) ? std::min(sm90_level_section(key_heads, section), std::max<int64_t>(key_heads, 1)) : section;
 }
 
 /// Whether the main kernel turns accumulators into grad_q itself. Heads must be done one after the other, or all would be finished at the end by too few warps.

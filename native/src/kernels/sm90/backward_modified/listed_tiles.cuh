@@ -91,13 +91,21 @@ class ListedSteps {
         mixed_(load_mixed(0)),
         whole_(load_whole(0)) {}
   __device__ __forceinline__ int end() const { return list_.end; }
+  /// Of steps in their order.
   __device__ __forceinline__ VisibleEntry entry(int step) {
     const bool is_mixed = step < list_.mixed;
-    const int place = is_mixed ? step : step - list_.mixed;
-    if (place > 0 && place % 32 == 0) {
-      (is_mixed ? mixed_ : whole_) = is_mixed ? load_mixed(place) : load_whole(place);
+    if (place(step) > 0 && place(step) % 32 == 0) {
+      (is_mixed ? mixed_ : whole_) = is_mixed ? load_mixed(place(step)) : load_whole(place(step));
     }
-    return {__shfl_sync(0xFFFFFFFF, is_mixed ? mixed_ : whole_, place % 32)};
+    return {__shfl_sync(0xFFFFFFFF, is_mixed ? mixed_ : whole_, place(step) % 32)};
+  }
+  /// Among entries of its kind.
+  __device__ __forceinline__ int place(int step) const { return step < list_.mixed ? step : step - list_.mixed; }
+  /// Query tile of the entry that the lane holds, of the kind of the last step that entry() was called for; -1: none.
+  __device__ __forceinline__ int lane_tile(int step) const {
+    const bool is_mixed = step < list_.mixed;
+    const int lane_place = place(step) - place(step) % 32 + static_cast<int>(threadIdx.x % 32);
+    return lane_place < (is_mixed ? list_.mixed : list_.end - list_.mixed) ? VisibleEntry{is_mixed ? mixed_ : whole_}.tile() : -1;
   }
   /// Of a step whose entry this is: the consumers, who read the bits of a mixed tile a step later, then find them in the first-level cache. A lane per 128
   /// bytes.
@@ -123,13 +131,6 @@ class ListedSteps {
   const QueryList list_;
   const int first_unit_;
   uint32_t mixed_, whole_;
-};
-
-/// For kernels without lists.
-struct NoSteps {
-  __device__ __forceinline__ NoSteps(const ModifiedBackwardParams&, const KeyWork&, int) {}
-  __device__ __forceinline__ int end() const { return 0; }
-  __device__ __forceinline__ VisibleEntry entry(int) const { return {0}; }
 };
 
 /// What a consumer thread knows of the list that it goes through.

@@ -19,7 +19,6 @@ inline constexpr int kStepsBeforeNext = 2;
 template <typename Config>
 class ModifiedProducer {
   using SharedStorage = typename Config::SharedStorage;
-  using Steps = std::conditional_t<Config::Policy::kMask, ListedSteps, NoSteps>;
 
  public:
   __device__ __forceinline__ ModifiedProducer(const ModifiedBackwardParams& params, SharedStorage& smem)
@@ -126,52 +125,83 @@ class ModifiedProducer {
     bool v_loaded = false;
 #pragma unroll 1
     for (int group_head = 0; group_head < p_.group_size; ++group_head) {
-      const int head = work.kv_head * p_.group_size + group_head, statistics_row = work.workspace_head + group_head;
-      [[maybe_unused]] Steps steps(p_, work, group_head);
-      const int num_steps = !Config::Policy::kMask ? work.end_step - work.first_step : steps.end();
-      if constexpr (!Config::Policy::kMask) {
-        stored_.begin_head(static_cast<int>(statistics_row * (p_.padded_rows / Config::kTileQ)) + work.row_begin / Config::kTileQ, work);
+      if constexpr (Config::Policy::kMask) {
+        load_list(work, group_head, v_loaded, after_step);
+      } else {
+        load_range(work, group_head, v_loaded);
       }
+    }
+  }
+
+  /// The query tiles of a head, from the last to the first.
+  __device__ __forceinline__ void load_range(const KeyWork& work, int group_head, bool& v_loaded) {
+    const int head = work.kv_head * p_.group_size + group_head, statistics_row = work.workspace_head + group_head;
+    stored_.begin_head(static_cast<int>(statistics_row * (p_.padded_rows / Config::kTileQ)) + work.row_begin / Config::kTileQ, work);
 #pragma unroll 1
-      for (int i = 0; i < num_steps; ++i) {
-        [[maybe_unused]] const VisibleEntry entry = steps.entry(i);
-        const int q_tile = Config::Policy::kMask ? entry.tile() : work.end_step - 1 - i;
-        const int first_row = q_tile * Config::kTileQ, stage = cursor_.stage;
-        ptx::mbarrier_wait(&smem_.q_empty[stage], cursor_.phase ^ 1);
-        if constexpr (!Config::Policy::kMask) {
-          stored_.begin_step(q_tile, work, stage);
-        } else {
-          stored_.tell(stage);
-          if (first_lane_) {
-            smem_.entry[stage] = static_cast<int>(entry.packed);
-          }
-        }
-        load_queries(&p_.map_q, smem_.q[stage], smem_.shift[stage], statistics_row, &smem_.q_full[stage], first_row, head, work,
-                     Config::Policy::kBias ? sizeof(smem_.ds[0]) : 0);
-        if constexpr (Config::Policy::kBias) {
-          load_bias(stage, first_row, head, work);
-        }
-        if (!v_loaded) {
-          load_keys(&p_.map_v, smem_.v[buffer], &smem_.v_full[buffer], work);
-          v_loaded = true;
-        }
-        if constexpr (!Config::Policy::kMask) {
-          stored_.wait_for(q_tile, work, cursor_);  // without grad_o nothing is added
-          ptx::mbarrier_wait(&smem_.grad_o_empty[stage], cursor_.phase ^ 1);
-        } else {
-          const int word = statistics_row * static_cast<int>(p_.padded_rows / Config::kTileQ) + q_tile, state = stored_.begin(word);
-          ptx::mbarrier_wait(&smem_.grad_o_empty[stage], cursor_.phase ^ 1);
-          stored_.wait_for(word, state, cursor_);
-          steps.touch_bits(i, entry);  // behind wait_for, which empties the first-level cache
-        }
-        load_queries(&p_.map_grad_o, smem_.grad_o[stage], smem_.delta[stage], p_.num_heads + statistics_row, &smem_.grad_o_full[stage], first_row, head, work);
-        cursor_.advance();
-        if constexpr (Config::Policy::kMask) {
-          if (group_head == p_.group_size - 1) {
-            after_step(num_steps - 1 - i);
-          }
-        }
+    for (int step = work.end_step - 1; step >= work.first_step; --step) {
+      const int first_row = step * Config::kTileQ, stage = cursor_.stage;
+      ptx::mbarrier_wait(&smem_.q_empty[stage], cursor_.phase ^ 1);
+      stored_.begin_step(step, work, stage);
+      load_queries(&p_.map_q, smem_.q[stage], smem_.shift[stage], statistics_row, &smem_.q_full[stage], first_row, head, work,
+                   Config::Policy::kBias ? sizeof(smem_.ds[0]) : 0);
+      if constexpr (Config::Policy::kBias) {
+        load_bias(stage, first_row, head, work);
       }
+      load_values(work, v_loaded);
+      stored_.wait_for(step, work, cursor_);  // without grad_o nothing is added
+      ptx::mbarrier_wait(&smem_.grad_o_empty[stage], cursor_.phase ^ 1);
+      load_queries(&p_.map_grad_o, smem_.grad_o[stage], smem_.delta[stage], p_.num_heads + statistics_row, &smem_.grad_o_full[stage], first_row, head, work);
+      cursor_.advance();
+    }
+  }
+
+  /// The query tiles of a head's list, in its order.
+  template <class AfterStep>
+  __device__ __forceinline__ void load_list(const KeyWork& work, int group_head, bool& v_loaded, AfterStep&& after_step) {
+    const int head = work.kv_head * p_.group_size + group_head, statistics_row = work.workspace_head + group_head;
+    ListedSteps steps(p_, work, group_head);
+    stored_.begin_head(static_cast<int>(statistics_row * (p_.padded_rows / Config::kTileQ)));
+    VisibleEntry entry = steps.entry(0);
+    int state = 0;
+#pragma unroll 1
+    for (int step = 0; step < steps.end(); ++step) {
+      const int first_row = entry.tile() * Config::kTileQ, stage = cursor_.stage;
+      ptx::mbarrier_wait(&smem_.q_empty[stage], cursor_.phase ^ 1);
+      if (first_lane_) {
+        smem_.entry[stage] = static_cast<int>(entry.packed);
+      }
+      load_queries(&p_.map_q, smem_.q[stage], smem_.shift[stage], statistics_row, &smem_.q_full[stage], first_row, head, work);
+      load_values(work, v_loaded);
+      if (kListsBeginSums && step == 0) {
+        state = stored_.come_to(steps, 0, entry.tile());
+      }
+      ptx::mbarrier_wait(&smem_.grad_o_empty[stage], cursor_.phase ^ 1);
+      int untold = 0;
+      if constexpr (kListsBeginSums) {
+        stored_.wait_for(steps, step, state, cursor_);
+        untold = stored_.say(stage, entry.tile(), state);
+      }
+      load_queries(&p_.map_grad_o, smem_.grad_o[stage], smem_.delta[stage], p_.num_heads + statistics_row, &smem_.grad_o_full[stage], first_row, head, work);
+      stored_.tell(untold);
+      steps.touch_bits(step, entry);
+      cursor_.advance();
+      if (step + 1 < steps.end()) {
+        entry = steps.entry(step + 1);
+      }
+      if (kListsBeginSums && step + 1 < steps.end()) {
+        state = stored_.come_to(steps, step + 1, entry.tile());
+      }
+      if (group_head == p_.group_size - 1) {
+        after_step(steps.end() - 1 - step);
+      }
+    }
+  }
+
+  /// v of an item, behind its first q.
+  __device__ __forceinline__ void load_values(const KeyWork& work, bool& v_loaded) const {
+    if (!v_loaded) {
+      load_keys(&p_.map_v, smem_.v[buffer_.stage], &smem_.v_full[buffer_.stage], work);
+      v_loaded = true;
     }
   }
 
