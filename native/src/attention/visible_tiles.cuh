@@ -77,8 +77,7 @@ class VisibleUnitsBlock {
     if (!in_range()) {
       return kVisibleNone;
     }
-    cut_ = job_.tiles.bits_know_range() &&
-           !range.sees_whole(first_row_, first_row_ + kVisibleUnitRows - 1, first_key_, first_key_ + kVisibleUnitKeys - 1);
+    cut_ = job_.tiles.bits_know_range() && !range.sees_whole(first_row_, first_row_ + kVisibleUnitRows - 1, first_key_, first_key_ + kVisibleUnitKeys - 1);
     uint32_t shown = kAllLanes;  // bit 8 i + j: the block mask's word on 16 rows and keys, from row 16 i and key 16 j on
     if (job_.block_mask.data != nullptr) {
       const int row = first_row_ + lane_ / 8 * 16, key = first_key_ + lane_ % 8 * 16;

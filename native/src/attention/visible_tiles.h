@@ -15,8 +15,8 @@
 // An entry of a mixed tile says what the test needs: for each unit of 64 queries of the query tile whether the masks hide all, some or none of its pairs, and
 // whether the range (causal mask, window, chunk, the tensors' ends) hides some pair of the tile. Bits of a unit exist only in state kSome. In lists of query
 // tiles they know nothing of the range: queries and keys behind the tensors' ends count as visible in states, their bits mean nothing; whole tiles have no such
-// keys (what is computed for such queries is not stored). In lists of key tiles what the range hides is hidden in states and bits, if there are bits; whole tiles
-// have neither such keys nor such queries.
+// keys (what is computed for such queries is not stored). In lists of key tiles what the range hides is hidden in states and bits, if there are bits; whole
+// tiles have neither such keys nor such queries.
 #pragma once
 
 #include <cstdint>

@@ -7,8 +7,8 @@
 
 #include "plan/plan.h"
 #include "plan/problem.h"
-#include "plan/sm90_backward_order.h"
 #include "plan/sequence_tables.h"
+#include "plan/sm90_backward_order.h"
 #include "plan/sm90_grad_bias.h"
 #include "plan/sm90_scores.h"
 #include "plan/visible_tiles.h"

@@ -192,7 +192,10 @@ class Lists {
           *ranged = *ranged || (!sees && !(row >= c_.len_q && c_.of_q && key < c_.len_kv));
         }
       }
-      const uint32_t state = !any_row ? (knows_range ? fa::kVisibleNone : fa::kVisibleAll) : !any || !in_range ? fa::kVisibleNone : all ? fa::kVisibleAll : fa::kVisibleSome;
+      const uint32_t state = !any_row            ? (knows_range ? fa::kVisibleNone : fa::kVisibleAll)
+                             : !any || !in_range ? fa::kVisibleNone
+                             : all               ? fa::kVisibleAll
+                                                 : fa::kVisibleSome;
       *states |= state << (2 * unit);
     }
     return !seen ? 0 : whole ? 2 : 1;
@@ -310,9 +313,25 @@ INSTANTIATE_TEST_SUITE_P(
         MaskCase{.name = "causal", .len_q = 400, .len_kv = 512, .mask = Mask::kCausalBottomRight},
         MaskCase{.name = "causal_of_keys", .len_q = 512, .len_kv = 400, .tile_q = 64, .of_q = false, .mask = Mask::kCausalTopLeft},
         MaskCase{.name = "causal_all_of_keys", .len_q = 500, .len_kv = 530, .tile_q = 64, .of_q = false, .mask = Mask::kCausalBottomRight, .density = 2},
-        MaskCase{.name = "window_of_keys", .len_q = 600, .len_kv = 600, .of_q = false, .mask = Mask::kWindowBottomRight, .window_left = 150, .window_right = 10},
-        MaskCase{.name = "small_blocks_causal", .len_q = 300, .len_kv = 500, .of_q = false, .mask = Mask::kCausalTopLeft, .visible = false, .block_q = 16, .block_kv = 48},
-        MaskCase{.name = "blocks_causal_of_keys", .len_q = 300, .len_kv = 500, .tile_q = 64, .of_q = false, .mask = Mask::kCausalTopLeft, .visible = false, .block_q = 64, .block_kv = 128},
+        MaskCase{
+            .name = "window_of_keys", .len_q = 600, .len_kv = 600, .of_q = false, .mask = Mask::kWindowBottomRight, .window_left = 150, .window_right = 10},
+        MaskCase{.name = "small_blocks_causal",
+                 .len_q = 300,
+                 .len_kv = 500,
+                 .of_q = false,
+                 .mask = Mask::kCausalTopLeft,
+                 .visible = false,
+                 .block_q = 16,
+                 .block_kv = 48},
+        MaskCase{.name = "blocks_causal_of_keys",
+                 .len_q = 300,
+                 .len_kv = 500,
+                 .tile_q = 64,
+                 .of_q = false,
+                 .mask = Mask::kCausalTopLeft,
+                 .visible = false,
+                 .block_q = 64,
+                 .block_kv = 128},
         MaskCase{.name = "causal_all", .len_q = 512, .len_kv = 512, .mask = Mask::kCausalTopLeft, .density = 2},
         MaskCase{.name = "window", .len_q = 600, .len_kv = 600, .mask = Mask::kWindowBottomRight, .window_left = 150, .window_right = 10, .density = 2},
         MaskCase{.name = "blocks", .len_q = 512, .len_kv = 512, .visible = false, .block_q = 128, .block_kv = 128},

@@ -9,8 +9,8 @@
 
 namespace fa::sm90 {
 
-/// What a block's producer warp tells and asks of the others. A buffer of q that is free again says that the step which used it has stored its part. Nobody waits
-/// for what waits for him: who begins a tile has waited for all that his steps before it need, and before he waits again he tells what he knows.
+/// What a block's producer warp tells and asks of the others. A buffer of q that is free again says that the step which used it has stored its part. Nobody
+/// waits for what waits for him: who begins a tile has waited for all that his steps before it need, and before he waits again he tells what he knows.
 class BegunTiles {
  public:
   /// s_begins: of the steps whose buffers are in use, not 0 if the step stores its part, and then 1 more than the place of the tile's word.
@@ -24,8 +24,8 @@ class BegunTiles {
   /// first_word: of the head's first query tile.
   __device__ __forceinline__ void begin_head(int first_word) { first_word_ = first_word; }
 
-  /// Which of the 32 entries around a step, from a multiple of 32 of its kind on, are known to be stored. Acquires, for the device; that empties the first-level
-  /// cache.
+  /// Which of the 32 entries around a step, from a multiple of 32 of its kind on, are known to be stored. Acquires, for the device; that empties the
+  /// first-level cache.
   __device__ __forceinline__ void look(const ListedSteps& steps, int step) {
     const int tile = steps.lane_tile(step);
     known_ = __ballot_sync(0xFFFFFFFF, tile >= 0 && (ptx::load_acquire(g_words_ + first_word_ + max(tile, 0)) & kTileStored) != 0);
@@ -84,7 +84,9 @@ class BegunTiles {
   }
 
  private:
-  __device__ __forceinline__ bool knows(const ListedSteps& steps, int step) const { return (known_ >> steps.place(step) % 32 & 1u) != 0; }
+  __device__ __forceinline__ bool knows(const ListedSteps& steps, int step) const {
+    return (known_ >> steps.place(step) % 32 & 1u) != 0;
+  }
 
   __device__ __forceinline__ int take(int stage) const {
     const int untold = first_lane_ ? s_begins_[stage] : 0;

@@ -7,6 +7,7 @@
 #include "kernels/sm90/backward_modified/bias.cuh"
 #include "kernels/sm90/backward_modified/config.h"
 #include "kernels/sm90/backward_modified/listed_tiles.cuh"
+#include "kernels/sm90/backward_modified/nonfinite.cuh"
 #include "kernels/sm90/backward_modified/producer.cuh"
 #include "kernels/sm90/backward_modified/scores.cuh"
 #include "ptx/bulk_copy.cuh"
@@ -98,8 +99,8 @@ class ModifiedConsumer {
   }
 
  private:
-  /// All query tiles of a head, from the last to the first: masked ones, whole ones, masked ones. Either loop stands once in the code and has nothing in it that
-  /// only the other needs.
+  /// All query tiles of a head, from the last to the first: masked ones, whole ones, masked ones. Either loop stands once in the code and has nothing in it
+  /// that only the other needs.
   __device__ __forceinline__ void go_through(NextScores& next, Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int buffer) {
     int step = work.end_step - 1, stop = work.whole_last;
     key_step_ = buffer * kKeyBufferStep;
@@ -461,8 +462,12 @@ class ModifiedConsumer {
 
   /// What the producer says of the step. An index of which the compiler does not know that it is the same in all threads: what is read from one address it
   /// moves to a uniform register at once, and so waits for it before the step's next product.
-  __device__ __forceinline__ int said(const int (&s_words)[Config::kStages], int stage) const { return s_words[stage + static_cast<int>(s_ds_) * p_.zero]; }
-  __device__ __forceinline__ VisibleEntry said_entry(int stage) const { return {static_cast<uint32_t>(said(smem_.entry, stage))}; }
+  __device__ __forceinline__ int said(const int (&s_words)[Config::kStages], int stage) const {
+    return s_words[stage + static_cast<int>(s_ds_) * p_.zero];
+  }
+  __device__ __forceinline__ VisibleEntry said_entry(int stage) const {
+    return {static_cast<uint32_t>(said(smem_.entry, stage))};
+  }
 
   /// Adds to the accumulator, or begins its sum. With lists the producer says whether, and of which tile.
   __device__ __forceinline__ void add_grad_q(const float (&grad_q)[Config::kGradQ], bool begins, int stage) {
@@ -492,39 +497,16 @@ class ModifiedConsumer {
 
   /// Tells the repair pass of NaN and infinity that may have come from masked pairs: the tensor core multiplies them with zero, and 0 * NaN is NaN.
   __device__ __forceinline__ void report_nonfinite(const Gradient& grad_k, const Gradient& grad_v, const KeyWork& work, int buffer) {
-    // Four sums side by side: one would be a chain of 128.
-    float probes[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll
-    for (int i = 0; i < Config::kGradients; ++i) {
-      probes[i % 4] = fmaf(grad_k[i], 0.0f, fmaf(grad_v[i], 0.0f, probes[i % 4]));
-    }
-    const float probe = probes[0] + probes[1] + (probes[2] + probes[3]);
-    using Pair = typename PairOf<Element>::Type;
     const int thread = threadIdx.x % 128, lane = thread % 32, slice = 4 * warpgroup_ + thread / 32;
-    Pair key_probes[4];
-#pragma unroll
-    for (Pair& sum : key_probes) {
-      sum = pair_of<Element>(0.0f);
-    }
+    bool bad_key = false;
     if (work.kind == KeyWork::kWithSteps) {
 #pragma unroll
       for (int panel = 0; panel < Config::kPanels; ++panel) {
-        const auto* s_chunks = reinterpret_cast<const uint4*>(smem_.k[buffer][panel][kRepairKeys * slice]);
-#pragma unroll
-        for (int i = 0; i < kRepairKeys * tile::kPanelRowBytes / 16; i += 32) {
-          const uint4 chunk = s_chunks[i + lane];
-          const auto* pairs = reinterpret_cast<const Pair*>(&chunk);
-#pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            key_probes[j] = __hfma2(pairs[j], pair_of<Element>(0.0f), key_probes[j]);
-          }
-        }
+        bad_key |= has_nonfinite<Element, kRepairKeys * tile::kPanelRowBytes>(smem_.k[buffer][panel][kRepairKeys * slice]);
       }
     }
-    const Pair key_probe = __hadd2(__hadd2(key_probes[0], key_probes[1]), __hadd2(key_probes[2], key_probes[3]));
-    const float2 keys = to_float2(key_probe);
-    const bool bad_gradients = __any_sync(0xFFFFFFFF, !(probe == 0.0f));
-    const bool bad_keys = __any_sync(0xFFFFFFFF, !(keys.x + keys.y == 0.0f));
+    const bool bad_gradients = __any_sync(0xFFFFFFFF, has_nonfinite(grad_k, grad_v));
+    const bool bad_keys = __any_sync(0xFFFFFFFF, bad_key);
     if (lane == 0) {
       p_.repair_flags[kRepairSlices * static_cast<int64_t>(work.index) + slice] = (bad_gradients ? kRepairGradKv : 0) | (bad_keys ? kRepairGradQ : 0);
     }

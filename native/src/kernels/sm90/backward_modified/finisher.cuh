@@ -117,7 +117,7 @@ __device__ __forceinline__ void finish_blocks(const ModifiedBackwardParams& para
     }
     __syncwarp();
     finish_block<Config, kUnroll>(params, flat_head, in_head / Config::kPanels * 64, in_head % Config::kPanels * 64,
-                         params.grad_q_accumulator + static_cast<int64_t>(block) * kGradQBlock);
+                                  params.grad_q_accumulator + static_cast<int64_t>(block) * kGradQBlock);
   }
 }
 

@@ -43,10 +43,11 @@ __device__ __forceinline__ int first_unit(const ModifiedBackwardParams& params, 
 struct ListedItem {
   int first_key;
   int first_half, second_half, mixed, end;  ///< of the first query head's list
-  bool seen;       ///< by some query head
+  bool seen;                                ///< by some query head
 
   /// The longest list of a head first.
-  __device__ __forceinline__ ListedItem(const ModifiedBackwardParams& params, const KeyWork& work) : first_key(work.first_key), first_half(0), second_half(0), mixed(0), end(0), seen(false) {
+  __device__ __forceinline__ ListedItem(const ModifiedBackwardParams& params, const KeyWork& work)
+      : first_key(work.first_key), first_half(0), second_half(0), mixed(0), end(0), seen(false) {
     if (params.visible.counts == nullptr) {
       return;
     }
