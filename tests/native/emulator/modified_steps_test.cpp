@@ -1,5 +1,5 @@
-// Which key tile of the Hopper backward kernel with modified scores begins the sums of grad_q of a query tile (kernels/sm90/backward_modified/steps.cuh): of all
-// that visit it the first, and one alone; rows of query tiles that nobody visits are the ones whose accumulator is cleared.
+// Which key tile of the Hopper backward kernel with modified scores begins the sums of grad_q of a query tile (kernels/sm90/backward_modified/steps.cuh): of
+// all that visit it the first, and one alone; rows of query tiles that nobody visits are the ones whose accumulator is cleared.
 #include <gtest/gtest.h>
 
 #include <random>

@@ -6,6 +6,7 @@
 #include "kernels/sm90/backward/pairs.cuh"
 #include "kernels/sm90/backward_modified/bias.cuh"
 #include "kernels/sm90/backward_modified/config.h"
+#include "kernels/sm90/backward_modified/finisher.cuh"
 #include "kernels/sm90/backward_modified/listed_tiles.cuh"
 #include "kernels/sm90/backward_modified/producer.cuh"
 #include "kernels/sm90/backward_modified/scores.cuh"
@@ -95,11 +96,14 @@ class ModifiedConsumer {
       report_nonfinite(grad_k, grad_v, work, buffer.stage);
       hand_over(grad_k, grad_v, work, buffer.stage);
     }
+    if (p_.finish_inside) {
+      finish_blocks<Config>(p_);  // beside the spare warps, for which the heads of the last section would be many
+    }
   }
 
  private:
-  /// All query tiles of a head, from the last to the first: masked ones, whole ones, masked ones. Either loop stands once in the code and has nothing in it that
-  /// only the other needs.
+  /// All query tiles of a head, from the last to the first: masked ones, whole ones, masked ones. Either loop stands once in the code and has nothing in it
+  /// that only the other needs.
   __device__ __forceinline__ void go_through(NextScores& next, Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int buffer) {
     int step = work.end_step - 1, stop = work.whole_last;
     key_step_ = buffer * kKeyBufferStep;
@@ -139,7 +143,8 @@ class ModifiedConsumer {
 
   /// What is the same for all steps of a query head.
   __device__ __forceinline__ void take_head(const KeyWork& work, int group_head) {
-    const int64_t first_row = (work.workspace_head + group_head) * p_.padded_rows + work.row_begin + (Config::Policy::kMask ? 0 : work.end_step - 1) * Config::kTileQ;
+    const int64_t first_row =
+        (work.workspace_head + group_head) * p_.padded_rows + work.row_begin + (Config::Policy::kMask ? 0 : work.end_step - 1) * Config::kTileQ;
     g_lane_ = p_.grad_q_accumulator + first_row * Config::kHeadDim + warpgroup_ * kGradQBlock + 4 * (threadIdx.x % 128);
     if constexpr (Config::Policy::kAlibi) {
       slope_log2_ = alibi_slope_log2(p_.scores, work.sequence, work.kv_head * p_.group_size + group_head);

@@ -20,11 +20,11 @@ constexpr int kSinkThreads = 1024;
 /// Where a row of the workspace lies in the tensors.
 struct QueryPlace {
   int head;
-  int batch;      ///< entry of the tensors
-  int sequence;   ///< batch of the semantics
-  int position;   ///< along the sequence dimension
-  int row;        ///< within the sequence
-  int rows_left;  ///< rows of the sequence from this one on; the row is padding if there are none
+  int batch;          ///< entry of the tensors
+  int sequence;       ///< batch of the semantics
+  int position;       ///< along the sequence dimension
+  int row;            ///< within the sequence
+  int rows_left;      ///< rows of the sequence from this one on; the row is padding if there are none
   int len_q, len_kv;  ///< of the sequence
 };
 
@@ -67,8 +67,7 @@ __device__ __forceinline__ QueryPlace query_place(const ModifiedPassParams& p, i
 
 /// Whether the sums of the row's query tile may begin with what is in the accumulator, and not with what a key tile stores (StoredTiles).
 __device__ __forceinline__ bool needs_zeros(const ModifiedPassParams& p, const QueryPlace& place) {
-  return p.main.visible.counts != nullptr || place.rows_left <= 0 ||
-         may_stay_unvisited(p.main.scores.range.with_lengths(place.len_q, place.len_kv), place.row);
+  return p.main.visible.counts != nullptr || place.rows_left <= 0 || may_stay_unvisited(p.main.scores.range.with_lengths(place.len_q, place.len_kv), place.row);
 }
 
 /// sum + the products of eight elements.

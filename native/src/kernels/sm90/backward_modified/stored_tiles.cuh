@@ -1,5 +1,6 @@
-// The first key tile that visits a query tile stores its part of grad_q where the others add theirs, so that nobody clears the accumulator. Key tiles go through
-// query tiles from the last to the first: under a window those that a key tile stores are then its first ones, which others that began beside it come to later.
+// The first key tile that visits a query tile stores its part of grad_q where the others add theirs, so that nobody clears the accumulator. Key tiles go
+// through query tiles from the last to the first: under a window those that a key tile stores are then its first ones, which others that began beside it come
+// to later.
 #pragma once
 
 #include "kernels/sm90/backward_modified/work.cuh"
@@ -20,8 +21,8 @@ struct RingCursor {
 };
 
 /// What a block's producer warp tells and asks of the others. A buffer of q that is free again says that the step which used it has stored its tile. Whoever
-/// waits here tells first what it knows, and waits only for key tiles of the same head that were handed out before its own: so the earliest item that is not yet
-/// done always goes on.
+/// waits here tells first what it knows, and waits only for key tiles of the same head that were handed out before its own: so the earliest item that is not
+/// yet done always goes on.
 class StoredTiles {
  public:
   /// s_flags: of the steps whose buffers are in use, what others wait for.

@@ -22,8 +22,8 @@ struct KeyWork {
   int workspace_head;  ///< of the key head's first query head
   int first_step;      ///< query tiles that see a key of the tile
   int end_step;
-  int whole_first;  ///< query tiles from here …
-  int whole_last;   ///< … to the one before this need no mask; first_step <= whole_first <= whole_last <= end_step
+  int whole_first;   ///< query tiles from here …
+  int whole_last;    ///< … to the one before this need no mask; first_step <= whole_first <= whole_last <= end_step
   int first_stored;  ///< query tiles from here on no key tile before this one visits: it stores its part of grad_q, to which the others add
 
   /// The range of pairs within the sequence.
