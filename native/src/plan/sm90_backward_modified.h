@@ -91,7 +91,9 @@ inline Sm90ModifiedBackwardWorkspace sm90_modified_backward_workspace(const Sm90
   return w;
 }
 
-/// Key heads that are worked on side by side: as many as fill the multiprocessors, if the cache holds what their query tiles stream through.
+/// Key heads that are worked on side by side: as many as fill the multiprocessors, if the cache holds what their query tiles stream through. Where key tiles
+/// get shorter from the first to the last, up to twice as many, so that the last section lacks the fewest: a smaller one begins with its longest tiles when
+/// little is left to do beside them. Windows and chunks have most tiles of one length, and heads to be finished at the end.
 inline int64_t sm90_modified_section_heads(const Sm90ModifiedBackwardTile& tile, const Problem& problem) {
   constexpr int64_t kCacheBytes = int64_t{50} << 20, kResidentBlocks = 132;
   const Sm90ModifiedBackwardWorkspace w = sm90_modified_backward_workspace(tile, problem);
@@ -99,8 +101,9 @@ inline int64_t sm90_modified_section_heads(const Sm90ModifiedBackwardTile& tile,
   const int64_t head_bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * tile.head_dim) * problem.group_size();
   const int64_t filling = (kResidentBlocks + w.key_tiles - 1) / std::max<int64_t>(w.key_tiles, 1);
   const int64_t fitting = head_bytes > 0 ? kCacheBytes / 2 / head_bytes : key_heads;
-  const int64_t section = std::max<int64_t>(std::min({fitting, filling, key_heads}), 1);
-  return sm90_modified_lists_tiles(problem) ? std::min(sm90_level_section(key_heads, section), std::max<int64_t>(key_heads, 1)) : section;
+  const int64_t wanted = std::max<int64_t>(std::min({fitting, filling, key_heads}), 1);
+  const bool uneven = sm90_modified_lists_tiles(problem) || (problem.is_causal() && problem.variants.chunk == 0);
+  return uneven && key_heads > 0 ? sm90_level_section(key_heads, wanted) : wanted;
 }
 
 /// Whether the main kernel turns accumulators into grad_q itself. Heads must be done one after the other, or all would be finished at the end by too few warps.

@@ -14,7 +14,7 @@ namespace fa::sm90 {
 class BegunTiles {
  public:
   /// s_begins: of the steps whose buffers are in use, not 0 if the step stores its part, and then 1 more than the place of the tile's word.
-  __device__ __forceinline__ BegunTiles(int* g_words, uint64_t (&q_empty)[2], int (&s_begins)[2])
+  __device__ __forceinline__ BegunTiles(int* g_words, uint64_t (&q_empty)[2], int (&s_begins)[2], int&)
       : g_words_(g_words), q_empty_(q_empty), s_begins_(s_begins), first_lane_(threadIdx.x % 32 == 0) {
     if (first_lane_) {
       s_begins_[0] = s_begins_[1] = 0;

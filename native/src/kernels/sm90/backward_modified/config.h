@@ -58,7 +58,8 @@ struct ModifiedBackwardConfig {
     alignas(128) float delta[kStages][kTileQ];
     KeyWork work[kBuffers];
     int stored_flag[kStages];   ///< for the producer's first lane (StoredTiles); with lists for the consumers, too: not 0: the step's part of grad_q is stored
-    int entry[kStages];         ///< VisibleEntry of the step; there with q
+    int untold_flag;            ///< for the producer's first lane
+    int entry[kStages];         ///< with lists VisibleEntry of the step; there with q
     uint64_t k_full[kBuffers];  ///< k and work
     uint64_t v_full[kBuffers];
     uint64_t done[kBuffers];      ///< grad_k and grad_v are in place of k and v, the additions to grad_q are queued

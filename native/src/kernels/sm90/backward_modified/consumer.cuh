@@ -6,6 +6,7 @@
 #include "kernels/sm90/backward/pairs.cuh"
 #include "kernels/sm90/backward_modified/bias.cuh"
 #include "kernels/sm90/backward_modified/config.h"
+#include "kernels/sm90/backward_modified/finisher.cuh"
 #include "kernels/sm90/backward_modified/listed_tiles.cuh"
 #include "kernels/sm90/backward_modified/nonfinite.cuh"
 #include "kernels/sm90/backward_modified/producer.cuh"
@@ -95,6 +96,9 @@ class ModifiedConsumer {
       }
       report_nonfinite(grad_k, grad_v, work, buffer.stage);
       hand_over(grad_k, grad_v, work, buffer.stage);
+    }
+    if (p_.finish_inside) {
+      finish_blocks<Config>(p_);  // beside the spare warps, for which the heads of the last section would be many
     }
   }
 

@@ -48,7 +48,7 @@ __device__ __forceinline__ void store_items(const ModifiedBackwardParams& params
 
 /// grad_q = scale * accumulator, rounded, for a 64 x 64 block (kGradQBlock). By one warp: a thread takes eight columns of two rows, row and row + 8, at a time,
 /// four neighbouring float4 of the accumulator; four lanes write 64 contiguous bytes of a row. With lists, of rows to which nobody came there is no sum.
-template <typename Config, int kUnroll>
+template <typename Config>
 __device__ __forceinline__ void finish_block(const ModifiedBackwardParams& params, int flat_head, int first_row, int first_column, const float* g_block) {
   bool seen = true;
   if constexpr (Config::Policy::kMask && kListsBeginSums) {
@@ -57,7 +57,7 @@ __device__ __forceinline__ void finish_block(const ModifiedBackwardParams& param
   const int lane = threadIdx.x % 32, batch = flat_head / params.scores.heads_q, head = flat_head - batch * params.scores.heads_q;
   uint16_t* g_head = params.grad_q + batch * params.grad_q_strides.batch + head * params.grad_q_strides.head + first_column + 8 * (lane % 4);
   const auto* g_lane = reinterpret_cast<const float4*>(g_block) + 128 * (lane % 4) + lane / 4 * 4;
-#pragma unroll kUnroll
+#pragma unroll 1
   for (int i = 0; i < 8; ++i) {
     const int slice = i / 2, half = i % 2;  // of 16 rows, of 32 columns
     const int row = first_row + 16 * slice + lane / 4;
@@ -86,7 +86,7 @@ __device__ __forceinline__ void finish_block(const ModifiedBackwardParams& param
 
 /// Runs in a whole warp, until all blocks of all heads are handed out. Nobody waits for a block of the grid that has not begun: what an item needs depends on
 /// no other, and items are taken up in the order of their heads.
-template <typename Config, int kUnroll = 1>
+template <typename Config>
 __device__ __forceinline__ void finish_blocks(const ModifiedBackwardParams& params) {
   const int blocks_per_head = static_cast<int>(params.padded_rows / 64) * Config::kPanels, num_blocks = blocks_per_head * params.num_heads;
 #pragma unroll 1
@@ -105,19 +105,17 @@ __device__ __forceinline__ void finish_blocks(const ModifiedBackwardParams& para
       block = flat_head * blocks_per_head + in_head;
     }
     if (threadIdx.x % 32 == 0) {
-      if constexpr (Config::Policy::kMask) {
-        // An acquiring load empties the first-level cache, where the consumers' lists are.
-        while (ptx::load_relaxed(params.tiles_added + flat_head / params.group_size) < params.order.num_tiles) {
-          __nanosleep(500);
-        }
+      // Relaxed: an acquiring load empties the first-level cache.
+      while (ptx::load_relaxed(params.tiles_added + flat_head / params.group_size) < params.order.num_tiles) {
+        __nanosleep(500);
       }
       while (ptx::load_acquire(params.tiles_added + flat_head / params.group_size) < params.order.num_tiles) {
         __nanosleep(500);
       }
     }
     __syncwarp();
-    finish_block<Config, kUnroll>(params, flat_head, in_head / Config::kPanels * 64, in_head % Config::kPanels * 64,
-                                  params.grad_q_accumulator + static_cast<int64_t>(block) * kGradQBlock);
+    finish_block<Config>(params, flat_head, in_head / Config::kPanels * 64, in_head % Config::kPanels * 64,
+                         params.grad_q_accumulator + static_cast<int64_t>(block) * kGradQBlock);
   }
 }
 

@@ -63,11 +63,6 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_modified_kernel(
   } else {
     ptx::registers_acquire<Config::kTile.consumer_registers()>();
     ModifiedConsumer<Config>(params, smem, warpgroup - 1).run();
-    if constexpr (Config::Policy::kMask) {
-      if (params.finish_inside) {
-        finish_blocks<Config, 4>(params);  // of the last heads, which are complete only when nobody has work any more
-      }
-    }
   }
 #else
   // Other targets have no wgmma; the planner never chooses this kernel there.

@@ -29,20 +29,19 @@ struct QueryPlace {
   int len_q, len_kv;  ///< of the sequence
 };
 
-__device__ __forceinline__ QueryPlace query_place(const ModifiedPassParams& p, int64_t workspace_row) {
-  const int64_t flat_head = workspace_row / p.main.padded_rows;
-  const int in_head = static_cast<int>(workspace_row - flat_head * p.main.padded_rows);
+/// in_head: row within a head of the workspace.
+__device__ __forceinline__ QueryPlace query_place(const ModifiedPassParams& p, int flat_head, int in_head) {
   QueryPlace place;
   if (p.sequences.count == 0) {
-    place.batch = place.sequence = static_cast<int>(flat_head / p.main.scores.heads_q);
-    place.head = static_cast<int>(flat_head - int64_t{place.batch} * p.main.scores.heads_q);
+    place.batch = place.sequence = flat_head / p.main.scores.heads_q;
+    place.head = flat_head - place.batch * p.main.scores.heads_q;
     place.position = place.row = in_head;
     place.len_q = p.main.scores.range.len_q;
     place.len_kv = p.main.scores.range.len_kv;
     place.rows_left = place.len_q - in_head;
     return place;
   }
-  place.head = static_cast<int>(flat_head);
+  place.head = flat_head;
   const SequenceInputs& in = p.sequences;
   // The last sequence whose rows begin at or before this one.
   int low = 0, high = in.count - 1;
@@ -91,35 +90,36 @@ __device__ __forceinline__ float dot8(const uint4& a, const uint4& b, float sum)
 /// A row of the workspace per kPaddedDim / 8 lanes.
 template <typename Element, int kPaddedDim>
 __global__ void __launch_bounds__(kPassThreads) modified_prepare_kernel(const __grid_constant__ ModifiedPassParams p) {
-  constexpr int kLanes = kPaddedDim / 8;
+  constexpr int kLanes = kPaddedDim / 8, kRows = kPassThreads / kLanes;  // a head's rows are a multiple of what a block works on
+  static_assert(kSm90ModifiedRowPadding % kRows == 0);
   const int lane = threadIdx.x % kLanes;
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kPassThreads / kLanes) + threadIdx.x / kLanes;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kRows + threadIdx.x / kLanes;
   // The counters lie one behind the other.
   for (int i = static_cast<int>(blockIdx.x * kPassThreads + threadIdx.x); i < p.num_counters; i += static_cast<int>(gridDim.x) * kPassThreads) {
     p.main.work_counter[i] = 0;
   }
-  const bool in_workspace = row < p.num_rows;
-  const QueryPlace place = query_place(p, in_workspace ? row : 0);
+  if (p.num_rows == 0) {
+    return;
+  }
+  const int head_blocks = static_cast<int>(p.main.padded_rows) / kRows, flat_head = static_cast<int>(blockIdx.x) / head_blocks;
+  const QueryPlace place = query_place(p, flat_head, (static_cast<int>(blockIdx.x) - flat_head * head_blocks) * kRows + threadIdx.x / kLanes);
   const int64_t g_row = (int64_t{place.batch} * p.main.scores.heads_q + place.head) * p.len_q + place.position;
-  float lse = -INFINITY;
-  if (in_workspace && place.rows_left > 0) {
+  // All loads at once; what rows that count for nothing hold does not matter.
+  float lse = -INFINITY, sum = 0.0f;
+  if (place.rows_left > 0) {
     lse = p.lse[g_row];
+    if (8 * lane < p.head_dim_v) {
+      const auto* g_o =
+          reinterpret_cast<const uint4*>(p.o + place.batch * p.o_strides.batch + place.head * p.o_strides.head + place.position * p.o_strides.seq + 8 * lane);
+      const auto* g_grad_o = reinterpret_cast<const uint4*>(p.grad_o + place.batch * p.grad_o_strides.batch + place.head * p.grad_o_strides.head +
+                                                            place.position * p.grad_o_strides.seq + 8 * lane);
+      sum = dot8<Element>(__ldcs(g_o), *g_grad_o, 0.0f);  // grad_o is read again soon, o is not
+    }
   }
   const bool counts = lse != -INFINITY;
-  float sum = 0.0f;
-  if (counts && 8 * lane < p.head_dim_v) {
-    const auto o =
-        *reinterpret_cast<const uint4*>(p.o + place.batch * p.o_strides.batch + place.head * p.o_strides.head + place.position * p.o_strides.seq + 8 * lane);
-    const auto grad_o = *reinterpret_cast<const uint4*>(p.grad_o + place.batch * p.grad_o_strides.batch + place.head * p.grad_o_strides.head +
-                                                        place.position * p.grad_o_strides.seq + 8 * lane);
-    sum = dot8<Element>(o, grad_o, 0.0f);
-  }
 #pragma unroll
   for (int distance = kLanes / 2; distance > 0; distance /= 2) {
     sum += __shfl_xor_sync(0xFFFFFFFF, sum, distance);
-  }
-  if (!in_workspace) {
-    return;
   }
   if (lane == 0) {
     const float slope_log2 = counts ? alibi_slope_log2(p.main.scores, place.sequence, place.head) : 0.0f;
@@ -150,7 +150,10 @@ __global__ void __launch_bounds__(kPassThreads) modified_finish_kernel(const __g
   if (16 * slice >= p.num_rows || column >= p.head_dim) {
     return;
   }
-  const QueryPlace place = query_place(p, 16 * slice + lane / 4);
+  constexpr int kRows = 16 * (kPassThreads / 32) / kColumnGroups;  // of a block
+  static_assert(kSm90ModifiedRowPadding % kRows == 0);
+  const int head_blocks = static_cast<int>(p.main.padded_rows) / kRows, flat_head = static_cast<int>(blockIdx.x) / head_blocks;
+  const QueryPlace place = query_place(p, flat_head, static_cast<int>(16 * slice - flat_head * p.main.padded_rows) + lane / 4);
   const int64_t block = slice / 4 * (kPaddedDim / 64) + column / 64;
   const int thread = static_cast<int>(slice % 4) * 32 + lane / 4 * 4;
   const auto* g_piece = reinterpret_cast<const float4*>(p.main.grad_q_accumulator + block * kGradQBlock) + 128 * (column % 64 / 8) + thread;
@@ -183,7 +186,7 @@ __global__ void __launch_bounds__(kSinkThreads) modified_grad_sinks_kernel(const
     const int64_t first = flat_head * p.main.padded_rows;
     // Sequences begin with a tile, so that a row's place in its tile is known without looking for the sequence.
     for (int64_t i = thread; i < p.main.padded_rows; i += kSinkThreads) {
-      const float slope_log2 = scores.alibi_slopes != nullptr ? alibi_slope_log2(scores, query_place(p, first + i).sequence, head) : 0.0f;
+      const float slope_log2 = scores.alibi_slopes != nullptr ? alibi_slope_log2(scores, query_place(p, flat_head, static_cast<int>(i)).sequence, head) : 0.0f;
       const float lse_log2 = p.main.shift[first + i] - shift_beyond_lse(scores, slope_log2, static_cast<int>(i) % p.tile_q);
       sum -= ptx::exp2_approx(sink - lse_log2) * p.main.delta[first + i];  // 0 where the row does not count: its shift is +inf
     }
