@@ -51,32 +51,6 @@ __device__ __forceinline__ void finish_rows(const FinishHead& head, int slice, i
   }
 }
 
-/// As finish_rows, in few registers: a lane four columns of two rows at a time.
-template <typename Element, int kPaddedDim>
-__device__ __forceinline__ void finish_rows_slowly(const BackwardParams& params, const float* g_sums, uint16_t* g_grad_q, int slice, int column_group) {
-  const int lane = threadIdx.x % 32, row = kFinishRows * slice + lane / 4;
-#pragma unroll 1
-  for (int half = 0; half < 2; ++half) {
-    const int column = 32 * column_group + 8 * (lane % 4) + 4 * half;
-    const float* g_piece =
-        g_sums + (slice / 4 * (kPaddedDim / 64) + column / 64) * kGradQBlock + 4 * (128 * (column % 64 / 8) + slice % 4 * 32 + lane / 4 * 4 + 2 * half);
-    if (column < params.head_dim) {
-      float4 a, b;
-      ptx::load_v4(g_piece, a.x, a.y, a.z, a.w);
-      ptx::load_v4(g_piece + 4, b.x, b.y, b.z, b.w);
-      uint16_t* g_row = g_grad_q + row * params.grad_q_strides.seq + column;
-      if (row < params.len_q) {
-        *reinterpret_cast<uint2*>(g_row) =
-            make_uint2(ptx::pack2<Element>(a.x * params.scale, a.y * params.scale), ptx::pack2<Element>(b.x * params.scale, b.y * params.scale));
-      }
-      if (row + 8 < params.len_q) {
-        *reinterpret_cast<uint2*>(g_row + 8 * params.grad_q_strides.seq) =
-            make_uint2(ptx::pack2<Element>(a.z * params.scale, a.w * params.scale), ptx::pack2<Element>(b.z * params.scale, b.w * params.scale));
-      }
-    }
-  }
-}
-
 /// Rounds the block's share of a head finish_distance in front of its own, which other blocks have long completed, if all goes well; blocks are launched in the
 /// order of the heads' sections, so nobody waits for a block behind its own. Runs in `warps` warps, of which this is number `warp`.
 template <typename Config>
@@ -106,11 +80,7 @@ __device__ __forceinline__ void finish_earlier_head(const BackwardParams& params
     head.scale = params.scale;
 #pragma unroll 1
     for (int i = first * kColumnGroups + warp; i < end * kColumnGroups; i += warps) {
-      if constexpr (Config::kTile.producer_registers() < 32) {
-        finish_rows_slowly<typename Config::Element, Config::kHeadDim>(params, head.g_sums, head.g_grad_q, i / kColumnGroups, i % kColumnGroups);
-      } else {
-        finish_rows<typename Config::Element, Config::kHeadDim>(head, i / kColumnGroups, i % kColumnGroups);
-      }
+      finish_rows<typename Config::Element, Config::kHeadDim>(head, i / kColumnGroups, i % kColumnGroups);
     }
   }
 }

@@ -13,9 +13,6 @@
 
 namespace fa::sm90 {
 
-/// Whether kernels with modified scores form the upper half of a lower edge tile alone where a warpgroup does not see the rest.
-inline constexpr bool kTrimsLowerEdge = true;
-
 /// So many key tiles before it is loaded, a tile of a bias is brought into L2: two stages leave less time than device memory takes. 0: not at all.
 inline constexpr int kBiasTilesAhead = 3;
 
@@ -62,7 +59,7 @@ struct ForwardConfig {
   static constexpr bool kTrimsFirst = kTileKv == 128 && !Scores::kMask;
   /// So is, where scores do not change, a last key tile of which only the upper half is visible. Behind a softcap the lower edge takes the exact step; with
   /// ALiBi, ptxas 12.4 finds too few registers for one more form of the step (C7511).
-  static constexpr bool kTrimsLast = kTrimsLowerEdge && kTrimsFirst && Scores::kModified && !Scores::kChangesScores;
+  static constexpr bool kTrimsLast = kTrimsFirst && Scores::kModified && !Scores::kChangesScores;
 
   /// Accumulator registers of a thread: its part of a 64-row warpgroup tile.
   static constexpr int kScores = kTileKv / 2;
