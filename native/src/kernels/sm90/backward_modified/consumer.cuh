@@ -102,28 +102,35 @@ class ModifiedConsumer {
   }
 
  private:
-  /// All query tiles of a head, from the last to the first: masked ones, whole ones, masked ones. Either loop stands once in the code and has nothing in it
-  /// that only the other needs.
+  /// All query tiles of a head, from the last to the first: those that only one warpgroup sees, masked ones, whole ones, masked ones, those that only one sees.
+  /// Each of the three loops stands once in the code and has nothing in it that only another needs.
   __device__ __forceinline__ void go_through(NextScores& next, Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int buffer) {
-    int step = work.end_step - 1, stop = work.whole_last;
+    int step = work.end_step - 1, edge_stop = edge_end_, masked_stop = work.whole_last;
+    bool upper = true;
     key_step_ = buffer * kKeyBufferStep;
 #pragma unroll 1
     while (true) {
 #pragma unroll 1
-      for (; step >= stop; --step) {
-        process<true>(next, grad_k, grad_v, work, step);
+      for (; step >= edge_stop; --step) {
+        process<true, true>(next, grad_k, grad_v, work, step);
       }
       if (step < work.first_step) {
         break;
+      }
+#pragma unroll 1
+      for (; step >= masked_stop; --step) {
+        process<true, false>(next, grad_k, grad_v, work, step);
       }
       if constexpr (Config::kBeginsScores) {
         begin_whole_scores(next.s, step);
       }
 #pragma unroll 1
       for (; step >= work.whole_first; --step) {
-        process<false>(next, grad_k, grad_v, work, step);
+        process<false, false>(next, grad_k, grad_v, work, step);
       }
-      stop = work.first_step;
+      edge_stop = upper ? work.end_step : work.first_step;
+      masked_stop = edge_first_;
+      upper = false;
     }
   }
 
@@ -133,11 +140,11 @@ class ModifiedConsumer {
     key_step_ = buffer * kKeyBufferStep;
 #pragma unroll 1
     for (; step < work.whole_first; ++step) {
-      process<true>(next, grad_k, grad_v, work, step);
+      process<true, false>(next, grad_k, grad_v, work, step);
     }
 #pragma unroll 1
     for (; step < work.end_step; ++step) {
-      process<false>(next, grad_k, grad_v, work, step);
+      process<false, false>(next, grad_k, grad_v, work, step);
     }
   }
 
@@ -170,6 +177,12 @@ class ModifiedConsumer {
     const int warpgroup_key = work.first_key + 64 * warpgroup_, last_key = min(warpgroup_key + 64, range.len_kv) - 1;
     first_step_ = range.begin_row(warpgroup_key) / Config::kTileQ;
     end_step_ = last_key < warpgroup_key ? 0 : (range.end_row(last_key) + Config::kTileQ - 1) / Config::kTileQ;
+    // Both warpgroups see all steps between these, and none of their queries is another sequence's.
+    const int lower_end = range.end_row(min(work.first_key + 64, range.len_kv) - 1);
+    const int both_end = p_.table.data != nullptr ? min((lower_end + Config::kTileQ - 1) / Config::kTileQ, work.len_q / Config::kTileQ)
+                                                  : (lower_end + Config::kTileQ - 1) / Config::kTileQ;
+    edge_end_ = max(work.first_key + 64 < range.len_kv ? min(both_end, work.end_step) : 0, work.whole_last);
+    edge_first_ = min(max(range.begin_row(work.first_key + 64) / Config::kTileQ, work.first_step), work.whole_first);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       // Relative to the thread's first column. Nobody sees a key at the padding.
@@ -197,11 +210,10 @@ class ModifiedConsumer {
   /// Of queries that see none of the warpgroup's keys, only the other's, dS of its own keys is 0 and there is nothing to do but its part of grad_q. Both
   /// warpgroups come to the same barrier instruction none the less (synccheck takes two of them for divergence), and in the masked form with no product in
   /// flight, since what is around it is conditional.
-  template <bool kMasked>
+  template <bool kMasked, bool kConditional>
   __device__ __forceinline__ void process(NextScores& next, Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int step) {
     using namespace ptx;
-    // With lists of query tiles there are no steps for one warpgroup alone, and no sequences.
-    constexpr bool kListed = Config::Policy::kMask, kConditional = kMasked && !kListed;
+    constexpr bool kListed = Config::Policy::kMask;
     const int stage = cursor_.stage, first_query = step * Config::kTileQ;
     const uint32_t stage_step = stage * kQStageStep, buffer_step = key_step_;
     const bool seen = !kConditional || (step >= first_step_ && step < end_step_);
@@ -574,6 +586,8 @@ class ModifiedConsumer {
   int query_head_;           // kBias
   int first_step_;           // query tiles that see a key of the warpgroup
   int end_step_;
+  int edge_first_;          // query tiles from here …
+  int edge_end_;            // … to the one before this both warpgroups see
   int first_key_position_;  // the thread's first key, as a query's number
   int begin_row_[2];        // queries that see the thread's keys, less the thread's first column
   int end_row_[2];

@@ -105,8 +105,8 @@ __global__ void __launch_bounds__(kPassThreads) modified_prepare_kernel(const __
   if (place.rows_left > 0) {
     lse = p.lse[g_row];
     if (8 * lane < p.head_dim_v) {
-      const auto* g_o = reinterpret_cast<const uint4*>(p.o + place.batch * p.o_strides.batch + place.head * p.o_strides.head +
-                                                       place.position * p.o_strides.seq + 8 * lane);
+      const auto* g_o =
+          reinterpret_cast<const uint4*>(p.o + place.batch * p.o_strides.batch + place.head * p.o_strides.head + place.position * p.o_strides.seq + 8 * lane);
       const auto* g_grad_o = reinterpret_cast<const uint4*>(p.grad_o + place.batch * p.grad_o_strides.batch + place.head * p.grad_o_strides.head +
                                                             place.position * p.grad_o_strides.seq + 8 * lane);
       sum = dot8<Element>(__ldcs(g_o), *g_grad_o, 0.0f);  // grad_o is read again soon, o is not
