@@ -41,6 +41,10 @@ struct ModifiedBackwardConfig {
   /// But not of rows whose position is further behind the last key.
   static constexpr int kNearRows = 256;
 
+  /// Steps at the ends of a window that only one warpgroup sees have a loop of their own, so that other masked steps need no condition around their products.
+  /// head_dim 64, ALiBi and a bias have no registers for it.
+  static constexpr bool kEdgeLoop = !Policy::kMask && !kBeginsScores && !Policy::kBias && kHeadDim == 128;
+
   /// Named barriers. 0 is __syncthreads.
   static constexpr int kBarrierConsumers = 1;  ///< all consumers
   static constexpr int kBarrierWarpgroup = 2;  ///< + w: consumer warpgroup w alone

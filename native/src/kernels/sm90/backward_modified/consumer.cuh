@@ -102,24 +102,26 @@ class ModifiedConsumer {
   }
 
  private:
-  /// All query tiles of a head, from the last to the first: those that only one warpgroup sees, masked ones, whole ones, masked ones, those that only one sees.
-  /// Each of the three loops stands once in the code and has nothing in it that only another needs.
+  /// All query tiles of a head, from the last to the first: masked ones, whole ones, masked ones; where edges have a loop of their own, before and behind them
+  /// those that only one warpgroup sees. Each loop stands once in the code and has nothing in it that only another needs.
   __device__ __forceinline__ void go_through(NextScores& next, Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int buffer) {
     int step = work.end_step - 1, edge_stop = edge_end_, masked_stop = work.whole_last;
-    bool upper = true;
     key_step_ = buffer * kKeyBufferStep;
 #pragma unroll 1
     while (true) {
+      if constexpr (Config::kEdgeLoop) {
 #pragma unroll 1
-      for (; step >= edge_stop; --step) {
-        process<true, true>(next, grad_k, grad_v, work, step);
-      }
-      if (step < work.first_step) {
-        break;
+        for (; step >= edge_stop; --step) {
+          process<true, true>(next, grad_k, grad_v, work, step);
+        }
+        edge_stop = step < work.whole_first ? work.first_step : work.end_step;
       }
 #pragma unroll 1
       for (; step >= masked_stop; --step) {
-        process<true, false>(next, grad_k, grad_v, work, step);
+        process<true, !Config::kEdgeLoop>(next, grad_k, grad_v, work, step);
+      }
+      if (step < work.first_step) {
+        break;
       }
       if constexpr (Config::kBeginsScores) {
         begin_whole_scores(next.s, step);
@@ -128,9 +130,7 @@ class ModifiedConsumer {
       for (; step >= work.whole_first; --step) {
         process<false, false>(next, grad_k, grad_v, work, step);
       }
-      edge_stop = upper ? work.end_step : work.first_step;
-      masked_stop = edge_first_;
-      upper = false;
+      masked_stop = Config::kEdgeLoop ? edge_first_ : work.first_step;
     }
   }
 
@@ -177,18 +177,19 @@ class ModifiedConsumer {
     const int warpgroup_key = work.first_key + 64 * warpgroup_, last_key = min(warpgroup_key + 64, range.len_kv) - 1;
     first_step_ = range.begin_row(warpgroup_key) / Config::kTileQ;
     end_step_ = last_key < warpgroup_key ? 0 : (range.end_row(last_key) + Config::kTileQ - 1) / Config::kTileQ;
-    // Both warpgroups see all steps between these, and none of their queries is another sequence's.
-    const int lower_end = range.end_row(min(work.first_key + 64, range.len_kv) - 1);
-    const int both_end = p_.table.data != nullptr ? min((lower_end + Config::kTileQ - 1) / Config::kTileQ, work.len_q / Config::kTileQ)
-                                                  : (lower_end + Config::kTileQ - 1) / Config::kTileQ;
-    edge_end_ = max(work.first_key + 64 < range.len_kv ? min(both_end, work.end_step) : 0, work.whole_last);
-    edge_first_ = min(max(range.begin_row(work.first_key + 64) / Config::kTileQ, work.first_step), work.whole_first);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       // Relative to the thread's first column. Nobody sees a key at the padding.
       const int key = first_key + 8 * r;
       begin_row_[r] = range.begin_row(key) - lane % 4 * 2;
       end_row_[r] = key < range.len_kv ? range.end_row(key) - lane % 4 * 2 : 0;
+    }
+    if constexpr (Config::kEdgeLoop) {
+      // Both warpgroups see all query tiles between these, and none has queries of another sequence.
+      const int middle = work.first_key + 64, lower_end = range.end_row(min(middle, range.len_kv) - 1);
+      const int whole_tiles = p_.table.data != nullptr ? work.len_q / Config::kTileQ : work.end_step;
+      edge_end_ = max(middle < range.len_kv ? min((lower_end + Config::kTileQ - 1) / Config::kTileQ, whole_tiles) : 0, work.whole_last);
+      edge_first_ = min(max(range.begin_row(middle) / Config::kTileQ, work.first_step), work.whole_first);
     }
   }
 
