@@ -101,11 +101,9 @@ __device__ __forceinline__ void finish_blocks(const ModifiedBackwardParams& para
       block = flat_head * blocks_per_head + in_head;
     }
     if (threadIdx.x % 32 == 0) {
-      if constexpr (Config::Policy::kMask) {
-        // An acquiring load empties the first-level cache, where the consumers' lists are.
-        while (ptx::load_relaxed(params.tiles_added + flat_head / params.group_size) < params.order.num_tiles) {
-          __nanosleep(500);
-        }
+      // Relaxed: an acquiring load empties the first-level cache.
+      while (ptx::load_relaxed(params.tiles_added + flat_head / params.group_size) < params.order.num_tiles) {
+        __nanosleep(500);
       }
       while (ptx::load_acquire(params.tiles_added + flat_head / params.group_size) < params.order.num_tiles) {
         __nanosleep(500);

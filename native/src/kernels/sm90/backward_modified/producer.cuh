@@ -22,7 +22,7 @@ class ModifiedProducer {
 
  public:
   __device__ __forceinline__ ModifiedProducer(const ModifiedBackwardParams& params, SharedStorage& smem)
-      : p_(params), smem_(smem), first_lane_(threadIdx.x % 32 == 0), stored_(params.tiles_stored, smem.q_empty, smem.stored_flag) {}
+      : p_(params), smem_(smem), first_lane_(threadIdx.x % 32 == 0), stored_(params.tiles_stored, smem.q_empty, smem.stored_flag, smem.untold_flag) {}
 
   /// Runs in a whole warp, of which one lane does what is to be done once: so the compiler knows that all operands of the copies are the same in all lanes.
   __device__ __forceinline__ void run() {
@@ -155,6 +155,9 @@ class ModifiedProducer {
         }
         ptx::mbarrier_wait(&smem_.grad_o_empty[stage], cursor_.phase ^ 1);
         load_queries(&p_.map_grad_o, smem_.grad_o[stage], smem_.delta[stage], p_.num_heads + statistics_row, &smem_.grad_o_full[stage], first_row, head, work);
+        if constexpr (!Config::Policy::kMask) {
+          stored_.end_step(q_tile, work);
+        }
         cursor_.advance();
         if constexpr (Config::Policy::kMask) {
           if (group_head == p_.group_size - 1) {

@@ -20,16 +20,16 @@ struct RingCursor {
   }
 };
 
-/// What a block's producer warp tells and asks of the others. A buffer of q that is free again says that the step which used it has stored its tile. Whoever
-/// waits here tells first what it knows, and waits only for key tiles of the same head that were handed out before its own: so the earliest item that is not
-/// yet done always goes on.
+/// What a block's producer warp tells and asks of the others. A buffer of q that is free again says that the step which used it has stored its tile. It tells
+/// behind its own loads, which the release would hold up, and asks a step ahead; but who must wait tells first what it knows. It waits only for key tiles of the
+/// same head that were handed out before its own: so the earliest item that is not yet done always goes on.
 class StoredTiles {
  public:
-  /// s_flags: of the steps whose buffers are in use, what others wait for.
-  __device__ __forceinline__ StoredTiles(int* g_flags, uint64_t (&q_empty)[2], int (&s_flags)[2])
-      : g_flags_(g_flags), q_empty_(q_empty), s_flags_(s_flags), first_lane_(threadIdx.x % 32 == 0) {
+  /// s_flags: of the steps whose buffers are in use, what others wait for; negative where they add. s_untold: of one that has stored.
+  __device__ __forceinline__ StoredTiles(int* g_flags, uint64_t (&q_empty)[2], int (&s_flags)[2], int& s_untold)
+      : g_flags_(g_flags), q_empty_(q_empty), s_flags_(s_flags), s_untold_(s_untold), first_lane_(threadIdx.x % 32 == 0) {
     if (first_lane_) {
-      s_flags_[0] = s_flags_[1] = kNone;
+      s_flags_[0] = s_flags_[1] = s_untold_ = kNone;
     }
   }
 
@@ -42,42 +42,42 @@ class StoredTiles {
   /// Behind the wait for the buffer of q.
   __device__ __forceinline__ void begin_step(int q_tile, const KeyWork& work, int stage) {
     if (first_lane_) {
-      tell(stage);
+      s_untold_ = s_flags_[stage];
       s_flags_[stage] = q_tile >= work.first_stored ? first_flag_ + q_tile : kNone;
     }
   }
 
   /// Returns when the query tile may be added to. cursor: of this step's buffers.
   __device__ __forceinline__ void wait_for(int q_tile, const KeyWork& work, RingCursor cursor) {
-    if (q_tile >= first_known_) {
-      return;
-    }
     cursor.advance();
-    const int tile = q_tile - static_cast<int>(threadIdx.x % 32);
-    while (true) {
-      const bool stored = tile < work.first_step || ptx::load_acquire(g_flags_ + first_flag_ + tile) != 0;
-      const uint32_t missing = ~__ballot_sync(0xFFFFFFFF, stored);
-      const int known = missing == 0 ? 32 : __ffs(static_cast<int>(missing)) - 1;
-      first_known_ = q_tile + 1 - known;
-      if (known > 0) {
-        __syncwarp();
-        return;
-      }
+#pragma unroll 1
+    while (q_tile < first_known_) {
+      tell();
       if (first_lane_ && s_flags_[cursor.stage] != kNone && ptx::mbarrier_test(&q_empty_[cursor.stage], cursor.phase ^ 1)) {
-        tell(cursor.stage);
+        s_untold_ = s_flags_[cursor.stage];
         s_flags_[cursor.stage] = kNone;
       }
+      ask(q_tile, work);
+    }
+  }
+
+  /// Behind the loads of a step.
+  __device__ __forceinline__ void end_step(int q_tile, const KeyWork& work) {
+    tell();
+    if (q_tile == first_known_ && q_tile > work.first_step) {
+      ask(q_tile - 1, work);
     }
   }
 
   /// Tells of the last two steps. cursor: behind them.
-  __device__ __forceinline__ void finish(RingCursor cursor) const {
+  __device__ __forceinline__ void finish(RingCursor cursor) {
 #pragma unroll 1
     for (int i = 0; i < 2; ++i) {
       ptx::mbarrier_wait(&q_empty_[cursor.stage], cursor.phase ^ 1);
       if (first_lane_) {
-        tell(cursor.stage);
+        s_untold_ = s_flags_[cursor.stage];
       }
+      tell();
       cursor.advance();
     }
   }
@@ -85,15 +85,26 @@ class StoredTiles {
  private:
   static constexpr int kNone = -1;
 
-  __device__ __forceinline__ void tell(int stage) const {
-    if (s_flags_[stage] != kNone) {
-      ptx::increment_release(g_flags_ + s_flags_[stage]);
+  __device__ __forceinline__ void tell() {
+    if (first_lane_ && s_untold_ != kNone) {
+      ptx::increment_release(g_flags_ + s_untold_);
+      s_untold_ = kNone;
     }
+  }
+
+  /// Which of this query tile and those behind it, up to 32, have been stored.
+  __device__ __forceinline__ void ask(int q_tile, const KeyWork& work) {
+    const int tile = q_tile - static_cast<int>(threadIdx.x % 32);
+    const bool stored = tile < work.first_step || ptx::load_acquire(g_flags_ + first_flag_ + tile) != 0;
+    const uint32_t missing = ~__ballot_sync(0xFFFFFFFF, stored);
+    first_known_ = q_tile + 1 - (missing == 0 ? 32 : __ffs(static_cast<int>(missing)) - 1);
+    __syncwarp();
   }
 
   int* const g_flags_;
   uint64_t (&q_empty_)[2];
   int (&s_flags_)[2];
+  int& s_untold_;
   const bool first_lane_;
   int first_flag_ = 0;
   int first_known_ = 0;  // query tiles from here on may be added to
