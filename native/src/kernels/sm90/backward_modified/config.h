@@ -61,8 +61,8 @@ struct ModifiedBackwardConfig {
     alignas(128) float shift[kStages][kTileQ];
     alignas(128) float delta[kStages][kTileQ];
     KeyWork work[kBuffers];
-    int stored_flag[kStages];  ///< for the producer's first lane alone (StoredTiles)
-    int untold_flag;           ///< likewise
+    int stored_flag[kStages];   ///< for the producer's first lane alone (StoredTiles)
+    int untold_flag;            ///< likewise
     uint64_t k_full[kBuffers];  ///< k and work
     uint64_t v_full[kBuffers];
     uint64_t done[kBuffers];      ///< grad_k and grad_v are in place of k and v, the additions to grad_q are queued

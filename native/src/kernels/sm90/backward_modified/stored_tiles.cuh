@@ -21,8 +21,8 @@ struct RingCursor {
 };
 
 /// What a block's producer warp tells and asks of the others. A buffer of q that is free again says that the step which used it has stored its tile. It tells
-/// behind its own loads, which the release would hold up, and asks a step ahead; but who must wait tells first what it knows. It waits only for key tiles of the
-/// same head that were handed out before its own: so the earliest item that is not yet done always goes on.
+/// behind its own loads, which the release would hold up, and asks a step ahead; but who must wait tells first what it knows. It waits only for key tiles of
+/// the same head that were handed out before its own: so the earliest item that is not yet done always goes on.
 class StoredTiles {
  public:
   /// s_flags: of the steps whose buffers are in use, what others wait for; negative where they add. s_untold: of one that has stored.
