@@ -102,35 +102,45 @@ class ModifiedConsumer {
   }
 
  private:
-  /// All query tiles of a head, from the last to the first: masked ones, whole ones, masked ones; where edges have a loop of their own, before and behind them
-  /// those that only one warpgroup sees. Each loop stands once in the code and has nothing in it that only another needs.
+  /// All query tiles of a head in the order of step_in_order: those that only one warpgroup sees, masked ones and whole ones. Each loop stands once in the code
+  /// and has nothing in it that only another needs.
   __device__ __forceinline__ void go_through(NextScores& next, Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int buffer) {
-    int step = work.end_step - 1, edge_stop = edge_end_, masked_stop = work.whole_last;
+    int step = work.end_step - 1, first = work.first_stored;
+    bool late = false;
     key_step_ = buffer * kKeyBufferStep;
 #pragma unroll 1
     while (true) {
       if constexpr (Config::kEdgeLoop) {
+        const int stop = step >= edge_end_ ? max(first, edge_end_) : step < edge_first_ ? first : step + 1;
 #pragma unroll 1
-        for (; step >= edge_stop; --step) {
+        for (; step >= stop; --step) {
           process<true, true>(next, grad_k, grad_v, work, step);
         }
-        edge_stop = step < work.whole_first ? work.first_step : work.end_step;
       }
+      const int stop = step >= work.whole_last ? max(first, work.whole_last) : step >= work.whole_first ? step + 1 : Config::kEdgeLoop ? max(first, edge_first_) : first;
 #pragma unroll 1
-      for (; step >= masked_stop; --step) {
+      for (; step >= stop; --step) {
         process<true, !Config::kEdgeLoop>(next, grad_k, grad_v, work, step);
-      }
-      if (step < work.first_step) {
-        break;
       }
       if constexpr (Config::kBeginsScores) {
         begin_whole_scores(next.s, step);
       }
+      const int whole_stop = max(first, work.whole_first);
 #pragma unroll 1
-      for (; step >= work.whole_first; --step) {
+      for (; step >= whole_stop; --step) {
         process<false, false>(next, grad_k, grad_v, work, step);
       }
-      masked_stop = Config::kEdgeLoop ? edge_first_ : work.first_step;
+      if (step < first) {
+        // The next part.
+        if (late) {
+          break;
+        }
+        late = first == work.first_step;
+        const int last = (late ? work.first_stored : work.first_late) - 1;
+        first = late ? work.first_late : work.first_step;
+        g_lane_ += (last - step) * (Config::kTileQ * Config::kHeadDim);
+        step = last;
+      }
     }
   }
 

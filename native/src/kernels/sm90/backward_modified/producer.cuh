@@ -131,11 +131,11 @@ class ModifiedProducer {
       [[maybe_unused]] Steps steps(p_, work, group_head);
       const int num_steps = !Config::Policy::kMask ? work.end_step - work.first_step : steps.end();
       if constexpr (!Config::Policy::kMask) {
-        stored_.begin_head(static_cast<int>(statistics_row * (p_.padded_rows / Config::kTileQ)) + work.row_begin / Config::kTileQ, work);
+        stored_.begin_head(static_cast<int>(statistics_row * (p_.padded_rows / Config::kTileQ)) + work.row_begin / Config::kTileQ);
       }
 #pragma unroll 1
       for (int i = 0; i < num_steps; ++i) {
-        const int q_tile = Config::Policy::kMask ? steps.q_tile(i) : work.end_step - 1 - i;
+        const int q_tile = Config::Policy::kMask ? steps.q_tile(i) : work.visited_step(i);
         const int first_row = q_tile * Config::kTileQ, stage = cursor_.stage;
         ptx::mbarrier_wait(&smem_.q_empty[stage], cursor_.phase ^ 1);
         if constexpr (!Config::Policy::kMask) {
@@ -156,7 +156,7 @@ class ModifiedProducer {
         ptx::mbarrier_wait(&smem_.grad_o_empty[stage], cursor_.phase ^ 1);
         load_queries(&p_.map_grad_o, smem_.grad_o[stage], smem_.delta[stage], p_.num_heads + statistics_row, &smem_.grad_o_full[stage], first_row, head, work);
         if constexpr (!Config::Policy::kMask) {
-          stored_.end_step(q_tile, work);
+          stored_.end_step(i + 1 < num_steps ? work.visited_step(i + 1) : work.first_stored, work);
         }
         cursor_.advance();
         if constexpr (Config::Policy::kMask) {

@@ -25,6 +25,7 @@ struct KeyWork {
   int whole_first;   ///< query tiles from here …
   int whole_last;    ///< … to the one before this need no mask; first_step <= whole_first <= whole_last <= end_step
   int first_stored;  ///< query tiles from here on no key tile before this one visits: it stores its part of grad_q, to which the others add
+  int first_late;    ///< from here to first_stored they are visited last
 
   /// The range of pairs within the sequence.
   __device__ __forceinline__ PairRange range(const ModifiedBackwardParams& params) const {
@@ -35,6 +36,10 @@ struct KeyWork {
       range.offset = params.bottom_right ? len_kv - len_q : 0;
     }
     return range;
+  }
+  /// Query tile of step i of a head.
+  __device__ __forceinline__ int visited_step(int i) const {
+    return step_in_order({first_step, end_step}, first_stored, first_late, i);
   }
   /// Whether rows of k behind the end of the sequence belong to others.
   __device__ __forceinline__ bool has_foreign_keys(const ModifiedBackwardParams& params, int tile_kv) const {
@@ -98,6 +103,7 @@ __device__ __forceinline__ KeyWork key_work(const ModifiedBackwardParams& params
   work.first_step = visited.first;
   work.end_step = visited.end;
   work.first_stored = first_stored_step(range, visited, work.first_key, tile_q, tile_kv);
+  work.first_late = first_late_step(visited, work.first_key, work.first_stored);
   const int last_key = work.first_key + tile_kv - 1;
   int whole_begin = last_key < work.len_kv ? range.begin_row(last_key) : work.len_q;
   if (params.scores.alibi_slopes != nullptr && range.right != 0) {
