@@ -66,7 +66,7 @@ struct ModifiedBackwardConfig {
     uint64_t k_full[kBuffers];  ///< k and work
     uint64_t v_full[kBuffers];
     uint64_t done[kBuffers];      ///< grad_k and grad_v are in place of k and v, the additions to grad_q are queued
-    uint64_t kv_empty[kBuffers];  ///< grad_k and grad_v have left the buffer
+    uint64_t kv_empty[kBuffers];  ///< grad_k and grad_v have left the buffer, and all have read the item
     uint64_t q_full[kStages];     ///< q and shift
     uint64_t q_empty[kStages];
     uint64_t grad_o_full[kStages];  ///< grad_o and delta

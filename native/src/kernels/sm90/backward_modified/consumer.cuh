@@ -117,7 +117,10 @@ class ModifiedConsumer {
           process<true, true>(next, grad_k, grad_v, work, step);
         }
       }
-      const int stop = step >= work.whole_last ? max(first, work.whole_last) : step >= work.whole_first ? step + 1 : Config::kEdgeLoop ? max(first, edge_first_) : first;
+      const int stop = step >= work.whole_last    ? max(first, work.whole_last)
+                       : step >= work.whole_first ? step + 1
+                       : Config::kEdgeLoop        ? max(first, edge_first_)
+                                                  : first;
 #pragma unroll 1
       for (; step >= stop; --step) {
         process<true, !Config::kEdgeLoop>(next, grad_k, grad_v, work, step);
@@ -547,6 +550,7 @@ class ModifiedConsumer {
     __syncwarp();
     if (threadIdx.x % 32 == 0) {
       mbarrier_arrive(&smem_.done[buffer]);
+      mbarrier_arrive(&smem_.kv_empty[buffer]);  // the item itself has been read
     }
   }
 

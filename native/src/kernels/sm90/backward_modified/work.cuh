@@ -38,9 +38,7 @@ struct KeyWork {
     return range;
   }
   /// Query tile of step i of a head.
-  __device__ __forceinline__ int visited_step(int i) const {
-    return step_in_order({first_step, end_step}, first_stored, first_late, i);
-  }
+  __device__ __forceinline__ int visited_step(int i) const { return step_in_order({first_step, end_step}, first_stored, first_late, i); }
   /// Whether rows of k behind the end of the sequence belong to others.
   __device__ __forceinline__ bool has_foreign_keys(const ModifiedBackwardParams& params, int tile_kv) const {
     return params.table.data != nullptr && first_key + tile_kv > len_kv;
