@@ -141,6 +141,27 @@ public sealed class PlannerTests
     }
 
     /// <summary>
+    /// The deterministic mode up to head_dim 128: blocks of 128 keys and a pass that rounds grad_q, but clusters that share 256 keys and round it themselves
+    /// for short sequences at head_dim 128.
+    /// </summary>
+    [TestCase(64, 100, 128)]
+    [TestCase(64, 5000, 128)]
+    [TestCase(128, 767, 256)]
+    [TestCase(96, 768, 128)]
+    public void DeterministicBackwardKernels(int headDim, int length, int tileKv)
+    {
+        ProblemCase problem = Base with { LenQ = length, LenKv = length, HeadDim = headDim, HeadDimV = headDim, Deterministic = true };
+        fa_plan_description plan = PlanQuery.Of(problem, fa_pass.FA_PASS_BACKWARD, Cuda, 90);
+        AssertSensible(plan, SharedMemoryLimit(90));
+        Assert.Multiple(() =>
+        {
+            Assert.That(plan.KernelName(), Does.EndWith("_deterministic"));
+            Assert.That(plan.tile_kv, Is.EqualTo(tileKv), plan.Reason());
+            Assert.That(plan.launches, Is.EqualTo(tileKv == 128 ? 3 : 2));
+        });
+    }
+
+    /// <summary>
     /// Above head_dim 128 key tiles are added in order, with one kernel less, for 257 to 4096 queries of at least 32 key heads, and always when that is
     /// asked for.
     /// </summary>

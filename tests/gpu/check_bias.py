@@ -160,7 +160,7 @@ def main():
     cases(checker, arguments.quick)
     worst = ", ".join(f"{n} {x:.2f}" for n, x in judge.worst.items())
     print(f"bias, backward, {arguments.kernel}: {checker.cases - checker.failures} of {checker.cases} right; worst relative error in units of the format: {worst}")
-    sys.exit(1 if checker.failures else 0)
+    sys.exit(checker.verdict())
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def main():
         part(checker, True) if a.quick and part is with_masks else part(checker)
         worst = ", ".join(f"{n} {x:.2f}" for n, x in checker.worst.items())
         print(f"{part.__name__}: {checker.cases - before[0]} cases, {checker.failures - before[1]} failures; worst so far in units: {worst}", flush=True)
-    sys.exit(checker.failures > 0)
+    sys.exit(checker.verdict())
 
 
 if __name__ == "__main__":

@@ -156,3 +156,9 @@ class Tally:
                 sys.exit(f"{text}: {wrong[0]}")
         if wrong:
             self.fail(text, "; ".join(wrong)[:longest])
+
+    def verdict(self):
+        """The exit code: 1 if a case is wrong, or if none was wanted."""
+        if self.cases == 0:
+            print(f"no case has '{self.only}' in its text")
+        return 1 if self.failures or self.cases == 0 else 0

@@ -229,7 +229,13 @@ class VariantTest(unittest.TestCase):
         q = floats(1, 8, 4, 16, seed=1)
         wrong = [
             ({"softcap": -1.0}, ValueError, "softcap"),
+            ({"softcap": "30"}, ValueError, "softcap"),
             ({"window": (1,)}, ValueError, "window"),
+            ({"window": 5}, ValueError, "window: expected (left, right)"),
+            ({"window": (1.5, 0)}, ValueError, "window: expected (left, right)"),
+            ({"chunk": 1.5}, TypeError, "chunk"),
+            ({"dropout_p": "0.1"}, TypeError, "dropout_p"),
+            ({"bias": 3}, TypeError, "bias: expected a torch.Tensor"),
             ({"window": (1, 2), "causal": "top_left"}, ValueError, "right side"),
             ({"bias": q[0]}, ValueError, "bias: expected 4 dimensions"),
             ({"bias": torch.zeros(1, 1, 8, 8, dtype=torch.float16)}, ValueError, "bias: expected float32"),
@@ -240,6 +246,7 @@ class VariantTest(unittest.TestCase):
             ({"dropout_p": 1.0}, FlashAttentionError, "dropout"),
             ({"cu_seqlens_q": torch.zeros(2, dtype=torch.int32)}, ValueError, "max_len_q"),
             ({"block_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool)}, ValueError, "block_size"),
+            ({"block_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool), "block_size": 16}, ValueError, "block_size"),
             ({"slopes": 1}, TypeError, "slopes"),
         ]
         for options, kind, words in wrong:

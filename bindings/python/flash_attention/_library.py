@@ -42,7 +42,8 @@ def _candidates():
     yield str(here / _file_name())
     for parent in here.parents:
         if (parent / "native" / "CMakeLists.txt").is_file():
-            yield str(parent / "native" / "build" / _file_name())
+            for folder in ("build", "build-cpu"):
+                yield str(parent / "native" / folder / _file_name())
             break
     yield _file_name()
 
@@ -53,7 +54,8 @@ def _load():
         try:
             library = ctypes.CDLL(candidate)
         except OSError as error:
-            tried.append(f"  {candidate}: {error}")
+            reason = str(error)
+            tried.append(f"  {reason if reason.startswith(candidate) else f'{candidate}: {reason}'}")
             continue
         _abi.declare(library)
         found = library.fa_abi_version()

@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import numbers
 from dataclasses import dataclass, fields
 
 import torch
@@ -97,10 +98,16 @@ class Options:
             raise ValueError(f"kernel: expected one of {', '.join(_KERNELS)}, got {self.kernel!r}")
         for name in ("scale", "softcap"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
+            if value is not None and not (isinstance(value, numbers.Real) and math.isfinite(value) and value > 0):
                 raise ValueError(f"{name}: expected a finite number > 0 or None, got {value!r}")
-        if self.window is not None and len(self.window) != 2:
-            raise ValueError(f"window: expected (left, right), got {self.window!r}")
+        if not isinstance(self.dropout_p, numbers.Real):
+            raise TypeError(f"dropout_p: expected a number, got {self.dropout_p!r}")
+        for name in ("chunk", "dropout_seed", "dropout_offset", "max_len_q", "max_len_kv"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, numbers.Integral):
+                raise TypeError(f"{name}: expected an integer, got {value!r}")
+        if self.window is not None and not _is_pair(self.window, (numbers.Integral, type(None))):
+            raise ValueError(f"window: expected (left, right), integers or None, got {self.window!r}")
         if self.window is not None and self.causal is not None and self.window[1] not in (None, 0):
             raise ValueError(f"window: expected a right side of None or 0 with causal={self.causal!r}, got {self.window[1]!r}")
 
@@ -122,6 +129,8 @@ class Options:
             tensor = getattr(self, name)
             if tensor is None:
                 continue
+            if not isinstance(tensor, torch.Tensor):
+                raise TypeError(f"{name}: expected a torch.Tensor, got {type(tensor).__name__}")
             if tensor.dim() != 4:
                 raise ValueError(f"{name}: expected 4 dimensions (batch, heads, queries, keys), got shape {tuple(tensor.shape)}")
             if tensor.device != q.device:
@@ -129,14 +138,15 @@ class Options:
             if name != "bias" and tensor.dtype not in (torch.bool, torch.uint8):
                 raise ValueError(f"{name}: expected bool or uint8, got {tensor.dtype}")
             if name == "bias" and tensor.dtype not in (torch.float32, q.dtype):
-                raise ValueError(f"bias: expected float32 or {q.dtype} like q, got {tensor.dtype}")
+                like = "" if q.dtype == torch.float32 else f" or {q.dtype} like q"
+                raise ValueError(f"bias: expected float32{like}, got {tensor.dtype}")
             tensor = tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor.detach()
             tensor = tensor if tensor.size(3) <= 1 or tensor.stride(3) == 1 else tensor.contiguous()
             native = view(tensor)
             kept += [tensor, native]
             setattr(options, field, ctypes.pointer(native))
         if self.block_mask is not None:
-            if self.block_size is None or len(self.block_size) != 2:
+            if not _is_pair(self.block_size, numbers.Integral):
                 raise ValueError(f"block_size: expected (queries, keys) of a block with block_mask, got {self.block_size!r}")
             options.block_q, options.block_kv = self.block_size
 
@@ -162,6 +172,10 @@ class Options:
                 setattr(native, name, pointer(array, ctypes.c_int32))
         kept.append(native)
         options.sequences = ctypes.pointer(native)
+
+
+def _is_pair(value, kinds):
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(part, kinds) for part in value)
 
 
 def _checked(name, tensor, q, dtype, shapes):

@@ -123,9 +123,8 @@ bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* pl
         "the keys",
         tile.head_dim);
   } else {
-    plan->reason.set(
-        "Hopper: wgmma and TMA, 2 consumer warpgroups of 64 keys, head_dim padded to %d; P and dS stay in registers, grad_q by fp32 additions in any order",
-        tile.head_dim);
+    plan->reason.set("Hopper: wgmma and TMA, 2 consumer warpgroups of 64 keys, head_dim padded to %d; P and dS stay in registers, grad_q by fp32 additions %s",
+                     tile.head_dim, tile.deterministic ? "from the last key tile to the first" : "in any order");
   }
   return true;
 }

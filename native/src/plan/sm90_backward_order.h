@@ -14,6 +14,8 @@ inline constexpr int64_t kSm90ResidentBlocks = 132;
 /// Where a head's key tiles follow each other at a step or two through the same query tiles, one head alone does not keep all multiprocessors busy once its
 /// tiles become short; so many side by side do.
 inline constexpr int64_t kSm90StaggeredHeads = 8;
+/// Quarters of a step by which a block of the deterministic kernel lags behind the one for which it waits.
+inline constexpr int64_t kSm90TurnQuarterSteps = 9;
 /// What the query tiles of heads that are worked on side by side stream through L2 should fit half of.
 inline constexpr int64_t kSm90CacheBytes = int64_t{50} << 20;
 
@@ -37,7 +39,12 @@ inline int64_t sm90_level_section(int64_t num_heads, int64_t fitting) {
 inline int64_t sm90_backward_section_heads(const Sm90BackwardTile& tile, const Problem& problem, int64_t key_tiles) {
   const int64_t key_heads = std::max<int64_t>(problem.batch * problem.heads_kv, 1);
   int64_t wanted = 1;
-  if (tile.deterministic) {
+  if (tile.from_last_key_tile()) {
+    // Where key tiles see the same query tiles, each follows the one behind it at a distance of kSm90TurnQuarterSteps: so many heads that a head's last one
+    // waits for no longer than its own steps take.
+    const int64_t steps = std::max<int64_t>(problem.group_size() * ((problem.len_q + tile.tile_q - 1) / tile.tile_q), 1);
+    wanted = (kSm90ResidentBlocks * kSm90TurnQuarterSteps / 4 + steps - 1) / steps;
+  } else if (tile.deterministic) {
     // As many heads as fill the multiprocessors, and so many that no more key tiles of a head run side by side than it has steps to be staggered by.
     const int64_t resident = kSm90ResidentBlocks / tile.blocks_per_tile();
     const int64_t steps = std::max<int64_t>(problem.group_size() * ((problem.len_q + tile.step_rows() - 1) / tile.step_rows()), 1);

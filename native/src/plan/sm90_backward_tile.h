@@ -13,7 +13,8 @@ struct Sm90BackwardTile {
   /// the first; query tiles from the last to the first. False: in the same step, and from the first to the last. The wide kernel always delays it, and goes
   /// from the last to the first.
   bool delayed_grad_q;
-  /// True: key tiles are added to grad_q in the order of their keys, the first begins the sum and the last rounds it. Paired or wide, with delayed_grad_q.
+  /// True: key tiles are added to grad_q in a fixed order. Paired or wide, with delayed_grad_q: in the order of their keys, the first begins the sum and the
+  /// last rounds it. Otherwise, with first_tile_stores: from the last key tile to the first, and query tiles from the first to the last.
   bool deterministic;
   int64_t min_len_q;  ///< chosen for at least so many queries
   /// True: clusters of two blocks share a tile of keys and exchange dS (src/kernels/sm90/backward_pair); query tiles in pairs. Deterministic only.
@@ -24,7 +25,7 @@ struct Sm90BackwardTile {
   int64_t any_order_max = 0;
   int64_t any_order_heads = 1;
   /// Neither paired nor wide: the first key tile stores its part of grad_q, and the others wait for that before they add theirs, so that nothing need be
-  /// cleared; query tiles from the last to the first.
+  /// cleared; query tiles from the last to the first. Deterministic: the last key tile that sees a query tile stores, and each waits for the one behind it.
   bool first_tile_stores = false;
   /// With first_tile_stores: blocks also round grad_q of heads that are complete by then, all but those of the last two sections.
   bool finishes_earlier_heads = false;
@@ -46,11 +47,14 @@ struct Sm90BackwardTile {
   constexpr int64_t kv_tile_bytes() const { return int64_t{2} * tile_kv() * head_dim; }
   constexpr int64_t score_tile_bytes() const { return int64_t{2} * tile_q * tile_kv(); }
   /// The main kernel begins the sums of grad_q by itself, and rounds them when they are complete.
-  constexpr bool finishes_grad_q() const { return deterministic; }
+  constexpr bool finishes_grad_q() const { return deterministic && (is_wide() || paired); }
 
   // The wide kernel (src/kernels/sm90/backward_wide), for more than 128 columns: a cluster of two blocks shares a tile of keys, each with 64 of them.
   constexpr bool is_wide() const { return head_dim > 128; }
-  constexpr bool from_last_query_tile() const { return is_wide() || deterministic || delayed_grad_q || first_tile_stores; }
+  constexpr bool from_last_query_tile() const { return !from_last_key_tile() && (is_wide() || paired || delayed_grad_q || first_tile_stores); }
+  /// Key tiles are launched, and added, from the last to the first: under the causal mask each comes to a query tile a tile of keys later than the one behind
+  /// it, without having waited.
+  constexpr bool from_last_key_tile() const { return deterministic && !is_wide() && !paired; }
   /// The accumulator need not be cleared: whoever comes to a query tile first stores.
   constexpr bool begins_grad_q() const { return finishes_grad_q() || first_tile_stores; }
   constexpr int blocks_per_tile() const { return is_wide() || paired ? kCluster : 1; }

@@ -21,17 +21,18 @@ inline constexpr Sm90BackwardTile kSm90BackwardTiles[] = {
     {192, 64, false, false, 0},
     {256, 64, false, false, 0},
     {64, 128, true, false, 4096, false, 1, 0, 1, true, false},
-    {64, 128, true, true, 0, true},
+    {64, 128, false, true, 0, false, 1, 0, 1, true, true},
     {128, 64, true, true, 0, true, 257, 767},
     {192, 64, true, true, 0, false, 257, 4096, 32},
     {256, 64, true, true, 0, false, 257, 4096, 32},
+    {128, 64, false, true, 768, false, 1, 0, 1, true, true},
 };
 inline constexpr int kNumSm90BackwardTiles = sizeof(kSm90BackwardTiles) / sizeof(kSm90BackwardTiles[0]);
 
 /// Layout of the workspace: per (batch, query head) padded_rows floats of log-sum-exp in base 2, as many of delta; fp32 accumulators of grad_q, in the order of
-/// the kernel's fragments (kernels/sm90/backward/params.h); in deterministic mode a counter per query tile and block of a cluster that adds to it, where the
-/// first key tile stores one per head; a flag per 16 keys of every (batch, key head). The size is O(batch * heads_q * len_q * head_dim + batch * heads_kv *
-/// len_kv).
+/// the kernel's fragments (kernels/sm90/backward/params.h); in deterministic mode a counter per key tile, or in the paired and wide kernels per query tile and
+/// block of a cluster that adds to it, where the first key tile stores one per head; a flag per 16 keys of every (batch, key head). The size is O(batch *
+/// heads_q * len_q * head_dim + batch * heads_kv * len_kv).
 struct Sm90BackwardWorkspace {
   int64_t padded_rows;  ///< per head: a whole number of tiles of every configuration
   int64_t num_counters;
@@ -47,7 +48,9 @@ inline Sm90BackwardWorkspace sm90_backward_workspace(const Sm90BackwardTile& til
   const int64_t key_tiles = (problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv();
   const int64_t key_heads = problem.batch * problem.heads_kv, heads = problem.batch * problem.heads_q;
   w.padded_rows = (problem.len_q + tile.row_padding() - 1) / tile.row_padding() * tile.row_padding();
-  if (tile.deterministic) {
+  if (tile.from_last_key_tile()) {
+    w.num_counters = key_heads * key_tiles + key_heads;
+  } else if (tile.deterministic) {
     w.num_counters = heads * (w.padded_rows / tile.tile_q) * (tile.is_wide() ? tile.kCluster : 1);
   } else if (tile.first_tile_stores) {
     w.num_counters = heads + key_heads;

@@ -1,6 +1,8 @@
 // red, atom: atomic additions to global memory, and counters between blocks. Vectors of fp32: PTX ISA 8.1, sm_90.
 #pragma once
 
+#include <cstdint>
+
 namespace fa::ptx {
 
 /// Adds four values to four neighbours, each atomically; 16-byte aligned. red.relaxed.gpu.global.add.v4.f32
@@ -16,6 +18,21 @@ __device__ __forceinline__ void load_v4(const float* g_source, float& x, float& 
 /// Adds one; release for the device. red.release.gpu.global.add.s32
 __device__ __forceinline__ void increment_release(int* g_counter) {
   asm volatile("red.release.gpu.global.add.s32 [%0], 1;\n" ::"l"(g_counter) : "memory");
+}
+
+/// st.release.gpu.global.s32
+__device__ __forceinline__ void store_release(int* g_counter, int value) {
+  asm volatile("st.release.gpu.global.s32 [%0], %1;\n" ::"l"(g_counter), "r"(value) : "memory");
+}
+
+/// A counter in shared memory, between threads of a block. s_counter: shared_address of it. st.release.cta.shared.s32, ld.acquire.cta.shared.s32
+__device__ __forceinline__ void store_release_shared(uint32_t s_counter, int value) {
+  asm volatile("st.release.cta.shared::cta.s32 [%0], %1;\n" ::"r"(s_counter), "r"(value) : "memory");
+}
+__device__ __forceinline__ int load_acquire_shared(uint32_t s_counter) {
+  int value;
+  asm volatile("ld.acquire.cta.shared::cta.s32 %0, [%1];\n" : "=r"(value) : "r"(s_counter) : "memory");
+  return value;
 }
 
 /// ld.relaxed.gpu.global.s32

@@ -90,13 +90,11 @@ class CudaBackend final : public Backend {
     if (attributes.type == cudaMemoryTypeUnregistered) {
       fail(FA_STATUS_INVALID_ARGUMENT, "%s: expected memory that CUDA device %d can access, got ordinary host memory at %p", argument, index, pointer);
     }
+    // Even where the devices are peers: a kernel could read such memory only if the process had switched peer access on, which CUDA cannot be asked about,
+    // and would otherwise fail in a way that ends the process's use of the device.
     if (attributes.type == cudaMemoryTypeDevice && attributes.device != index) {
-      int peer = 0;
-      cuda_check(cudaDeviceCanAccessPeer(&peer, index, attributes.device), "cudaDeviceCanAccessPeer");
-      if (!peer) {
-        fail(FA_STATUS_INVALID_ARGUMENT, "%s: expected memory of CUDA device %d, got memory of CUDA device %d at %p", argument, index, attributes.device,
-             pointer);
-      }
+      fail(FA_STATUS_INVALID_ARGUMENT, "%s: expected memory of CUDA device %d, got memory of CUDA device %d at %p", argument, index, attributes.device,
+           pointer);
     }
   }
 

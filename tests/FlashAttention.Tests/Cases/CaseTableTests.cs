@@ -35,6 +35,7 @@ public sealed class CaseTableTests
             });
         }
         Assert.That(CaseTable.TensorCore.All(c => c.FitsTensorCores), Is.True);
+        Assert.That(CaseTable.General.Any(c => c.FitsTensorCores && c.HeadDim > 256), "CUDA kernels of more than 256 columns");
         TestContext.Out.WriteLine($"{CaseTable.General.Count} general cases, {CaseTable.TensorCore.Count} tensor-core cases");
     }
 }

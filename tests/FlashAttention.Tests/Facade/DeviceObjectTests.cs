@@ -4,15 +4,14 @@ namespace FlashAttention.Tests;
 [TestFixtureSource(typeof(TestDevice), nameof(TestDevice.Wanted))]
 public sealed class DeviceObjectTests(TestDevice device) : DeviceFixture(device)
 {
-    private static readonly TensorShape Shape = new(2, 96, 4, 64);
-    private static readonly TensorShape LseShape = new(2, 4, 96, 1);
+    private static readonly TensorShape Shape = DeviceProblem.Shape;
 
     private Device Target => new((DeviceType)Device.Type, Device.Index);
 
     [Test]
     public void TensorsKeepWhatIsCopiedIn([Values] TensorLayout layout)
     {
-        Half[] values = Values(1);
+        Half[] values = DeviceProblem.Values(1);
         using DeviceTensor<Half> tensor = DeviceTensor.From<Half>(Target, Shape, layout, values);
         using DeviceTensor<Half> copy = DeviceTensor.Allocate<Half>(Target, Shape, layout);
         using DeviceStream stream = DeviceStream.Create(Target);
@@ -137,7 +136,7 @@ public sealed class DeviceObjectTests(TestDevice device) : DeviceFixture(device)
     [Test]
     public void ViewsSliceWithoutACopy()
     {
-        using DeviceTensor<Half> packed = DeviceTensor.From<Half>(Target, Shape with { Heads = 12 }, Values(3, 12));
+        using DeviceTensor<Half> packed = DeviceTensor.From<Half>(Target, Shape with { Heads = 12 }, DeviceProblem.Values(3, 12));
         using DeviceTensor<Half> output = DeviceTensor.Allocate<Half>(Target, Shape);
         using var workspace = new Workspace(Target);
         TensorView view = packed;
@@ -164,68 +163,10 @@ public sealed class DeviceObjectTests(TestDevice device) : DeviceFixture(device)
         Assert.That(tensor.ToArray(), Is.All.EqualTo(2.5f));
     }
 
-    private static Half[] Values(int seed, int heads = 4)
-    {
-        var random = new GaussianSource(seed);
-        return Enumerable.Range(0, (int)(Shape with { Heads = heads }).ElementCount).Select(_ => (Half)random.Next()).ToArray();
-    }
-
     // Heads [first, first + 4) of a packed tensor of 12 heads.
     private static Half[] Heads(Half[] packed, int first)
     {
         const int width = 4 * 64;
         return Enumerable.Range(0, packed.Length / (3 * width)).SelectMany(row => packed.AsSpan(row * 3 * width + first * 64, width).ToArray()).ToArray();
-    }
-
-    /// <summary>A causal problem on a device with everything both passes need; gradients are deterministic.</summary>
-    private sealed class DeviceProblem : IDisposable
-    {
-        private static readonly AttentionOptions Options = new() { Mask = Mask.Causal(Alignment.BottomRight), Deterministic = true };
-
-        private readonly DeviceTensor<Half>[] inputs;
-        private readonly DeviceTensor<Half>[] outputs;
-        private readonly DeviceTensor<float> lse;
-        private readonly Workspace workspace;
-
-        public DeviceProblem(Device device)
-        {
-            inputs = [.. Enumerable.Range(10, 4).Select(seed => DeviceTensor.From<Half>(device, Shape, Values(seed)))];
-            outputs = [.. Enumerable.Range(0, 4).Select(_ => DeviceTensor.Allocate<Half>(device, Shape))];
-            lse = DeviceTensor.Allocate<float>(device, LseShape);
-            workspace = new Workspace(device);
-            // Before any capture: growing allocates, which a capture forbids.
-            AttentionProblem problem = AttentionProblem.From(AttentionPass.Backward, inputs[0], inputs[1], inputs[2], Options);
-            workspace.Reserve(Attention.Describe(problem).WorkspaceBytes);
-            workspace.Reserve(Attention.Describe(problem with { Pass = AttentionPass.Forward }).WorkspaceBytes);
-        }
-
-        public DeviceTensor<Half> O => outputs[0];
-
-        public void Forward(DeviceStream? stream) => Attention.Forward(inputs[0], inputs[1], inputs[2], O, lse, Options, workspace, stream);
-
-        public void Backward(DeviceStream? stream) =>
-            Attention.Backward(inputs[0], inputs[1], inputs[2], O, inputs[3], lse, outputs[1], outputs[2], outputs[3], LseView.None, Options, workspace,
-                stream);
-
-        public void Clear()
-        {
-            foreach (DeviceTensor<Half> output in outputs)
-            {
-                output.Fill(0xFF, null);
-            }
-            lse.Device.Synchronize();
-        }
-
-        public Half[][] Results() => [.. outputs.Select(output => output.ToArray())];
-
-        public void Dispose()
-        {
-            foreach (DeviceTensor<Half> tensor in inputs.Concat(outputs))
-            {
-                tensor.Dispose();
-            }
-            lse.Dispose();
-            workspace.Dispose();
-        }
     }
 }

@@ -98,8 +98,9 @@ public sealed record ProblemCase
         _ => Math.Clamp(i + LenKv - LenQ + 1, 0, LenKv),
     };
 
-    /// <summary>True if the CUDA kernels must compute the case without its variants: 16-bit elements, head dims that are multiples of 8 up to 256.</summary>
-    public bool FitsTensorCores => Format.Bytes == 2 && HeadDim % 8 == 0 && HeadDimV % 8 == 0 && HeadDim <= 256 && HeadDimV <= 256;
+    /// <summary>True if CUDA kernels must compute the case: 16-bit elements, head dims that are multiples of 8, up to 512, with variants up to 256.</summary>
+    public bool FitsTensorCores =>
+        Format.Bytes == 2 && HeadDim % 8 == 0 && HeadDimV % 8 == 0 && Math.Max(HeadDim, HeadDimV) <= (Variants == Variants.None ? 512 : 256);
 
     public override string ToString()
     {

@@ -307,12 +307,22 @@ def device_facts(library, before):
             "utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
 
 
+def grid(a):
+    """The cells that the arguments name: (dtype, head_dim, causal, length)."""
+    return [(dtype, dim, causal, length) for dtype in a.dtypes.split(",") for dim in map(int, a.dims.split(",")) for causal in (False, True)
+            for length in map(int, a.lengths.split(","))]
+
+
+def add_grid_arguments(parser):
+    parser.add_argument("--dims", default="64,128,256")
+    parser.add_argument("--lengths", default="512,1024,2048,4096,8192,16384")
+    parser.add_argument("--passes", default="forward,backward")
+
+
 def run(a, library):
     """All measurements: {(dtype, pass): {(head_dim, causal): {length: {implementation: measurement}}}}."""
     implementations = [f"ours:{k}" for k in a.kernels.split(",")] + [p for p in a.peers.split(",") if p]
-    cells = [(dtype, dim, causal, length) for dtype in a.dtypes.split(",") for dim in map(int, a.dims.split(",")) for causal in (False, True)
-             for length in map(int, a.lengths.split(","))]
-    results, begin = {}, time.monotonic()
+    cells, results, begin = grid(a), {}, time.monotonic()
     for index, (dtype, dim, causal, length) in enumerate(cells):
         where = f"{dtype} d{dim} {'causal' if causal else 'full'} {length}"
         print(f"[{index + 1}/{len(cells)}] {time.monotonic() - begin:4.0f} s  {where}", file=sys.stderr, flush=True)
@@ -342,9 +352,7 @@ def main():
     parser.add_argument("--json")
     parser.add_argument("--plots", action="store_true", help="draw the plots beside the JSON file")
     parser.add_argument("--publish", action="store_true", help="the whole grid in both types with every peer, into tests/benchmarks/results")
-    parser.add_argument("--dims", default="64,128,256")
-    parser.add_argument("--lengths", default="512,1024,2048,4096,8192,16384")
-    parser.add_argument("--passes", default="forward,backward")
+    add_grid_arguments(parser)
     parser.add_argument("--dtypes")
     parser.add_argument("--kernels")
     parser.add_argument("--peers")

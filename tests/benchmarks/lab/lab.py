@@ -73,19 +73,25 @@ def peer_times(name, q, k, v, causal, repeats):
         return time_calls(call, repeats)
 
 
+def make_inputs(batch, length, heads, group, head_dim, dtype, growth):
+    """Random normal q, k, v; with growth, logits that grow by so much from one group of 128 keys to the next, in the order in which the kernel takes them: every
+    tile takes the slow path."""
+    make = lambda h: torch.randn(batch, length, h, head_dim, device="cuda", dtype=torch.float32).to(dtype)
+    q, k, v = make(heads), make(heads // group), make(heads // group)
+    if growth:
+        tiles = torch.arange(length - 1, -1, -1, device="cuda") // 128
+        q[..., 0] = 16.0 if growth < 1000 else 1024.0  # k is to stay within fp16
+        k[..., 0] = (growth * head_dim ** 0.5 / q[0, 0, 0, 0].float() * tiles).to(dtype)[None, :, None]
+    return q, k, v
+
+
 def measure(variants, lengths, peers, masks, dtype, group, growth):
     rows = []
     for head_dim in sorted({v.problem_dim for v in variants}):
         for causal in masks:
             for length in lengths:
                 batch, heads = max(1, 16384 // length), 2048 // head_dim
-                make = lambda h: torch.randn(batch, length, h, head_dim, device="cuda", dtype=torch.float32).to(dtype)
-                q, k, v = make(heads), make(heads // group), make(heads // group)
-                if growth:
-                    # Logits that grow by this much from one key tile to the next, in the order in which the kernel takes them: every tile takes the slow path.
-                    tiles = torch.arange(length - 1, -1, -1, device="cuda") // 128
-                    q[..., 0] = 16.0
-                    k[..., 0] = (growth * head_dim ** 0.5 / 16.0 * tiles).to(dtype)[None, :, None]
+                q, k, v = make_inputs(batch, length, heads, group, head_dim, dtype, growth)
                 o = torch.empty_like(q)
                 lse = torch.empty(batch, heads, length, device="cuda")
                 flops = 4.0 * batch * heads * length * length * head_dim * (0.5 if causal else 1.0)
@@ -109,7 +115,7 @@ def measure(variants, lengths, peers, masks, dtype, group, growth):
 def main():
     parser = parser_of_configurations(__doc__)
     parser.add_argument("--group", type=int, default=1, help="query heads per key head")
-    parser.add_argument("--growth", type=float, default=0.0, help="growth of the logits from key tile to key tile")
+    parser.add_argument("--growth", default="0", help="growth of the logits from key tile to key tile; several with commas: a table for each")
     parser.add_argument("--prebuilt", action="store_true", help="take the shared objects that lie in the folder of --out")
     options = parser.parse_args()
 
@@ -118,10 +124,11 @@ def main():
     sound = load_and_check(variants, cases.check, options.checks, started)
     lengths = [int(x) for x in options.lengths.split(",") if x]
     if lengths:
-        rows = measure(variants, lengths, ["FA2", "cuDNN"] if options.peers else [], [m == "causal" for m in options.masks.split(",")],
-                       getattr(torch, options.dtype), options.group, options.growth)
+        for growth in map(float, options.growth.split(",")):
+            rows = measure(variants, lengths, ["FA2", "cuDNN"] if options.peers else [], [m == "causal" for m in options.masks.split(",")],
+                           getattr(torch, options.dtype), options.group, growth)
+            print_rows(rows, f"{options.dtype}, {options.group} query heads per key head, logits growing by {growth:g},")
         product = matrix_product_tflops()
-        print_rows(rows, f"{options.dtype}, {options.group} query heads per key head, logits growing by {options.growth:g},")
         print(f"8192^3 matrix product right afterwards: {product:.0f} TFLOP/s; {gpu_state.now()}; {time.time() - started:.0f} s in all")
     return 0 if sound and len(variants) == len(options.configs) else 1
 

@@ -1,14 +1,11 @@
 // The Hopper backward kernels with modified scores as a shared object for lab_modified.py: what the library plans, without the library.
 #include <cuda_runtime.h>
 
-#include <cstdio>
-#include <vector>
-
 #include "kernels/sm90/backward/config.h"
 #include "kernels/sm90/backward/launch.h"
 #include "kernels/sm90/backward_modified/launch.h"
+#include "lab_exports.cuh"
 #include "plan/error.h"
-#include "runtime/cuda_check.h"
 
 /// A call as lab_modified.py describes it; strides in elements (batch, seq, head). Outside the unnamed namespace, since exported functions take it.
 struct LabCall {
@@ -105,24 +102,7 @@ void launch(const LabCall& call) {
   fa::sm90::launch_modified_backward(plan_of(args), args, call.passes);
 }
 
-char g_message[2048] = "";
-
-template <typename Body>
-int guarded(const Body& body) {
-  try {
-    body();
-    return 0;
-  } catch (const std::exception& error) {
-    std::snprintf(g_message, sizeof(g_message), "%s", error.what());
-    return 1;
-  }
-}
-
 }  // namespace
-
-extern "C" const char* lab_message() {
-  return g_message;
-}
 
 /// Bytes of workspace, or -1 and lab_message().
 extern "C" int64_t lab_workspace_bytes(const LabCall* call) {
@@ -138,22 +118,5 @@ extern "C" int lab_run(const LabCall* call) {
 
 /// Times of `repeats` calls in milliseconds, one after the other on the default stream, by events.
 extern "C" int lab_time(const LabCall* call, int repeats, float* milliseconds) {
-  return guarded([&] {
-    std::vector<cudaEvent_t> events(repeats + 1);
-    for (cudaEvent_t& event : events) {
-      fa::cuda_check(cudaEventCreate(&event), "cudaEventCreate");
-    }
-    fa::cuda_check(cudaEventRecord(events[0], nullptr), "cudaEventRecord");
-    for (int i = 0; i < repeats; ++i) {
-      launch(*call);
-      fa::cuda_check(cudaEventRecord(events[i + 1], nullptr), "cudaEventRecord");
-    }
-    fa::cuda_check(cudaEventSynchronize(events[repeats]), "cudaEventSynchronize");
-    for (int i = 0; i < repeats; ++i) {
-      fa::cuda_check(cudaEventElapsedTime(&milliseconds[i], events[i], events[i + 1]), "cudaEventElapsedTime");
-    }
-    for (cudaEvent_t event : events) {
-      cudaEventDestroy(event);
-    }
-  });
+  return guarded([&] { time_launches(repeats, milliseconds, [&] { launch(*call); }); });
 }

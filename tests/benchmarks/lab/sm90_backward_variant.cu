@@ -1,12 +1,10 @@
 // One configuration of the Hopper backward kernel as a shared object for lab_backward.py, which defines LAB_TILE, the initialiser of its Sm90BackwardTile.
 #include <cuda_runtime.h>
 
-#include <cstdio>
-#include <vector>
-
 #include "kernels/sm90/backward/launch_kernel.cuh"
 #include "kernels/sm90/backward_pair/launch_kernel.cuh"
 #include "kernels/sm90/backward_wide/launch_kernel.cuh"
+#include "lab_exports.cuh"
 
 /// A call as lab_backward.py describes it; strides in elements (batch, seq, head). Outside the unnamed namespace, since exported functions take it.
 struct LabCall {
@@ -77,24 +75,7 @@ void launch(const LabCall& call) {
   fa::sm90::run_backward(LabTile::kTile, args_of(call), call.is_bfloat16 ? launch_main<__nv_bfloat16> : launch_main<__half>, call.passes);
 }
 
-char g_message[2048] = "";
-
-template <typename Body>
-int guarded(const Body& body) {
-  try {
-    body();
-    return 0;
-  } catch (const std::exception& error) {
-    std::snprintf(g_message, sizeof(g_message), "%s", error.what());
-    return 1;
-  }
-}
-
 }  // namespace
-
-extern "C" const char* lab_message() {
-  return g_message;
-}
 
 extern "C" int64_t lab_workspace_bytes(const LabCall* call) {
   return static_cast<int64_t>(fa::sm90_backward_workspace(LabTile::kTile, args_of(*call).problem).total_bytes);
@@ -107,22 +88,5 @@ extern "C" int lab_run(const LabCall* call) {
 
 /// Times of `repeats` calls in milliseconds, one after the other on the default stream, by events.
 extern "C" int lab_time(const LabCall* call, int repeats, float* milliseconds) {
-  return guarded([&] {
-    std::vector<cudaEvent_t> events(repeats + 1);
-    for (cudaEvent_t& event : events) {
-      fa::cuda_check(cudaEventCreate(&event), "cudaEventCreate");
-    }
-    fa::cuda_check(cudaEventRecord(events[0], nullptr), "cudaEventRecord");
-    for (int i = 0; i < repeats; ++i) {
-      launch(*call);
-      fa::cuda_check(cudaEventRecord(events[i + 1], nullptr), "cudaEventRecord");
-    }
-    fa::cuda_check(cudaEventSynchronize(events[repeats]), "cudaEventSynchronize");
-    for (int i = 0; i < repeats; ++i) {
-      fa::cuda_check(cudaEventElapsedTime(&milliseconds[i], events[i], events[i + 1]), "cudaEventElapsedTime");
-    }
-    for (cudaEvent_t event : events) {
-      cudaEventDestroy(event);
-    }
-  });
+  return guarded([&] { time_launches(repeats, milliseconds, [&] { launch(*call); }); });
 }

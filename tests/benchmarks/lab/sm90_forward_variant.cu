@@ -2,10 +2,9 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <vector>
 
 #include "kernels/sm90/forward/launch_kernel.cuh"
+#include "lab_exports.cuh"
 
 /// A call as lab.py describes it; strides in elements (batch, seq, head). Outside the unnamed namespace, since exported functions take it.
 struct LabCall {
@@ -70,24 +69,7 @@ void launch(const LabCall& call) {
   }
 }
 
-char g_message[2048] = "";
-
-template <typename Body>
-int guarded(const Body& body) {
-  try {
-    body();
-    return 0;
-  } catch (const std::exception& error) {
-    std::snprintf(g_message, sizeof(g_message), "%s", error.what());
-    return 1;
-  }
-}
-
 }  // namespace
-
-extern "C" const char* lab_message() {
-  return g_message;
-}
 
 /// One call on the default stream. 0, or 1 and lab_message().
 extern "C" int lab_run(const LabCall* call) {
@@ -96,22 +78,5 @@ extern "C" int lab_run(const LabCall* call) {
 
 /// Times of `repeats` calls in milliseconds, one after the other on the default stream, by events.
 extern "C" int lab_time(const LabCall* call, int repeats, float* milliseconds) {
-  return guarded([&] {
-    std::vector<cudaEvent_t> events(repeats + 1);
-    for (cudaEvent_t& event : events) {
-      fa::cuda_check(cudaEventCreate(&event), "cudaEventCreate");
-    }
-    fa::cuda_check(cudaEventRecord(events[0], nullptr), "cudaEventRecord");
-    for (int i = 0; i < repeats; ++i) {
-      launch(*call);
-      fa::cuda_check(cudaEventRecord(events[i + 1], nullptr), "cudaEventRecord");
-    }
-    fa::cuda_check(cudaEventSynchronize(events[repeats]), "cudaEventSynchronize");
-    for (int i = 0; i < repeats; ++i) {
-      fa::cuda_check(cudaEventElapsedTime(&milliseconds[i], events[i], events[i + 1]), "cudaEventElapsedTime");
-    }
-    for (cudaEvent_t event : events) {
-      cudaEventDestroy(event);
-    }
-  });
+  return guarded([&] { time_launches(repeats, milliseconds, [&] { launch(*call); }); });
 }

@@ -32,6 +32,7 @@ Case random_case(std::mt19937& random) {
   c.tile.head_dim = pick(0, 1) == 0 ? 64 : 128;
   c.tile.tile_q = c.tile.head_dim == 64 ? 128 : 64;
   c.tile.first_tile_stores = true;
+  c.tile.deterministic = pick(0, 2) == 0;
   c.tile.finishes_earlier_heads = pick(0, 3) > 0;
   c.problem.batch = pick(1, 20);
   c.problem.heads_kv = pick(1, 20);
@@ -52,20 +53,27 @@ TEST(BackwardOrder, NobodyWaitsForALaterBlock) {
     const Case c = random_case(random);
     const Sm90BackwardOrder order = fa::sm90_backward_order(c.tile, c.problem);
     ASSERT_TRUE(order.section_heads >= 1 && order.section_heads <= c.key_heads);
-    const TileOrder launch{
-        .num_tiles = static_cast<int>(c.key_tiles), .num_heads = static_cast<int>(c.key_heads), .section_heads = static_cast<int>(order.section_heads)};
-    std::vector<int64_t> last_of_head(c.key_heads), pieces(c.key_heads);
+    const bool turns = c.tile.from_last_key_tile();
+    const TileOrder launch{.num_tiles = static_cast<int>(c.key_tiles),
+                           .num_heads = static_cast<int>(c.key_heads),
+                           .section_heads = static_cast<int>(order.section_heads),
+                           .last_first = turns};
+    std::vector<int64_t> last_of_head(c.key_heads), pieces(c.key_heads), tiles_seen(c.key_heads);
     std::vector<bool> first_tile_seen(c.key_heads);
     for (int64_t block = 0; block < c.blocks(); ++block) {
       const TileOrder::Work work = launch.work(static_cast<int>(block));
       first_tile_seen[work.head] = first_tile_seen[work.head] || work.tile == 0;
-      ASSERT_TRUE(first_tile_seen[work.head]) << "the first key tile stores, and is launched before those that add";
+      if (turns) {
+        ASSERT_EQ(work.tile, c.key_tiles - 1 - tiles_seen[work.head]++) << "each key tile adds behind the next one, and is launched behind it";
+      } else {
+        ASSERT_TRUE(first_tile_seen[work.head]) << "the first key tile stores, and is launched before those that add";
+      }
       last_of_head[work.head] = block;
       const int64_t earlier = work.head - (c.key_heads - order.finished_heads);
       if (earlier >= 0) {
         ++pieces[earlier];
         ASSERT_LT(last_of_head[earlier], block) << "all key tiles of that head have been launched by then";
-        ASSERT_EQ(launch.work(static_cast<int>(last_of_head[earlier])).tile, c.key_tiles - 1);
+        ASSERT_EQ(launch.work(static_cast<int>(last_of_head[earlier])).tile, turns ? 0 : c.key_tiles - 1);
         ++finished;
       }
     }
@@ -73,7 +81,7 @@ TEST(BackwardOrder, NobodyWaitsForALaterBlock) {
       ASSERT_EQ(pieces[head], head < order.finished_heads ? c.key_tiles : 0) << "head " << head << " of " << c.key_heads;
     }
     const fa::Sm90BackwardWorkspace workspace = fa::sm90_backward_workspace(c.tile, c.problem);
-    ASSERT_EQ(workspace.num_counters, c.problem.batch * c.problem.heads_q + c.key_heads);
+    ASSERT_EQ(workspace.num_counters, (turns ? c.blocks() : c.problem.batch * c.problem.heads_q) + c.key_heads);
   }
   EXPECT_GT(finished, 100000);
 }

@@ -3,48 +3,27 @@
 #include <gtest/gtest.h>
 
 #include <exception>
-#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "attention_case.h"
-#include "kernels/sm80/backward/grad_bias.cuh"
-#include "kernels/sm80/backward/grad_q.cuh"
-#include "kernels/sm80/backward/grad_sinks.cuh"
-#include "kernels/sm80/backward/kernel.cuh"
-#include "kernels/sm80/forward/kernel.cuh"
-#include "launch_blocks.h"
+#include "modified_kernels.h"
 
 namespace fa_test {
 namespace {
 
 using fa::Mask;
-using fa::ModifiedScores;
 
 constexpr Mask kWindowTopLeft = Mask::kWindowTopLeft, kWindowBottomRight = Mask::kWindowBottomRight;
 
-void check_grad_sinks(const AttentionCase& attention, fa::sm80::ModifiedBackwardParams params) {
-  std::vector<float> grad_sinks(static_cast<size_t>(params.shape.heads_q), std::numeric_limits<float>::quiet_NaN());
-  params.grad_sinks = grad_sinks.data();
-  params.order.num_tiles = 1;
-  params.order.num_heads = params.shape.heads_q;
-  launch_blocks<fa::sm80::GradSinksConfig, fa::sm80::GradSinksBlock>(params);
-  attention.compare_grad_sinks(grad_sinks);
-}
-
-template <int kRow>
-void check_grad_bias(const AttentionCase& attention, const fa::sm80::ModifiedBackwardParams& params) {
-  using namespace fa::sm80;
+template <class GradBias>
+void check_grad_bias(const AttentionCase& attention, const fa::sm80::ModifiedBackwardParams& params, const fa::sm80::GradBiasVariant& variant) {
   std::vector<uint32_t> memory;
-  using Config = GradBiasConfig<__half, GradBiasRow<kRow>>;
-  const size_t bias_bytes = params.scores.bias_staged ? sizeof(typename Config::BiasTile) : 0;
-  launch_blocks<Config, GradBiasBlock>(attention.grad_bias_params(params, kGradBias[kRow], &memory), bias_bytes);
+  launch_blocks<GradBias, fa::sm80::GradBiasBlock>(attention.grad_bias_params(params, variant, &memory), staged_bytes<GradBias>(params.scores));
   attention.compare_grad_bias(memory);
 }
 
-/// Rows of fa::sm80::kForward, kBackward, kGradQ and kGradBias.
-template <int kForwardRow, int kBackwardRow, int kGradQRow, int kGradBiasRow>
+template <class Kernels>
 void check(const CaseOptions& options) {
   using namespace fa::sm80;
   SCOPED_TRACE(options.name());
@@ -52,36 +31,34 @@ void check(const CaseOptions& options) {
     AttentionCase attention(options);
     const fa::ScoreParams scores = attention.score_params();
     EXPECT_EQ(options.stage_bias, scores.bias_staged);
-    using Forward = ForwardConfig<__half, ForwardRow<kForwardRow>, ModifiedScores>;
-    launch_blocks<Forward, ForwardBlock>(ModifiedForwardParams{attention.forward_params(kForward[kForwardRow]), scores, {}, false},
-                                         scores.bias_staged ? sizeof(typename Forward::BiasTile) : 0);
+    using Forward = typename Kernels::Forward;
+    launch_blocks<Forward, ForwardBlock>(ModifiedForwardParams{attention.forward_params(Kernels::kForward), scores, {}, false}, staged_bytes<Forward>(scores));
     attention.compare_forward();
-    const BackwardParams params = attention.backward_params(kBackward[kBackwardRow]);
-    using Backward = BackwardConfig<__half, BackwardRow<kBackwardRow>, ModifiedScores>;
+    const BackwardParams params = attention.backward_params(Kernels::kBackward);
+    using Backward = typename Kernels::Backward;
     ModifiedBackwardParams with_scores{params, scores, nullptr, 0, 0, {}};
     std::vector<uint32_t> grad_bias;
-    if (options.direct_grad_bias) with_scores.direct_grad_bias = attention.grad_bias_params(with_scores, kGradBias[kGradBiasRow], &grad_bias).grad_bias;
-    launch_blocks<Backward, BackwardBlock>(with_scores, scores.bias_staged ? Backward::kStages * sizeof(typename Backward::BiasTile) : 0);
+    if (options.direct_grad_bias) with_scores.direct_grad_bias = attention.grad_bias_params(with_scores, Kernels::kGradBias, &grad_bias).grad_bias;
+    launch_blocks<Backward, BackwardBlock>(with_scores, staged_bytes<Backward>(scores, Backward::kStages));
     attention.compare_grad_kv();
     if (options.direct_grad_bias) attention.compare_grad_bias(grad_bias);
     if (options.deterministic) {
-      launch_blocks<GradQConfig<__half, GradQRow<kGradQRow>, ModifiedScores>, GradQBlock>(
-          ModifiedBackwardParams{attention.grad_q_params(params, kGradQ[kGradQRow]), scores, nullptr, 0, 0, {}});
+      launch_blocks<typename Kernels::GradQ, GradQBlock>(ModifiedBackwardParams{attention.grad_q_params(params, Kernels::kGradQ), scores, nullptr, 0, 0, {}});
       attention.compare_grad_q();
     } else {
-      attention.compare_accumulator(kBackward[kBackwardRow]);
+      attention.compare_accumulator(Kernels::kBackward);
     }
-    if (options.bias > 0) check_grad_bias<kGradBiasRow>(attention, {params, scores, nullptr, options.batch, 0, {}});
+    if (options.bias > 0) check_grad_bias<typename Kernels::GradBias>(attention, {params, scores, nullptr, options.batch, 0, {}}, Kernels::kGradBias);
     if (options.sinks) check_grad_sinks(attention, {params, scores, nullptr, options.batch, options.len_q, {}});
   } catch (const std::exception& error) {
     ADD_FAILURE() << error.what();
   }
 }
 
-constexpr auto check_d64 = check<6, 0, 0, 0>;
-constexpr auto check_d128 = check<1, 1, 1, 1>;
-constexpr auto check_d256 = check<5, 5, 3, 2>;
-constexpr auto check_d256_small = check<5, 6, 3, 2>;
+constexpr auto check_d64 = check<KernelsD64>;
+constexpr auto check_d128 = check<KernelsD128>;
+constexpr auto check_d256 = check<KernelsD256>;
+constexpr auto check_d256_small = check<SmallKernelsD256>;
 
 /// A small case with grouped heads, two batches and lengths that differ.
 CaseOptions grouped(int len_q, int len_kv) {
@@ -233,17 +210,8 @@ TEST(Sm80Modified, Dropout) {
 
 /// Everything at once, for every configuration.
 TEST(Sm80Modified, Together) {
-  CaseOptions options{.batch = 2, .len_q = 150, .len_kv = 170, .heads_q = 2, .heads_kv = 1, .mask = kWindowBottomRight};
-  options.window_left = 60;
-  options.window_right = 9;
+  CaseOptions options = with_everything({.batch = 2, .len_q = 150, .len_kv = 170, .heads_q = 2, .heads_kv = 1});
   options.chunk = 90;
-  options.softcap = 2.0f;
-  options.alibi = 2;
-  options.bias = 1;
-  options.visible = 2;
-  options.block_mask = 32;
-  options.sinks = true;
-  options.dropout = 0.125f;
   for (const bool deterministic : {false, true}) {
     options.deterministic = deterministic;
     options.head_dim = options.head_dim_v = 64;

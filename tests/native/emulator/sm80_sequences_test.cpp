@@ -3,23 +3,15 @@
 #include <gtest/gtest.h>
 
 #include <exception>
-#include <limits>
 #include <vector>
 
 #include "attention/sequence_schedule.cuh"
-#include "attention_case.h"
-#include "kernels/sm80/backward/grad_bias.cuh"
-#include "kernels/sm80/backward/grad_q.cuh"
-#include "kernels/sm80/backward/grad_sinks.cuh"
-#include "kernels/sm80/backward/kernel.cuh"
-#include "kernels/sm80/forward/kernel.cuh"
-#include "launch_blocks.h"
+#include "modified_kernels.h"
 
 namespace fa_test {
 namespace {
 
 using fa::Mask;
-using fa::ModifiedScores;
 
 void read_sequences(const fa::SequenceJob& job) {
   using Config = fa::SequenceScheduleConfig;
@@ -37,64 +29,55 @@ void run_over(const fa::SequenceTable& table, Params params, int heads, size_t m
   launch_blocks<Config, Block>(params, more_bytes);
 }
 
-template <int kForwardRow, int kBackwardRow, int kGradQRow, int kGradBiasRow>
+template <class Kernels>
 void check(const CaseOptions& options) {
   using namespace fa::sm80;
   SCOPED_TRACE(options.name());
   try {
     AttentionCase attention(options);
     const fa::ScoreParams scores = attention.score_params();
-    const ForwardVariant& forward = kForward[kForwardRow];
-    const fa::SequenceJob job = attention.forward_job(forward.tile_q);
+    const fa::SequenceJob job = attention.forward_job(Kernels::kForward.tile_q);
     read_sequences(job);
-    ModifiedForwardParams forward_params{attention.forward_params(forward), scores, {}, options.mask == Mask::kCausalBottomRight};
+    ModifiedForwardParams forward_params{attention.forward_params(Kernels::kForward), scores, {}, options.mask == Mask::kCausalBottomRight};
     EXPECT_EQ(options.stage_bias, scores.bias_staged);
-    using Forward = ForwardConfig<__half, ForwardRow<kForwardRow>, ModifiedScores>;
-    run_over<Forward, ForwardBlock>(job.tables[0].table, forward_params, options.heads_q, scores.bias_staged ? sizeof(typename Forward::BiasTile) : 0);
+    using Forward = typename Kernels::Forward;
+    run_over<Forward, ForwardBlock>(job.tables[0].table, forward_params, options.heads_q, staged_bytes<Forward>(scores));
     attention.compare_forward();
 
-    const BackwardVariant& backward = kBackward[kBackwardRow];
-    fa::SequenceJob backward_job = attention.backward_job(backward.tile_kv, kGradQRows);
+    fa::SequenceJob backward_job = attention.backward_job(Kernels::kBackward.tile_kv, kGradQRows);
     std::vector<fa::SequenceTile> by_number(static_cast<size_t>(options.batch));
     backward_job.by_number = by_number.data();
     read_sequences(backward_job);
-    const BackwardParams params = attention.backward_params(backward);
-    using Backward = BackwardConfig<__half, BackwardRow<kBackwardRow>, ModifiedScores>;
+    const BackwardParams params = attention.backward_params(Kernels::kBackward);
+    using Backward = typename Kernels::Backward;
     run_over<Backward, BackwardBlock>(backward_job.tables[0].table, ModifiedBackwardParams{params, scores, nullptr, 0, 0, {}}, options.heads_kv,
-                                      scores.bias_staged ? Backward::kStages * sizeof(typename Backward::BiasTile) : 0);
+                                      staged_bytes<Backward>(scores, Backward::kStages));
     attention.compare_grad_kv();
     if (options.deterministic) {
-      run_over<GradQConfig<__half, GradQRow<kGradQRow>, ModifiedScores>, GradQBlock>(
-          backward_job.tables[1].table, ModifiedBackwardParams{attention.grad_q_params(params, kGradQ[kGradQRow]), scores, nullptr, 0, 0, {}}, options.heads_q);
+      run_over<typename Kernels::GradQ, GradQBlock>(
+          backward_job.tables[1].table, ModifiedBackwardParams{attention.grad_q_params(params, Kernels::kGradQ), scores, nullptr, 0, 0, {}}, options.heads_q);
       attention.compare_grad_q();
     } else {
-      attention.compare_accumulator(backward);
+      attention.compare_accumulator(Kernels::kBackward);
     }
     if (options.bias > 0) {
       std::vector<uint32_t> memory;
-      GradBiasParams bias = attention.grad_bias_params({params, scores, nullptr, options.batch, 0, {}}, kGradBias[kGradBiasRow], &memory);
+      GradBiasParams bias = attention.grad_bias_params({params, scores, nullptr, options.batch, 0, {}}, Kernels::kGradBias, &memory);
       bias.sequences_by_number = by_number.data();
-      using GradBias = GradBiasConfig<__half, GradBiasRow<kGradBiasRow>>;
-      launch_blocks<GradBias, GradBiasBlock>(bias, scores.bias_staged ? sizeof(typename GradBias::BiasTile) : 0);
+      using GradBias = typename Kernels::GradBias;
+      launch_blocks<GradBias, GradBiasBlock>(bias, staged_bytes<GradBias>(scores));
       attention.compare_grad_bias(memory);
     }
-    if (options.sinks) {
-      std::vector<float> grad_sinks(static_cast<size_t>(options.heads_q), std::numeric_limits<float>::quiet_NaN());
-      ModifiedBackwardParams sinks{params, scores, grad_sinks.data(), 1, params.padded_rows, {}};
-      sinks.order.num_tiles = 1;
-      sinks.order.num_heads = options.heads_q;
-      launch_blocks<GradSinksConfig, GradSinksBlock>(sinks);
-      attention.compare_grad_sinks(grad_sinks);
-    }
+    if (options.sinks) check_grad_sinks(attention, {params, scores, nullptr, 1, params.padded_rows, {}});
   } catch (const std::exception& error) {
     ADD_FAILURE() << error.what();
   }
 }
 
-constexpr auto check_d64 = check<6, 0, 0, 0>;
-constexpr auto check_d128 = check<1, 1, 1, 1>;
-constexpr auto check_d256 = check<5, 5, 3, 2>;
-constexpr auto check_d256_small = check<5, 6, 3, 2>;
+constexpr auto check_d64 = check<KernelsD64>;
+constexpr auto check_d128 = check<KernelsD128>;
+constexpr auto check_d256 = check<KernelsD256>;
+constexpr auto check_d256_small = check<SmallKernelsD256>;
 
 /// Longer than a tile, empty on one side or on both, one element; queries and keys differ.
 CaseOptions sequences(Placement placement) {
@@ -136,17 +119,7 @@ TEST_P(Sm80Sequences, Masks) {
 
 /// Everything at once, for every configuration.
 TEST_P(Sm80Sequences, Together) {
-  CaseOptions options = sequences(GetParam());
-  options.mask = Mask::kWindowBottomRight;
-  options.window_left = 60;
-  options.window_right = 9;
-  options.softcap = 2.0f;
-  options.alibi = 2;
-  options.bias = 1;
-  options.visible = 2;
-  options.block_mask = 32;
-  options.sinks = true;
-  options.dropout = 0.125f;
+  CaseOptions options = with_everything(sequences(GetParam()));
   for (const bool deterministic : {false, true}) {
     options.deterministic = deterministic;
     options.head_dim = options.head_dim_v = 64;

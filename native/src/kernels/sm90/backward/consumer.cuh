@@ -6,6 +6,7 @@
 #include "kernels/sm90/backward/pairs.cuh"
 #include "kernels/sm90/backward/scores.cuh"
 #include "kernels/sm90/backward/steps.cuh"
+#include "kernels/sm90/backward/turns.cuh"
 #include "ptx/bulk_copy.cuh"
 #include "ptx/exp2.cuh"
 #include "ptx/fence_proxy.cuh"
@@ -46,6 +47,9 @@ class BackwardConsumer {
       const int key = first_key + 8 * r;
       // Relative to the thread's first column. Nobody sees a key at the padding; without a mask everybody sees every other.
       first_row_[r] = (key >= params.visible_len_kv ? kNever : params.causal ? key - params.causal_offset : -kNever) - lane % 4 * 2;
+    }
+    if constexpr (Config::kInTurns) {
+      end_begun_ = end_begun<Config>(params, tile_);
     }
     const int matrix = lane / 8, row = lane % 8;
     s_ds_ = ptx::shared_address(smem.ds[0][warpgroup]) + tile::swizzled_offset_bytes(matrix / 2 * 8 + row, thread / 32 * 2 + matrix % 2);
@@ -142,7 +146,7 @@ class BackwardConsumer {
       finish_delayed(grad_k, grad_v, p, ds, stage);
       previous_ = first_tile + query_tile;
     } else {
-      finish_at_once(grad_k, grad_v, p, ds, stage, first_tile + query_tile);
+      finish_at_once(grad_k, grad_v, p, ds, stage, first_tile + query_tile, begins(query_tile));
     }
     if constexpr (Config::kFirstTileStores) {
       __syncwarp();  // it also says that grad_q is stored (StoredTiles)
@@ -155,7 +159,7 @@ class BackwardConsumer {
 
   /// The rest of a step: grad_v, then grad_q and grad_k, for both of which dS of both warpgroups must be there.
   __device__ __forceinline__ void finish_at_once(float (&grad_k)[Config::kGradients], float (&grad_v)[Config::kGradients], const float (&p)[Config::kScores],
-                                                 const float (&ds)[Config::kScores], int stage, int tile) {
+                                                 const float (&ds)[Config::kScores], int stage, int tile, bool begun) {
     using namespace ptx;
     const uint32_t stage_step = stage * kQStageStep;
     uint32_t p_operand[Config::kScores / 2], ds_operand[Config::kScores / 2];
@@ -180,7 +184,7 @@ class BackwardConsumer {
     if (threadIdx.x % 32 == 0) {
       mbarrier_arrive(&smem_.grad_o_empty[stage]);
     }
-    grad_q_.add(grad_q, accumulator_tile(tile), tile_.first_key == 0);
+    grad_q_.add(grad_q, accumulator_tile(tile), begun);
     wgmma_wait_group<0>();
     pin_registers(grad_v);
     pin_registers(grad_k);
@@ -245,6 +249,11 @@ class BackwardConsumer {
         }
       }
     }
+  }
+
+  /// Whether the block stores its part of a query tile instead of adding it: it is the first to come.
+  __device__ __forceinline__ bool begins(int query_tile) const {
+    return Config::kInTurns ? query_tile < end_begun_ : tile_.first_key == 0;
   }
 
   __device__ __forceinline__ float* accumulator_tile(int tile) const {
@@ -371,6 +380,7 @@ class BackwardConsumer {
   GradQPart<Config> grad_q_;
   StepCursor<Config::kStages> cursor_;
   int previous_ = kNone;  // tile of the accumulator that grad_q of the step before belongs to
+  int end_begun_ = 0;     // query tiles in front of this one the block begins, if kInTurns
   int first_row_[2];      // first query that sees the thread's keys, less the thread's first column
   uint32_t s_ds_;         // the lane's row of stmatrix in stage 0
 };

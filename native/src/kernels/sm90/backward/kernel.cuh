@@ -35,6 +35,9 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_kernel(const __g
       ptx::mbarrier_init(&smem.q_empty[stage], Config::kConsumerWarps);
       ptx::mbarrier_init(&smem.grad_o_empty[stage], Config::kConsumerWarps);
     }
+    if constexpr (Config::kInTurns) {
+      smem.steps_added = 0;
+    }
     ptx::mbarrier_init_fence();
   }
   __syncthreads();
@@ -47,6 +50,12 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_kernel(const __g
     ptx::registers_release<Config::kTile.producer_registers()>();
     if (threadIdx.x == 0) {
       produce_backward<Config>(params, smem);
+    } else if (Config::kInTurns && threadIdx.x < 64) {
+      if (threadIdx.x == 32) {
+        publish_added_steps<Config>(params, smem);
+      }
+    } else if (Config::kInTurns && Config::kTile.finishes_earlier_heads) {
+      finish_earlier_head<Config>(params, static_cast<int>(threadIdx.x) / 32 - 2, 2);
     } else if (Config::kTile.finishes_earlier_heads && threadIdx.x >= 32) {
       finish_earlier_head<Config>(params, static_cast<int>(threadIdx.x) / 32 - 1, 3);
     }

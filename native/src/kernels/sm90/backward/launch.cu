@@ -29,10 +29,11 @@ constexpr BackwardLauncher kBackwardLaunchers[][2] = {
     {launch_backward_wide<PlannedWide<__half, 2>>, launch_backward_wide<PlannedWide<__nv_bfloat16, 2>>},
     {launch_backward_wide<PlannedWide<__half, 3>>, launch_backward_wide<PlannedWide<__nv_bfloat16, 3>>},
     {launch_backward<Planned<__half, 4>>, launch_backward<Planned<__nv_bfloat16, 4>>},
-    {launch_backward_pair<PlannedPair<__half, 5>>, launch_backward_pair<PlannedPair<__nv_bfloat16, 5>>},
+    {launch_backward<Planned<__half, 5>>, launch_backward<Planned<__nv_bfloat16, 5>>},
     {launch_backward_pair<PlannedPair<__half, 6>>, launch_backward_pair<PlannedPair<__nv_bfloat16, 6>>},
     {launch_backward_wide<PlannedWide<__half, 7>>, launch_backward_wide<PlannedWide<__nv_bfloat16, 7>>},
     {launch_backward_wide<PlannedWide<__half, 8>>, launch_backward_wide<PlannedWide<__nv_bfloat16, 8>>},
+    {launch_backward<Planned<__half, 9>>, launch_backward<Planned<__nv_bfloat16, 9>>},
 };
 static_assert(sizeof(kBackwardLaunchers) / sizeof(kBackwardLaunchers[0]) == kNumSm90BackwardTiles, "one row per tile");
 

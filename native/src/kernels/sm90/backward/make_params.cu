@@ -36,7 +36,9 @@ void set_order(const Sm90BackwardTile& tile, const BackwardArgs& args, BackwardP
   params->order.num_tiles = static_cast<int>((problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv());
   params->order.num_heads = key_heads;
   params->order.section_heads = static_cast<int>(order.section_heads);
-  params->tiles_done = params->grad_q_counters + problem.batch * problem.heads_q;
+  params->order.last_first = tile.from_last_key_tile();
+  params->tiles_done =
+      params->grad_q_counters + (tile.from_last_key_tile() ? problem.batch * problem.heads_kv * params->order.num_tiles : problem.batch * problem.heads_q);
   params->finish_distance = key_heads - static_cast<int>(order.finished_heads);
   params->unseen_rows = unseen_rows_of(tile, problem);
 }

@@ -45,7 +45,8 @@ struct BackwardParams {
   /// Sums of grad_q in fp32, without the factor scale; order: kGradQBlock.
   float* grad_q_accumulator;
   /// Deterministic mode: how many key tiles have been added, per query tile; in the wide kernel two of them, one for the columns of each block of the cluster.
-  /// Where the first key tile stores: how many query tiles it has stored, per query head.
+  /// Where the first key tile stores: how many query tiles it has stored, per query head; in deterministic mode how many steps each key tile has added, over
+  /// all query heads of the group, per key head and key tile (turns.cuh).
   int* grad_q_counters;
   int* repair_flags;  ///< one per slice of a key tile, for the repair pass; written if causal
   int64_t padded_rows;

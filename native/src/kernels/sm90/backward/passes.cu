@@ -1,4 +1,5 @@
 // The memory-bound passes around the main kernel: prepare (delta, log-sum-exp in base 2, cleared accumulator) and finish (accumulator to grad_q).
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/sm90/backward/finish.cuh"
@@ -149,7 +150,8 @@ PassKernel finish_kernel(int padded_dim) {
 
 void launch_backward_prepare(const BackwardPassParams& params, DType dtype, int padded_dim, cudaStream_t stream) {
   const PassKernel kernel = dtype == DType::kFloat16 ? prepare_kernel<__half>(padded_dim) : prepare_kernel<__nv_bfloat16>(padded_dim);
-  launch_pass(kernel, params, params.num_rows * prepare_lanes(padded_dim), false, stream, "launch of the sm90 backward prepare kernel");
+  const int64_t threads = std::max(params.num_rows * prepare_lanes(padded_dim), params.num_counters);
+  launch_pass(kernel, params, threads, false, stream, "launch of the sm90 backward prepare kernel");
 }
 
 void launch_backward_finish(const BackwardPassParams& params, DType dtype, int padded_dim, cudaStream_t stream) {

@@ -15,6 +15,12 @@ struct KeyTile {
   int first_head;  ///< first query head of the group, counted through all batches
 };
 
+/// First query tile that sees a key of a tile, which may lie behind the last. Under the causal mask.
+template <typename Config>
+__device__ __forceinline__ int first_causal_step(const BackwardParams& params, int first_key) {
+  return min(max(0, first_key - params.causal_offset) / Config::kTileQ, params.num_q_tiles);
+}
+
 template <typename Config>
 __device__ __forceinline__ KeyTile key_tile(const BackwardParams& params) {
   const TileOrder::Work work = params.order.work(blockIdx.x / Config::kClusterSize);
@@ -25,7 +31,7 @@ __device__ __forceinline__ KeyTile key_tile(const BackwardParams& params) {
   tile.first_step = 0;
   tile.end_masked = 0;
   if (params.causal) {
-    tile.first_step = min(max(0, tile.first_key - params.causal_offset) / Config::kTileQ, params.num_q_tiles);
+    tile.first_step = first_causal_step<Config>(params, tile.first_key);
     const int first_full_row = max(0, tile.first_key + Config::kTileKv - 1 - params.causal_offset);
     tile.end_masked = min((first_full_row + Config::kTileQ - 1) / Config::kTileQ, params.num_q_tiles);
   }
