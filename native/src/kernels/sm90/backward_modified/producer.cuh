@@ -34,7 +34,7 @@ class ModifiedProducer {
     int index = take_item();
 #pragma unroll 1
     while (index < num_work) {
-      KeyWork work = uniform_work(key_work(p_, index, num_tiles, Config::kTileQ, Config::kTileKv));
+      KeyWork work = uniform_work(ordered_key_work(p_, index, num_tiles, Config::kTileQ, Config::kTileKv));
       if constexpr (Config::kBeginsScores) {
         // Rows far behind the last key, whose visible pairs all have large distances, take the masked form: a sum that begins with a large number loses bits.
         work.whole_last = max(min(work.whole_last, (work.len_kv - work.range(p_).offset + Config::kNearRows) / Config::kTileQ), work.whole_first);

@@ -100,8 +100,7 @@ __device__ __forceinline__ KeyWork key_work(const ModifiedBackwardParams& params
   const StepRange visited = visited_steps(range, work.first_key, tile_q, tile_kv);
   work.first_step = visited.first;
   work.end_step = visited.end;
-  work.first_stored = first_stored_step(range, visited, work.first_key, tile_q, tile_kv);
-  work.first_late = first_late_step(visited, work.first_key, work.first_stored);
+  work.first_stored = work.first_late = visited.first;
   const int last_key = work.first_key + tile_kv - 1;
   int whole_begin = last_key < work.len_kv ? range.begin_row(last_key) : work.len_q;
   if (params.scores.alibi_slopes != nullptr && range.right != 0) {
@@ -110,6 +109,15 @@ __device__ __forceinline__ KeyWork key_work(const ModifiedBackwardParams& params
   work.whole_first = max(min((min(whole_begin, work.len_q) + tile_q - 1) / tile_q, work.end_step), work.first_step);
   work.whole_last = max(min(range.end_row(work.first_key) / tile_q, work.end_step), work.whole_first);
   work.kind = work.first_step < work.end_step ? KeyWork::kWithSteps : KeyWork::kUnseen;
+  return work;
+}
+
+/// Item `index` with the order of its steps, for the main kernel.
+__device__ __forceinline__ KeyWork ordered_key_work(const ModifiedBackwardParams& params, int index, int num_tiles, int tile_q, int tile_kv) {
+  KeyWork work = key_work(params, index, num_tiles, tile_q, tile_kv);
+  const StepRange visited{work.first_step, work.end_step};
+  work.first_stored = first_stored_step(work.range(params), visited, work.first_key, tile_q, tile_kv);
+  work.first_late = first_late_step(visited, work.first_key, work.first_stored);
   return work;
 }
 
