@@ -2,6 +2,7 @@
 // all that visit it the first, and one alone; rows of query tiles that nobody visits are the ones whose accumulator is cleared.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 #include <vector>
 
@@ -66,6 +67,38 @@ TEST(ModifiedBackwardSteps, EveryVisitedQueryTileIsStoredByItsFirstVisitorAlone)
   }
   EXPECT_GT(stored_behind_first_tile, 1000);
   EXPECT_GT(unvisited, 1000);
+}
+
+TEST(ModifiedBackwardSteps, StoresComeFirstAndWhatNeighboursStoreComesLast) {
+  std::mt19937 random(20261124);
+  int64_t late_steps = 0;
+  for (int i = 0; i < 4000; ++i) {
+    const PairRange range = random_range(random);
+    const int tile_q = i % 2 == 0 ? 64 : 128, tile_kv = 128;
+    for (int first_key = 0; first_key < range.len_kv; first_key += tile_kv) {
+      const StepRange visited = fa::sm90::visited_steps(range, first_key, tile_q, tile_kv);
+      if (visited.end <= visited.first) {
+        continue;
+      }
+      const int first_stored = fa::sm90::first_stored_step(range, visited, first_key, tile_q, tile_kv);
+      const int first_late = fa::sm90::first_late_step(visited, first_key, first_stored);
+      const int stored = visited.end - first_stored, late = first_stored - first_late, steps = visited.end - visited.first;
+      ASSERT_TRUE(late >= 0 && late <= 2 * stored && late + stored <= steps);
+      std::vector<int> order(steps);
+      for (int place = 0; place < steps; ++place) {
+        order[place] = fa::sm90::step_in_order(visited, first_stored, first_late, place);
+        // Three parts, each going down.
+        ASSERT_TRUE(place == 0 || place == stored || place == steps - late || order[place] == order[place - 1] - 1);
+        ASSERT_EQ(order[place] >= first_stored, place < stored);
+        ASSERT_EQ(order[place] >= first_late && order[place] < first_stored, place >= steps - late);
+      }
+      std::sort(order.begin(), order.end());
+      ASSERT_TRUE(order.front() == visited.first && order.back() == visited.end - 1);
+      ASSERT_EQ(std::unique(order.begin(), order.end()), order.end());
+      late_steps += late;
+    }
+  }
+  EXPECT_GT(late_steps, 1000);
 }
 
 }  // namespace

@@ -41,6 +41,10 @@ struct ModifiedBackwardConfig {
   /// But not of rows whose position is further behind the last key.
   static constexpr int kNearRows = 256;
 
+  /// Steps at the ends of a window that only one warpgroup sees have a loop of their own, so that other masked steps need no condition around their products.
+  /// head_dim 64, ALiBi and a bias have no registers for it.
+  static constexpr bool kEdgeLoop = !Policy::kMask && !kBeginsScores && !Policy::kBias && kHeadDim == 128;
+
   /// Named barriers. 0 is __syncthreads.
   static constexpr int kBarrierConsumers = 1;  ///< all consumers
   static constexpr int kBarrierWarpgroup = 2;  ///< + w: consumer warpgroup w alone
@@ -63,7 +67,7 @@ struct ModifiedBackwardConfig {
     uint64_t k_full[kBuffers];  ///< k and work
     uint64_t v_full[kBuffers];
     uint64_t done[kBuffers];      ///< grad_k and grad_v are in place of k and v, the additions to grad_q are queued
-    uint64_t kv_empty[kBuffers];  ///< grad_k and grad_v have left the buffer
+    uint64_t kv_empty[kBuffers];  ///< grad_k and grad_v have left the buffer, and all have read the item
     uint64_t q_full[kStages];     ///< q and shift
     uint64_t q_empty[kStages];
     uint64_t grad_o_full[kStages];  ///< grad_o and delta

@@ -7,6 +7,7 @@
 #include "kernels/sm90/backward_modified/bias.cuh"
 #include "kernels/sm90/backward_modified/config.h"
 #include "kernels/sm90/backward_modified/finisher.cuh"
+#include "kernels/sm90/backward_modified/key_gradients.cuh"
 #include "kernels/sm90/backward_modified/listed_tiles.cuh"
 #include "kernels/sm90/backward_modified/nonfinite.cuh"
 #include "kernels/sm90/backward_modified/producer.cuh"
@@ -103,28 +104,48 @@ class ModifiedConsumer {
   }
 
  private:
-  /// All query tiles of a head, from the last to the first: masked ones, whole ones, masked ones. Either loop stands once in the code and has nothing in it
-  /// that only the other needs.
+  /// All query tiles of a head in the order of step_in_order: those that only one warpgroup sees, masked ones and whole ones. Each loop stands once in the code
+  /// and has nothing in it that only another needs.
   __device__ __forceinline__ void go_through(NextScores& next, Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int buffer) {
-    int step = work.end_step - 1, stop = work.whole_last;
+    int step = work.end_step - 1, first = work.first_stored;
+    bool late = false;
     key_step_ = buffer * kKeyBufferStep;
 #pragma unroll 1
     while (true) {
+      if constexpr (Config::kEdgeLoop) {
+        const int stop = step >= edge_end_ ? max(first, edge_end_) : step < edge_first_ ? first : step + 1;
+#pragma unroll 1
+        for (; step >= stop; --step) {
+          process<true, true>(next, grad_k, grad_v, work, step);
+        }
+      }
+      const int stop = step >= work.whole_last    ? max(first, work.whole_last)
+                       : step >= work.whole_first ? step + 1
+                       : Config::kEdgeLoop        ? max(first, edge_first_)
+                                                  : first;
 #pragma unroll 1
       for (; step >= stop; --step) {
-        process<true>(next, grad_k, grad_v, work, step);
-      }
-      if (step < work.first_step) {
-        break;
+        process<true, !Config::kEdgeLoop>(next, grad_k, grad_v, work, step);
       }
       if constexpr (Config::kBeginsScores) {
         begin_whole_scores(next.s, step);
       }
+      const int whole_stop = max(first, work.whole_first);
 #pragma unroll 1
-      for (; step >= work.whole_first; --step) {
-        process<false>(next, grad_k, grad_v, work, step);
+      for (; step >= whole_stop; --step) {
+        process<false, false>(next, grad_k, grad_v, work, step);
       }
-      stop = work.first_step;
+      if (step < first) {
+        // The next part.
+        if (late) {
+          break;
+        }
+        late = first == work.first_step;
+        const int last = (late ? work.first_stored : work.first_late) - 1;
+        first = late ? work.first_late : work.first_step;
+        g_lane_ += (last - step) * (Config::kTileQ * Config::kHeadDim);
+        step = last;
+      }
     }
   }
 
@@ -138,11 +159,11 @@ class ModifiedConsumer {
     }
 #pragma unroll 1
     for (; step < work.whole_first; ++step) {
-      process<true>(next, grad_k, grad_v, work, step);
+      process<true, false>(next, grad_k, grad_v, work, step);
     }
 #pragma unroll 1
     for (; step < work.end_step; ++step) {
-      process<false>(next, grad_k, grad_v, work, step);
+      process<false, false>(next, grad_k, grad_v, work, step);
     }
   }
 
@@ -183,6 +204,13 @@ class ModifiedConsumer {
       begin_row_[r] = range.begin_row(key) - lane % 4 * 2;
       end_row_[r] = key < range.len_kv ? range.end_row(key) - lane % 4 * 2 : 0;
     }
+    if constexpr (Config::kEdgeLoop) {
+      // Both warpgroups see all query tiles between these, and none has queries of another sequence.
+      const int middle = work.first_key + 64, lower_end = range.end_row(min(middle, range.len_kv) - 1);
+      const int whole_tiles = p_.table.data != nullptr ? work.len_q / Config::kTileQ : work.end_step;
+      edge_end_ = max(middle < range.len_kv ? min((lower_end + Config::kTileQ - 1) / Config::kTileQ, whole_tiles) : 0, work.whole_last);
+      edge_first_ = min(max(range.begin_row(middle) / Config::kTileQ, work.first_step), work.whole_first);
+    }
   }
 
   /// Sets the rows of a tile from first_row on to zero. By all consumers, who may read it afterwards.
@@ -203,11 +231,10 @@ class ModifiedConsumer {
   /// Of queries that see none of the warpgroup's keys, only the other's, dS of its own keys is 0 and there is nothing to do but its part of grad_q. Both
   /// warpgroups come to the same barrier instruction none the less (synccheck takes two of them for divergence), and in the masked form with no product in
   /// flight, since what is around it is conditional.
-  template <bool kMasked, bool kHalf = false>
+  template <bool kMasked, bool kConditional>
   __device__ __forceinline__ void process(NextScores& next, Gradient& grad_k, Gradient& grad_v, const KeyWork& work, int step) {
     using namespace ptx;
-    // With lists steps for one warpgroup alone have a loop of their own (kHalf), and there are no sequences.
-    constexpr bool kListed = Config::Policy::kMask, kConditional = kMasked && (!kListed || kHalf);
+    constexpr bool kListed = Config::Policy::kMask;
     const int stage = cursor_.stage, first_query = step * Config::kTileQ;
     const uint32_t stage_step = stage * kQStageStep, buffer_step = key_step_;
     const bool seen = !kConditional || (kListed ? (step < work.first_step) == (warpgroup_ == 0) : step >= first_step_ && step < end_step_);
@@ -520,48 +547,19 @@ class ModifiedConsumer {
   __device__ __forceinline__ void hand_over(const Gradient& grad_k, const Gradient& grad_v, const KeyWork& work, int buffer) {
     using namespace ptx;
     named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);  // the other warpgroup has read k for the last time
-    stage_gradient(smem_.k[buffer], grad_k, p_.scale);
-    stage_gradient(smem_.v[buffer], grad_v, 1.0f);
+    stage_gradient<Element>(smem_.k[buffer], grad_k, warpgroup_, p_.scale);
+    stage_gradient<Element>(smem_.v[buffer], grad_v, warpgroup_, 1.0f);
     fence_proxy_async_shared();
     if (work.has_foreign_keys(p_, Config::kTileKv)) {
       named_barrier_sync(Config::kBarrierWarpgroup + warpgroup_, 128);
       const int rows = min(work.len_kv - work.first_key - 64 * warpgroup_, 64);
-      copy_rows(p_.grad_k, p_.grad_k_strides, p_.head_dim, smem_.k[buffer], rows, work);
-      copy_rows(p_.grad_v, p_.grad_v_strides, p_.head_dim_v, smem_.v[buffer], rows, work);
+      copy_rows(p_.grad_k, p_.grad_k_strides, p_.head_dim, smem_.k[buffer], warpgroup_, rows, work);
+      copy_rows(p_.grad_v, p_.grad_v_strides, p_.head_dim_v, smem_.v[buffer], warpgroup_, rows, work);
     }
     __syncwarp();
     if (threadIdx.x % 32 == 0) {
       mbarrier_arrive(&smem_.done[buffer]);
-    }
-  }
-
-  /// The warpgroup's first rows of a staged tile by ordinary stores: what follows in the tensor belongs to others.
-  __device__ __forceinline__ void copy_rows(uint16_t* g_gradient, const Strides& strides, int columns, typename SharedStorage::KeyTile& s_tile, int rows,
-                                            const KeyWork& work) {
-    const int chunks = columns / 8;
-    uint16_t* g_first = g_gradient + work.batch * strides.batch + work.kv_head * strides.head + (work.kv_begin + work.first_key) * strides.seq;
-#pragma unroll 1
-    for (int i = threadIdx.x % 128; i < rows * chunks; i += 128) {
-      const int row = 64 * warpgroup_ + i / chunks, chunk = i % chunks;
-      const auto* s_panel = reinterpret_cast<const unsigned char*>(s_tile[chunk / 8]);
-      *reinterpret_cast<uint4*>(g_first + row * strides.seq + 8 * chunk) =
-          *reinterpret_cast<const uint4*>(s_panel + tile::swizzled_offset_bytes(row, chunk % 8));
-    }
-  }
-
-  __device__ __forceinline__ void stage_gradient(typename SharedStorage::KeyTile& s_tile, const Gradient& gradient, float factor) {
-    const int thread = threadIdx.x % 128, lane = thread % 32;
-    const int row = 64 * warpgroup_ + thread / 32 * 16 + lane % 16;
-#pragma unroll
-    for (int panel = 0; panel < Config::kPanels; ++panel) {
-      const uint32_t s_panel = ptx::shared_address(s_tile[panel]);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const float* part = gradient + 32 * panel + 8 * k;
-        ptx::stmatrix_x4(s_panel + tile::swizzled_offset_bytes(row, 2 * k + lane / 16), ptx::pack2<Element>(part[0] * factor, part[1] * factor),
-                         ptx::pack2<Element>(part[2] * factor, part[3] * factor), ptx::pack2<Element>(part[4] * factor, part[5] * factor),
-                         ptx::pack2<Element>(part[6] * factor, part[7] * factor));
-      }
+      mbarrier_arrive(&smem_.kv_empty[buffer]);  // the item itself has been read
     }
   }
 
@@ -582,6 +580,8 @@ class ModifiedConsumer {
   int query_head_;           // kBias
   int first_step_;           // query tiles that see a key of the warpgroup
   int end_step_;
+  int edge_first_;          // query tiles from here …
+  int edge_end_;            // … to the one before this both warpgroups see
   int first_key_position_;  // the thread's first key, as a query's number
   int begin_row_[2];        // queries that see the thread's keys, less the thread's first column
   int end_row_[2];

@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_modified_kernel(
   extern __shared__ __align__(1024) unsigned char s_bytes[];
   auto& smem = *reinterpret_cast<typename Config::SharedStorage*>(s_bytes);
 
-  // Barriers. "Full" ones count the producer's arrival and its copies' bytes, the others the consumer warps; kv_empty one thread.
+  // Barriers. "Full" ones count the producer's arrival and its copies' bytes, the others the consumer warps; kv_empty them and one thread.
   if (threadIdx.x == 0) {
     ptx::tma_prefetch_map(&params.map_q);
     ptx::tma_prefetch_map(&params.map_k);
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_modified_kernel(
       ptx::mbarrier_init(&smem.k_full[buffer], 1);
       ptx::mbarrier_init(&smem.v_full[buffer], 1);
       ptx::mbarrier_init(&smem.done[buffer], Config::kConsumerWarps);
-      ptx::mbarrier_init(&smem.kv_empty[buffer], 1);
+      ptx::mbarrier_init(&smem.kv_empty[buffer], Config::kConsumerWarps + 1);
     }
     for (int stage = 0; stage < Config::kStages; ++stage) {
       ptx::mbarrier_init(&smem.q_full[stage], 1);

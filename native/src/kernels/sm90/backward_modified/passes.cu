@@ -66,11 +66,11 @@ __device__ __forceinline__ QueryPlace query_place(const ModifiedPassParams& p, i
 }
 
 /// Whether the sums of the row's query tile may begin with what is in the accumulator, and not with what a key tile stores (StoredTiles).
-__device__ __forceinline__ bool needs_zeros(const ModifiedPassParams& p, const QueryPlace& place) {
-  // With lists finish knows of tiles to which nobody came.
-  return (!kListsBeginSums && p.main.visible.counts != nullptr) ||
-         p.main.visible.counts == nullptr &&
-             (place.rows_left <= 0 || may_stay_unvisited(p.main.scores.range.with_lengths(place.len_q, place.len_kv), place.row));
+__device__ __forceinline__ bool needs_zeros(const ModifiedPassParams& p, const QueryPlace& place, int rows_behind) {
+  if (p.main.visible.counts != nullptr) {
+    return !kListsBeginSums;  // finish knows of tiles to which nobody came
+  }
+  return place.rows_left <= rows_behind || may_stay_unvisited(p.main.scores.range.with_lengths(place.len_q, place.len_kv), place.row + rows_behind);
 }
 
 /// sum + the products of eight elements.
@@ -87,13 +87,15 @@ __device__ __forceinline__ float dot8(const uint4& a, const uint4& b, float sum)
   return sum;
 }
 
-/// A row of the workspace per kPaddedDim / 8 lanes.
+/// Rows of a head that a block of prepare, or of finish, works on. They belong to one sequence, for which it looks but once.
+constexpr int kPrepareRows = 64, kFinishRows = 128;
+static_assert(kSm90ModifiedRowPadding % kPrepareRows == 0 && kSm90ModifiedRowPadding % kFinishRows == 0);
+
+/// A row of the workspace per kPaddedDim / 8 lanes and step.
 template <typename Element, int kPaddedDim>
 __global__ void __launch_bounds__(kPassThreads) modified_prepare_kernel(const __grid_constant__ ModifiedPassParams p) {
-  constexpr int kLanes = kPaddedDim / 8, kRows = kPassThreads / kLanes;  // a head's rows are a multiple of what a block works on
-  static_assert(kSm90ModifiedRowPadding % kRows == 0);
+  constexpr int kLanes = kPaddedDim / 8, kRows = kPassThreads / kLanes, kSteps = kPrepareRows / kRows;
   const int lane = threadIdx.x % kLanes;
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kRows + threadIdx.x / kLanes;
   // The counters lie one behind the other.
   for (int i = static_cast<int>(blockIdx.x * kPassThreads + threadIdx.x); i < p.num_counters; i += static_cast<int>(gridDim.x) * kPassThreads) {
     p.main.work_counter[i] = 0;
@@ -101,40 +103,49 @@ __global__ void __launch_bounds__(kPassThreads) modified_prepare_kernel(const __
   if (p.num_rows == 0) {
     return;
   }
-  const int head_blocks = static_cast<int>(p.main.padded_rows) / kRows, flat_head = static_cast<int>(blockIdx.x) / head_blocks;
-  const QueryPlace place = query_place(p, flat_head, (static_cast<int>(blockIdx.x) - flat_head * head_blocks) * kRows + threadIdx.x / kLanes);
+  const int head_blocks = static_cast<int>(p.main.padded_rows) / kPrepareRows, flat_head = static_cast<int>(blockIdx.x) / head_blocks;
+  const int in_head = (static_cast<int>(blockIdx.x) - flat_head * head_blocks) * kPrepareRows + threadIdx.x / kLanes;
+  const QueryPlace place = query_place(p, flat_head, in_head);
   const int64_t g_row = (int64_t{place.batch} * p.main.scores.heads_q + place.head) * p.len_q + place.position;
+  const uint16_t* g_o = p.o + place.batch * p.o_strides.batch + place.head * p.o_strides.head + place.position * p.o_strides.seq + 8 * lane;
+  const uint16_t* g_grad_o =
+      p.grad_o + place.batch * p.grad_o_strides.batch + place.head * p.grad_o_strides.head + place.position * p.grad_o_strides.seq + 8 * lane;
   // All loads at once; what rows that count for nothing hold does not matter.
-  float lse = -INFINITY, sum = 0.0f;
-  if (place.rows_left > 0) {
-    lse = p.lse[g_row];
-    if (8 * lane < p.head_dim_v) {
-      const auto* g_o =
-          reinterpret_cast<const uint4*>(p.o + place.batch * p.o_strides.batch + place.head * p.o_strides.head + place.position * p.o_strides.seq + 8 * lane);
-      const auto* g_grad_o = reinterpret_cast<const uint4*>(p.grad_o + place.batch * p.grad_o_strides.batch + place.head * p.grad_o_strides.head +
-                                                            place.position * p.grad_o_strides.seq + 8 * lane);
-      sum = dot8<Element>(__ldcs(g_o), *g_grad_o, 0.0f);  // grad_o is read again soon, o is not
+  float lse[kSteps], sums[kSteps];
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) {
+    lse[i] = -INFINITY;
+    sums[i] = 0.0f;
+    if (place.rows_left > i * kRows) {
+      lse[i] = p.lse[g_row + i * kRows];
+      if (8 * lane < p.head_dim_v) {
+        const uint4 o = __ldcs(reinterpret_cast<const uint4*>(g_o + i * kRows * p.o_strides.seq));  // grad_o is read again soon, o is not
+        sums[i] = dot8<Element>(o, *reinterpret_cast<const uint4*>(g_grad_o + i * kRows * p.grad_o_strides.seq), 0.0f);
+      }
     }
   }
-  const bool counts = lse != -INFINITY;
+  const float slope_log2 = alibi_slope_log2(p.main.scores, place.sequence, place.head);
 #pragma unroll
-  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
-    sum += __shfl_xor_sync(0xFFFFFFFF, sum, distance);
-  }
-  if (lane == 0) {
-    const float slope_log2 = counts ? alibi_slope_log2(p.main.scores, place.sequence, place.head) : 0.0f;
-    const int64_t place_of_row = row ^ p.main.swaps_rows;
-    p.main.shift[place_of_row] = counts ? fmaf(lse, kScoreLog2E, shift_beyond_lse(p.main.scores, slope_log2, place.row % p.tile_q)) : INFINITY;
-    p.main.delta[place_of_row] = counts ? sum - (p.grad_lse != nullptr ? p.grad_lse[g_row] : 0.0f) : 0.0f;
-  }
-  if (!needs_zeros(p, place)) {
-    return;
-  }
-  // Which of the accumulator's elements a lane clears does not matter: together the rows of a block of 64 clear it all.
-  auto* g_zero = reinterpret_cast<float4*>(p.main.grad_q_accumulator + row * kPaddedDim);
+  for (int i = 0; i < kSteps; ++i) {
 #pragma unroll
-  for (int i = lane; i < kPaddedDim / 4; i += kLanes) {
-    g_zero[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+      sums[i] += __shfl_xor_sync(0xFFFFFFFF, sums[i], distance);
+    }
+    const int64_t row = int64_t{flat_head} * p.main.padded_rows + in_head + i * kRows;
+    if (lane == 0) {
+      const bool counts = lse[i] != -INFINITY;
+      const int64_t place_of_row = row ^ p.main.swaps_rows;
+      p.main.shift[place_of_row] = counts ? fmaf(lse[i], kScoreLog2E, shift_beyond_lse(p.main.scores, slope_log2, (in_head + i * kRows) % p.tile_q)) : INFINITY;
+      p.main.delta[place_of_row] = counts ? sums[i] - (p.grad_lse != nullptr ? p.grad_lse[g_row + i * kRows] : 0.0f) : 0.0f;
+    }
+    if (needs_zeros(p, place, i * kRows)) {
+      // Which of the accumulator's elements a lane clears does not matter: together the rows of a block of 64 clear it all.
+      auto* g_zero = reinterpret_cast<float4*>(p.main.grad_q_accumulator + row * kPaddedDim);
+#pragma unroll
+      for (int j = lane; j < kPaddedDim / 4; j += kLanes) {
+        g_zero[j] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+      }
+    }
   }
 }
 
@@ -142,36 +153,38 @@ __global__ void __launch_bounds__(kPassThreads) modified_prepare_kernel(const __
 /// takes four such pieces side by side of eight rows each, so that it writes 64 contiguous bytes of a row at a time.
 template <typename Element, int kPaddedDim>
 __global__ void __launch_bounds__(kPassThreads) modified_finish_kernel(const __grid_constant__ ModifiedPassParams p) {
-  constexpr int kColumnGroups = kPaddedDim / 32;
-  const int lane = threadIdx.x % 32;
-  const int64_t warp = (static_cast<int64_t>(blockIdx.x) * kPassThreads + threadIdx.x) / 32;
-  const int64_t slice = warp / kColumnGroups;  // of 16 rows
-  const int column = 32 * static_cast<int>(warp % kColumnGroups) + 8 * (lane % 4);
-  if (16 * slice >= p.num_rows || column >= p.head_dim) {
+  constexpr int kColumnGroups = kPaddedDim / 32, kSlices = kPassThreads / 32 / kColumnGroups;  // of 16 rows, side by side
+  const int lane = threadIdx.x % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int column = 32 * (warp % kColumnGroups) + 8 * (lane % 4);
+  if (column >= p.head_dim) {
     return;
   }
-  constexpr int kRows = 16 * (kPassThreads / 32) / kColumnGroups;  // of a block
-  static_assert(kSm90ModifiedRowPadding % kRows == 0);
-  const int head_blocks = static_cast<int>(p.main.padded_rows) / kRows, flat_head = static_cast<int>(blockIdx.x) / head_blocks;
-  const QueryPlace place = query_place(p, flat_head, static_cast<int>(16 * slice - flat_head * p.main.padded_rows) + lane / 4);
-  const int64_t block = slice / 4 * (kPaddedDim / 64) + column / 64;
-  const int thread = static_cast<int>(slice % 4) * 32 + lane / 4 * 4;
-  const auto* g_piece = reinterpret_cast<const float4*>(p.main.grad_q_accumulator + block * kGradQBlock) + 128 * (column % 64 / 8) + thread;
-  const bool seen = !kListsBeginSums || p.main.visible.counts == nullptr || p.main.tiles_stored[16 * slice / p.tile_q] != 0;  // otherwise there is no sum
-  uint4 upper, lower;
-  uint32_t* words[2] = {reinterpret_cast<uint32_t*>(&upper), reinterpret_cast<uint32_t*>(&lower)};
+  const int head_blocks = static_cast<int>(p.main.padded_rows) / kFinishRows, flat_head = static_cast<int>(blockIdx.x) / head_blocks;
+  const int in_head = (static_cast<int>(blockIdx.x) - flat_head * head_blocks) * kFinishRows + 16 * (warp / kColumnGroups);
+  const QueryPlace place = query_place(p, flat_head, in_head + lane / 4);
+  uint16_t* g_grad_q = p.grad_q + place.batch * p.grad_q_strides.batch + place.head * p.grad_q_strides.head + place.position * p.grad_q_strides.seq + column;
+#pragma unroll 2
+  for (int i = 0; i < kFinishRows; i += 16 * kSlices) {
+    const int64_t slice = (int64_t{flat_head} * p.main.padded_rows + in_head + i) / 16;
+    const int64_t block = slice / 4 * (kPaddedDim / 64) + column / 64;
+    const int thread = static_cast<int>(slice % 4) * 32 + lane / 4 * 4;
+    const auto* g_piece = reinterpret_cast<const float4*>(p.main.grad_q_accumulator + block * kGradQBlock) + 128 * (column % 64 / 8) + thread;
+    const bool seen = !kListsBeginSums || p.main.visible.counts == nullptr || p.main.tiles_stored[16 * slice / p.tile_q] != 0;  // otherwise there is no sum
+    uint4 upper, lower;
+    uint32_t* words[2] = {reinterpret_cast<uint32_t*>(&upper), reinterpret_cast<uint32_t*>(&lower)};
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float4 values = seen ? g_piece[i] : float4{0.0f, 0.0f, 0.0f, 0.0f};
-    words[0][i] = ptx::pack2<Element>(values.x * p.main.scale, values.y * p.main.scale);
-    words[1][i] = ptx::pack2<Element>(values.z * p.main.scale, values.w * p.main.scale);
-  }
-  uint16_t* g_row = p.grad_q + place.batch * p.grad_q_strides.batch + place.head * p.grad_q_strides.head + place.position * p.grad_q_strides.seq + column;
-  if (place.rows_left > 0) {
-    *reinterpret_cast<uint4*>(g_row) = upper;
-  }
-  if (place.rows_left > 8) {
-    *reinterpret_cast<uint4*>(g_row + 8 * p.grad_q_strides.seq) = lower;
+    for (int j = 0; j < 4; ++j) {
+      const float4 values = seen ? g_piece[j] : float4{0.0f, 0.0f, 0.0f, 0.0f};
+      words[0][j] = ptx::pack2<Element>(values.x * p.main.scale, values.y * p.main.scale);
+      words[1][j] = ptx::pack2<Element>(values.z * p.main.scale, values.w * p.main.scale);
+    }
+    uint16_t* g_row = g_grad_q + i * p.grad_q_strides.seq;
+    if (place.rows_left > i) {
+      *reinterpret_cast<uint4*>(g_row) = upper;
+    }
+    if (place.rows_left > i + 8) {
+      *reinterpret_cast<uint4*>(g_row + 8 * p.grad_q_strides.seq) = lower;
+    }
   }
 }
 
@@ -235,13 +248,14 @@ PassKernel finish_kernel(int padded_dim) {
 void launch_modified_prepare(const ModifiedPassParams& params, DType dtype, int padded_dim, cudaStream_t stream) {
   const PassKernel kernel = dtype == DType::kFloat16 ? prepare_kernel<__half>(padded_dim) : prepare_kernel<__nv_bfloat16>(padded_dim);
   // The kernels that write lists have nothing to do with it: they begin when all in front of them has ended, and so does what begins behind them.
-  launch_pass(kernel, params, params.num_rows * (padded_dim / 8), kPassThreads, stream, "launch of the sm90 backward prepare kernel for modified scores",
-              params.main.visible.counts != nullptr);
+  launch_pass(kernel, params, params.num_rows / kPrepareRows * kPassThreads, kPassThreads, stream,
+              "launch of the sm90 backward prepare kernel for modified scores", params.main.visible.counts != nullptr);
 }
 
 void launch_modified_finish(const ModifiedPassParams& params, DType dtype, int padded_dim, cudaStream_t stream) {
   const PassKernel kernel = dtype == DType::kFloat16 ? finish_kernel<__half>(padded_dim) : finish_kernel<__nv_bfloat16>(padded_dim);
-  launch_pass(kernel, params, params.num_rows / 16 * padded_dim, kPassThreads, stream, "launch of the sm90 backward finish kernel for modified scores");
+  launch_pass(kernel, params, params.num_rows / kFinishRows * kPassThreads, kPassThreads, stream,
+              "launch of the sm90 backward finish kernel for modified scores");
 }
 
 void launch_modified_grad_sinks(const ModifiedPassParams& params, cudaStream_t stream) {

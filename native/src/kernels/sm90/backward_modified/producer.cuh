@@ -34,7 +34,7 @@ class ModifiedProducer {
     int index = take_item();
 #pragma unroll 1
     while (index < num_work) {
-      KeyWork work = uniform_work(key_work(p_, index, num_tiles, Config::kTileQ, Config::kTileKv));
+      KeyWork work = uniform_work(ordered_key_work(p_, index, num_tiles, Config::kTileQ, Config::kTileKv));
       if constexpr (Config::kBeginsScores) {
         // Rows far behind the last key, whose visible pairs all have large distances, take the masked form: a sum that begins with a large number loses bits.
         work.whole_last = max(min(work.whole_last, (work.len_kv - work.range(p_).offset + Config::kNearRows) / Config::kTileQ), work.whole_first);
@@ -133,12 +133,14 @@ class ModifiedProducer {
     }
   }
 
-  /// The query tiles of a head, from the last to the first.
+  /// The query tiles of a head.
   __device__ __forceinline__ void load_range(const KeyWork& work, int group_head, bool& v_loaded) {
     const int head = work.kv_head * p_.group_size + group_head, statistics_row = work.workspace_head + group_head;
-    stored_.begin_head(static_cast<int>(statistics_row * (p_.padded_rows / Config::kTileQ)) + work.row_begin / Config::kTileQ, work);
+    stored_.begin_head(static_cast<int>(statistics_row * (p_.padded_rows / Config::kTileQ)) + work.row_begin / Config::kTileQ);
+    const int num_steps = work.end_step - work.first_step;
 #pragma unroll 1
-    for (int step = work.end_step - 1; step >= work.first_step; --step) {
+    for (int i = 0; i < num_steps; ++i) {
+      const int step = work.visited_step(i);
       const int first_row = step * Config::kTileQ, stage = cursor_.stage;
       ptx::mbarrier_wait(&smem_.q_empty[stage], cursor_.phase ^ 1);
       stored_.begin_step(step, work, stage);
@@ -151,7 +153,7 @@ class ModifiedProducer {
       stored_.wait_for(step, work, cursor_);  // without grad_o nothing is added
       ptx::mbarrier_wait(&smem_.grad_o_empty[stage], cursor_.phase ^ 1);
       load_queries(&p_.map_grad_o, smem_.grad_o[stage], smem_.delta[stage], p_.num_heads + statistics_row, &smem_.grad_o_full[stage], first_row, head, work);
-      stored_.end_step(step, work);
+      stored_.end_step(i + 1 < num_steps ? work.visited_step(i + 1) : work.first_stored, work);
       cursor_.advance();
     }
   }

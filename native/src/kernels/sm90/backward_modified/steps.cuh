@@ -19,6 +19,17 @@ __device__ __forceinline__ int first_stored_step(const PairRange& range, StepRan
   return first_key > 0 ? max(visited_steps(range, first_key - tile_kv, tile_q, tile_kv).end, visited.first) : visited.first;
 }
 
+/// From this one to the one before first_stored a key tile visits the query tiles last: its neighbours, which began beside it, have just stored theirs.
+__device__ __forceinline__ int first_late_step(StepRange visited, int first_key, int first_stored) {
+  return first_key > 0 && first_stored < visited.end ? max(first_stored - 2 * (visited.end - first_stored), visited.first) : first_stored;
+}
+
+/// The visits of a key tile in their order: from first_stored on, before first_late, those between, each part from the last to the first.
+__device__ __forceinline__ int step_in_order(StepRange visited, int first_stored, int first_late, int i) {
+  const int late = first_stored - first_late, num_steps = visited.end - visited.first, step = visited.end - 1 - i;
+  return step >= first_stored ? step : i < num_steps - late ? step - late : step + (first_late - visited.first);
+}
+
 /// Whether no key tile may visit the row's query tile. True for every row of such a tile, also those behind the last.
 __device__ __forceinline__ bool may_stay_unvisited(const PairRange& range, int row) {
   return row >= range.len_q || range.begin_key(row) >= range.end_key(row);

@@ -34,9 +34,9 @@ class StoredTiles {
   }
 
   /// first_flag: of the head's query tile 0.
-  __device__ __forceinline__ void begin_head(int first_flag, const KeyWork& work) {
+  __device__ __forceinline__ void begin_head(int first_flag) {
     first_flag_ = first_flag;
-    first_known_ = work.first_stored;
+    known_ = {0, 0};
   }
 
   /// Behind the wait for the buffer of q.
@@ -51,7 +51,7 @@ class StoredTiles {
   __device__ __forceinline__ void wait_for(int q_tile, const KeyWork& work, RingCursor cursor) {
     cursor.advance();
 #pragma unroll 1
-    while (q_tile < first_known_) {
+    while (!is_known(q_tile, work)) {
       tell();
       if (first_lane_ && s_flags_[cursor.stage] != kNone && ptx::mbarrier_test(&q_empty_[cursor.stage], cursor.phase ^ 1)) {
         s_untold_ = s_flags_[cursor.stage];
@@ -61,11 +61,11 @@ class StoredTiles {
     }
   }
 
-  /// Behind the loads of a step.
-  __device__ __forceinline__ void end_step(int q_tile, const KeyWork& work) {
+  /// Behind the loads of a step. next_tile: of the next one.
+  __device__ __forceinline__ void end_step(int next_tile, const KeyWork& work) {
     tell();
-    if (q_tile == first_known_ && q_tile > work.first_step) {
-      ask(q_tile - 1, work);
+    if (!is_known(next_tile, work)) {
+      ask(next_tile, work);
     }
   }
 
@@ -92,12 +92,16 @@ class StoredTiles {
     }
   }
 
-  /// Which of this query tile and those behind it, up to 32, have been stored.
+  __device__ __forceinline__ bool is_known(int q_tile, const KeyWork& work) const {
+    return q_tile >= work.first_stored || (q_tile >= known_.first && q_tile < known_.end);
+  }
+
+  /// Which of this query tile and those before it, up to 32, have been stored.
   __device__ __forceinline__ void ask(int q_tile, const KeyWork& work) {
     const int tile = q_tile - static_cast<int>(threadIdx.x % 32);
     const bool stored = tile < work.first_step || ptx::load_acquire(g_flags_ + first_flag_ + tile) != 0;
     const uint32_t missing = ~__ballot_sync(0xFFFFFFFF, stored);
-    first_known_ = q_tile + 1 - (missing == 0 ? 32 : __ffs(static_cast<int>(missing)) - 1);
+    known_ = {q_tile + 1 - (missing == 0 ? 32 : __ffs(static_cast<int>(missing)) - 1), q_tile + 1};
     __syncwarp();
   }
 
@@ -107,7 +111,7 @@ class StoredTiles {
   int& s_untold_;
   const bool first_lane_;
   int first_flag_ = 0;
-  int first_known_ = 0;  // query tiles from here on may be added to
+  StepRange known_ = {0, 0};  // query tiles that may be added to
 };
 
 }  // namespace fa::sm90

@@ -25,6 +25,7 @@ struct KeyWork {
   int whole_first;   ///< query tiles from here …
   int whole_last;    ///< … to the one before this need no mask; first_step <= whole_first <= whole_last <= end_step
   int first_stored;  ///< query tiles from here on no key tile before this one visits: it stores its part of grad_q, to which the others add
+  int first_late;    ///< from here to first_stored they are visited last
   // With lists steps are entries, from 0 on: those before first_step show keys of the first warpgroup alone, those from there to first_stored of the second.
 
   /// The range of pairs within the sequence.
@@ -37,6 +38,8 @@ struct KeyWork {
     }
     return range;
   }
+  /// Query tile of step i of a head.
+  __device__ __forceinline__ int visited_step(int i) const { return step_in_order({first_step, end_step}, first_stored, first_late, i); }
   /// Whether rows of k behind the end of the sequence belong to others.
   __device__ __forceinline__ bool has_foreign_keys(const ModifiedBackwardParams& params, int tile_kv) const {
     return params.table.data != nullptr && first_key + tile_kv > len_kv;
@@ -98,7 +101,7 @@ __device__ __forceinline__ KeyWork key_work(const ModifiedBackwardParams& params
   const StepRange visited = visited_steps(range, work.first_key, tile_q, tile_kv);
   work.first_step = visited.first;
   work.end_step = visited.end;
-  work.first_stored = first_stored_step(range, visited, work.first_key, tile_q, tile_kv);
+  work.first_stored = work.first_late = visited.first;
   const int last_key = work.first_key + tile_kv - 1;
   int whole_begin = last_key < work.len_kv ? range.begin_row(last_key) : work.len_q;
   if (params.scores.alibi_slopes != nullptr && range.right != 0) {
@@ -107,6 +110,15 @@ __device__ __forceinline__ KeyWork key_work(const ModifiedBackwardParams& params
   work.whole_first = max(min((min(whole_begin, work.len_q) + tile_q - 1) / tile_q, work.end_step), work.first_step);
   work.whole_last = max(min(range.end_row(work.first_key) / tile_q, work.end_step), work.whole_first);
   work.kind = work.first_step < work.end_step ? KeyWork::kWithSteps : KeyWork::kUnseen;
+  return work;
+}
+
+/// Item `index` with the order of its steps, for the main kernel.
+__device__ __forceinline__ KeyWork ordered_key_work(const ModifiedBackwardParams& params, int index, int num_tiles, int tile_q, int tile_kv) {
+  KeyWork work = key_work(params, index, num_tiles, tile_q, tile_kv);
+  const StepRange visited{work.first_step, work.end_step};
+  work.first_stored = first_stored_step(work.range(params), visited, work.first_key, tile_q, tile_kv);
+  work.first_late = first_late_step(visited, work.first_key, work.first_stored);
   return work;
 }
 
