@@ -6,8 +6,8 @@ usage: python3 compare_libraries.py --old A/libflash_attention.so --new B/libfla
            [--passes forward,backward,deterministic] [--dtypes float16] [--kernel auto] [--budget SECONDS_PER_MEASUREMENT] [--least 0.98] [--json FILE]
 
 Shapes, times and budget as in peers.py. Printed: the speed of the new library as a multiple of the old one's, per cell, the median of the ratios of neighbouring
-calls; then the geometric mean and the worst cell of each pass. Exit code 1 if results differ or, with --least, if a cell is slower than that. The same build twice (a copy under another name) shows how
-far apart equal kernels are measured.
+calls; then the geometric mean and the worst cell of each pass. Exit code 1 if results differ or, with --least, if a cell is slower than that. The same build
+twice shows how far apart equal kernels are measured.
 """
 import argparse
 import copy
@@ -110,7 +110,8 @@ def main():
         ratios, results, difference = compare(a, libraries)
     smallest = print_ratios(ratios, results)
     facts = peers.device_facts(libraries["new"], before)
-    print(f"\nlargest difference of results {difference:.1e}; {facts['after'].get('power.draw')}, 8192^3 product at {facts['matrix_product_tflops']:.0f} TFLOP/s")
+    power, product = facts["after"].get("power.draw"), facts["matrix_product_tflops"]
+    print(f"\nlargest difference of results {difference:.1e}; {power}, 8192^3 product at {product:.0f} TFLOP/s")
     if a.json:
         peers.save(a.json, facts, results)
     return 1 if smallest < a.least else 0
