@@ -5,9 +5,9 @@ first, with each other and with FlashAttention-2's.
 usage: python3 compare_libraries.py --old A/libflash_attention.so --new B/libflash_attention.so [--dims 64,128,256] [--lengths 512,…,16384]
            [--passes forward,backward,deterministic] [--dtypes float16] [--kernel auto] [--budget SECONDS_PER_MEASUREMENT] [--least 0.98] [--json FILE]
 
-Shapes, times and budget as in peers.py. Printed: the speed of the new library as a multiple of the old one's, per cell, the median of the ratios of neighbouring
-calls; then the geometric mean and the worst cell of each pass. Exit code 1 if results differ or, with --least, if a cell is slower than that. The same build
-twice shows how far apart equal kernels are measured.
+Shapes, times and budget as in peers.py. Printed: the speed of the new library as a multiple of the old one's, per cell, the median of the ratios of
+neighbouring calls; then the geometric mean and the worst cell of each pass. Exit code 1 if results differ or, with --least, if a cell is slower than that. The
+same build twice shows how far apart equal kernels are measured.
 """
 import argparse
 import copy
