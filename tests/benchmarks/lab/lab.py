@@ -74,8 +74,8 @@ def peer_times(name, q, k, v, causal, repeats):
 
 
 def make_inputs(batch, length, heads, group, head_dim, dtype, growth):
-    """Random normal q, k, v; with growth, logits that grow by so much from one group of 128 keys to the next, in the order in which the kernel takes them: every
-    tile takes the slow path."""
+    """Random normal q, k, v; with growth, logits that grow by so much from one group of 128 keys to the next, in the order in which the kernel takes them:
+    every tile takes the slow path."""
     make = lambda h: torch.randn(batch, length, h, head_dim, device="cuda", dtype=torch.float32).to(dtype)
     q, k, v = make(heads), make(heads // group), make(heads // group)
     if growth:
