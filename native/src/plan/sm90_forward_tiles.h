@@ -45,12 +45,14 @@ struct Sm90ForwardTile {
   bool causal_only = false;
   /// A tile of a bias travels with each k tile.
   bool staged_bias = false;
+  /// Without overlap_tiles: two q tiles all the same, and o is staged in the place of its own q tile.
+  bool second_q_tile = false;
 
   constexpr int tile_q() const { return 64 * warpgroups; }
   /// The consumers and one producer warpgroup.
   constexpr int threads() const { return 128 * (teams * warpgroups + 1); }
-  constexpr int consumer_registers() const { return teams * warpgroups == 4 ? 112 : teams * warpgroups == 3 ? 160 : stages == 4 ? 232 : 240; }
-  constexpr int producer_registers() const { return teams * warpgroups >= 3 ? 32 : stages == 4 ? 40 : 24; }
+  constexpr int consumer_registers() const { return teams * warpgroups == 4 ? 112 : teams * warpgroups == 3 ? 160 : stages == 4 || second_q_tile ? 232 : 240; }
+  constexpr int producer_registers() const { return teams * warpgroups >= 3 ? 32 : stages == 4 || second_q_tile ? 40 : 24; }
   /// What the compiler may use before the registers are divided: a multiple of 8, the same for all threads.
   constexpr int entry_registers() const { return 65536 / threads() / 8 * 8; }
   constexpr int64_t q_bytes() const { return int64_t{2} * tile_q() * head_dim; }
@@ -58,7 +60,7 @@ struct Sm90ForwardTile {
   constexpr int64_t bias_bytes() const { return int64_t{2} * tile_q() * tile_kv; }
   /// Bytes of dynamic shared memory of a team (tiles, then barriers), and of a block.
   constexpr int64_t team_memory_bytes() const {
-    return q_bytes() * (overlap_tiles ? 3 : 1) + 2 * stages * kv_tile_bytes() + kBarrierBytes + (staged_bias ? stages * bias_bytes() : 0);
+    return q_bytes() * (overlap_tiles ? 3 : second_q_tile ? 2 : 1) + 2 * stages * kv_tile_bytes() + kBarrierBytes + (staged_bias ? stages * bias_bytes() : 0);
   }
   constexpr int64_t shared_memory_bytes() const { return teams * team_memory_bytes(); }
 

@@ -71,6 +71,7 @@ ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs
   const int64_t whole_sections = all_heads / section_heads;
   params.last_section = static_cast<int>(params.adjacent_tiles ? whole_sections - 1 : (all_heads - 1) / section_heads);
   params.last_section_heads = FastDivisor(all_heads - params.last_section * section_heads);
+  params.first_of_descending = -1;
   params.causal = problem.is_causal();
   return params;
 }
