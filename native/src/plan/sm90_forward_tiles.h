@@ -47,12 +47,8 @@ struct Sm90ForwardTile {
   bool staged_bias = false;
   /// Without overlap_tiles: two q tiles all the same, and o is staged in the place of its own q tile.
   bool second_q_tile = false;
-  /// Blocks of a cluster: each has a query tile of its own, one behind the other, and each k and v tile is loaded once for all of them.
-  int cluster = 1;
 
   constexpr int tile_q() const { return 64 * warpgroups; }
-  /// Query rows of a unit of work: of the cluster.
-  constexpr int work_q() const { return cluster * tile_q(); }
   /// The consumers and one producer warpgroup.
   constexpr int threads() const { return 128 * (teams * warpgroups + 1); }
   constexpr int consumer_registers() const { return teams * warpgroups == 4 ? 112 : teams * warpgroups == 3 ? 160 : stages == 4 || second_q_tile ? 232 : 240; }

@@ -8,7 +8,6 @@
 #include "kernels/sm90/forward/recompute_scores.cuh"
 #include "kernels/sm90/forward/schedule.cuh"
 #include "kernels/sm90/forward/softmax.cuh"
-#include "ptx/cluster.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/thread_index.cuh"
 #include "ptx/wgmma.cuh"
@@ -569,20 +568,12 @@ class Consumer {
     }
   }
   __device__ __forceinline__ void release_k() {
-    release_shared(&smem_.k_empty[k_cursor_.stage()]);
+    release(&smem_.k_empty[k_cursor_.stage()]);
     k_cursor_.advance();
   }
   __device__ __forceinline__ void release_v() {
-    release_shared(&smem_.v_empty[v_cursor_.stage()]);
+    release(&smem_.v_empty[v_cursor_.stage()]);
     v_cursor_.advance();
-  }
-  /// What the cluster loads together: to the producers of all its blocks.
-  static __device__ __forceinline__ void release_shared(uint64_t* barrier) {
-    if constexpr (Config::kCluster == 1) {
-      release(barrier);
-    } else if (threadIdx.x % 32 < Config::kCluster) {
-      ptx::mbarrier_arrive_cluster(ptx::cluster_address(barrier, threadIdx.x % 32));
-    }
   }
   /// One arrival per warp.
   static __device__ __forceinline__ void release(uint64_t* barrier) {

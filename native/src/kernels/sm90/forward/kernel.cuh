@@ -6,7 +6,6 @@
 #include "kernels/sm90/forward/listed_tiles.cuh"
 #include "kernels/sm90/forward/params.h"
 #include "kernels/sm90/forward/producer.cuh"
-#include "ptx/cluster.cuh"
 #include "ptx/grid_dependency.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/setmaxnreg.cuh"
@@ -24,8 +23,8 @@ __device__ __forceinline__ void initialise_barriers(typename Config::SharedStora
   for (int stage = 0; stage < Config::kStages; ++stage) {
     ptx::mbarrier_init(&smem.k_full[stage], 1);
     ptx::mbarrier_init(&smem.v_full[stage], 1);
-    ptx::mbarrier_init(&smem.k_empty[stage], Config::kCluster * Config::kConsumerWarps);
-    ptx::mbarrier_init(&smem.v_empty[stage], Config::kCluster * Config::kConsumerWarps);
+    ptx::mbarrier_init(&smem.k_empty[stage], Config::kConsumerWarps);
+    ptx::mbarrier_init(&smem.v_empty[stage], Config::kConsumerWarps);
   }
 }
 
@@ -47,11 +46,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1) forward_kernel(const __gr
     }
     ptx::mbarrier_init_fence();
   }
-  if constexpr (Config::kCluster > 1) {
-    ptx::cluster_sync();
-  } else {
-    __syncthreads();
-  }
+  __syncthreads();
   if constexpr (Config::Scores::kMask) {
     ptx::wait_for_previous_kernel();  // which writes the lists; launched so that it may begin before that one ends
   }
@@ -75,9 +70,6 @@ __global__ void __launch_bounds__(Config::kThreads, 1) forward_kernel(const __gr
     ptx::registers_acquire<Config::kTile.consumer_registers()>();
     const int team = Config::kTeams == 1 && Config::Scores::kModified ? 0 : warpgroup / Config::kWarpgroups;
     Consumer<Config>(params, teams[team], warpgroup % Config::kWarpgroups, Config::kBarrierTurn + team * Config::kWarpgroups).run();
-  }
-  if constexpr (Config::kCluster > 1) {
-    ptx::cluster_sync();  // shared memory must outlive the other block's copies and arrivals
   }
 #else
   // Other targets have no wgmma; the planner never chooses this kernel there.

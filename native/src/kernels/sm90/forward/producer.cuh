@@ -2,7 +2,6 @@
 #pragma once
 
 #include "kernels/sm90/forward/schedule.cuh"
-#include "ptx/cluster.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/tma.cuh"
 
@@ -20,12 +19,7 @@ __device__ __forceinline__ void load_kv_tile(const CUtensorMap* map, typename Co
   ptx::mbarrier_arrive_expect_tx(&full[cursor.stage()], sizeof(s_ring[0]));
 #pragma unroll
   for (int panel = 0; panel < Config::kPanels; ++panel) {
-    if constexpr (Config::kCluster == 1) {
-      ptx::tma_load_4d(map, &full[cursor.stage()], s_ring[cursor.stage()][panel], 64 * panel, first_key, kv_head, batch, ptx::L2Hint::kEvictLast);
-    } else if (panel % Config::kCluster == cluster_block<Config>()) {
-      ptx::tma_load_4d_multicast(map, &full[cursor.stage()], s_ring[cursor.stage()][panel], (1 << Config::kCluster) - 1, 64 * panel, first_key, kv_head, batch,
-                                 ptx::L2Hint::kEvictLast);
-    }
+    ptx::tma_load_4d(map, &full[cursor.stage()], s_ring[cursor.stage()][panel], 64 * panel, first_key, kv_head, batch, ptx::L2Hint::kEvictLast);
   }
   cursor.advance();
 }
@@ -91,9 +85,7 @@ __device__ __forceinline__ void produce_ahead(const ForwardParams& params, typen
   RingCursor<Config::kStages> k_cursor, v_cursor;
   RingCursor<Config::kQStages> q_cursor;
   typename Config::Work work(params, 0);
-  const auto key_end = [&](const WorkTile& tile) {
-    return key_tiles<Config::kTileKv>(params, tile.first_row - cluster_block<Config>() * Config::kTileQ, Config::kCluster * Config::kTileQ).end;
-  };
+  const auto key_end = [&](const WorkTile& tile) { return key_tiles<Config::kTileKv>(params, tile.first_row, Config::kTileQ).end; };
   WorkTile tile{0, 0, 0};
   int end = kNoMoreWork;
   if (!work.done()) {
@@ -146,8 +138,7 @@ __device__ __forceinline__ void produce(const typename Config::Params& params, t
     SequenceExtents extents{};
     const WorkTile tile = work.tile(extents);
     const int kv_head = params.group_size.quotient(tile.head), batch = batch_entry(params, tile);
-    const KeyTiles keys = key_tiles<Config::kTileKv>(rows_of(params, extents), tile.first_row - cluster_block<Config>() * Config::kTileQ,
-                                                     Config::kCluster * Config::kTileQ);
+    const KeyTiles keys = key_tiles<Config::kTileKv>(rows_of(params, extents), tile.first_row, Config::kTileQ);
     const auto load_k = [&](int n) {
       if constexpr (Config::Scores::kBias) {
         load_k_and_bias<Config>(params, smem, k_cursor, tile, extents, n, keys.begin, kv_head);

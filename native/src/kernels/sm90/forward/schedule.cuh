@@ -121,12 +121,6 @@ __device__ __forceinline__ int4 work_message(const WorkTile& tile, int block_end
   return make_int4(tile.first_row, tile.head, tile.batch, block_end);
 }
 
-/// The block's number in its cluster.
-template <typename Config>
-__device__ __forceinline__ int cluster_block() {
-  return Config::kCluster == 1 ? 0 : static_cast<int>(blockIdx.x) % Config::kCluster;
-}
-
 /// The tiles of this block, one after the other.
 template <typename Config>
 class WorkIterator {
@@ -164,14 +158,14 @@ class WorkIterator {
       flat_head = params_.first_of_descending - flat_head;
     }
     const int batch = params_.heads.quotient(flat_head);
-    return {(q_tile * Config::kCluster + cluster_block<Config>()) * Config::kTileQ + params_.first_row, params_.heads.remainder(flat_head, batch), batch};
+    return {q_tile * Config::kTileQ + params_.first_row, params_.heads.remainder(flat_head, batch), batch};
   }
 
  protected:
   /// Teams of the same number follow each other, so that a small problem takes all multiprocessors before it takes second teams.
   __device__ __forceinline__ int unit() const {
-    const int workers = Config::kTeams * static_cast<int>(gridDim.x) / Config::kCluster;
-    const int worker = (Config::kTeams > 1 ? team_ * static_cast<int>(gridDim.x) : 0) + static_cast<int>(blockIdx.x) / Config::kCluster;
+    const int workers = Config::kTeams * static_cast<int>(gridDim.x);
+    const int worker = (Config::kTeams > 1 ? team_ * static_cast<int>(gridDim.x) : 0) + static_cast<int>(blockIdx.x);
     const int round = count_ >> params_.unit_shift;
     return round * workers + (round % 2 == 0 ? worker : workers - 1 - worker);
   }
