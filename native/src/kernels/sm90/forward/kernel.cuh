@@ -60,8 +60,6 @@ __global__ void __launch_bounds__(Config::kThreads, 1) forward_kernel(const __gr
     if (team < Config::kTeams && threadIdx.x % 32 == 0) {
       if constexpr (Config::Scores::kMask) {
         produce_listed<Config>(params, teams[team]);
-      } else if constexpr (Config::kStagesInQ && FWD_AHEAD >= 0) {
-        produce_ahead<Config>(params, teams[team]);
       } else {
         produce<Config>(params, teams[team], team);
       }

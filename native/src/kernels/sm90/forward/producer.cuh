@@ -5,10 +5,6 @@
 #include "ptx/mbarrier.cuh"
 #include "ptx/tma.cuh"
 
-#ifndef FWD_AHEAD
-#define FWD_AHEAD 0
-#endif
-
 namespace fa::sm90 {
 
 /// Waits for a free buffer of a ring and loads the key tile that starts at key `first_key` into it, panel by panel.
@@ -63,7 +59,7 @@ __device__ __forceinline__ void load_q_tile(const typename Config::Params& param
   if constexpr (Config::Scores::kModified) {
     write_messages<Config>(params, smem.sequence_work[cursor.template slot<2 * Config::kQStages>()], tile, extents, block_end, block_begin);
   } else {
-    smem.work[cursor.stage()] = work_message(tile, block_end);
+    smem.work[cursor.template slot<Config::kMessages>()] = work_message(tile, block_end);
   }
   if (block_end > 0) {
     ptx::mbarrier_arrive_expect_tx(full, sizeof(smem.q(0)));
@@ -76,56 +72,6 @@ __device__ __forceinline__ void load_q_tile(const typename Config::Params& param
     ptx::mbarrier_arrive(full);
   }
   cursor.advance();
-}
-
-/// As produce, where q tiles have two places but come once per tile: the next one is asked for behind the first kAhead key tiles, as soon as its place is free.
-template <typename Config>
-__device__ __forceinline__ void produce_ahead(const ForwardParams& params, typename Config::SharedStorage& smem) {
-  constexpr int kAhead = FWD_AHEAD;
-  RingCursor<Config::kStages> k_cursor, v_cursor;
-  RingCursor<Config::kQStages> q_cursor;
-  typename Config::Work work(params, 0);
-  const auto key_end = [&](const WorkTile& tile) { return key_tiles<Config::kTileKv>(params, tile.first_row, Config::kTileQ).end; };
-  WorkTile tile{0, 0, 0};
-  int end = kNoMoreWork;
-  if (!work.done()) {
-    tile = work.tile();
-    end = key_end(tile);
-  }
-  load_q_tile<Config>(params, smem, q_cursor, tile, SequenceExtents{}, end, 0);
-#pragma unroll 1
-  while (end != kNoMoreWork) {
-    const WorkTile present = tile;
-    const int num_tiles = end;
-    int n = num_tiles - 1;
-    work.advance();
-    end = kNoMoreWork;
-    if (!work.done()) {
-      tile = work.tile();
-      end = key_end(tile);
-    }
-    const int kv_head = params.group_size.quotient(present.head);
-    const int ask = max(0, n - kAhead);
-    const auto load_k = [&](int i) {
-      load_kv_tile<Config>(&params.map_k, smem.k, smem.k_full, smem.k_empty, k_cursor, i * Config::kTileKv, kv_head, present.batch);
-    };
-    if (n >= 0) {
-      load_k(n);
-    }
-#pragma unroll 1
-    for (; n >= 0; --n) {
-      if (n > 0) {
-        load_k(n - 1);
-      }
-      load_kv_tile<Config>(&params.map_v, smem.v, smem.v_full, smem.v_empty, v_cursor, n * Config::kTileKv, kv_head, present.batch);
-      if (n == ask) {
-        load_q_tile<Config>(params, smem, q_cursor, tile, SequenceExtents{}, end, 0);
-      }
-    }
-    if (num_tiles == 0) {
-      load_q_tile<Config>(params, smem, q_cursor, tile, SequenceExtents{}, end, 0);
-    }
-  }
 }
 
 /// Runs in one thread per team. Key tiles come from the last to the first: k one tile ahead of v, as the consumers take them.
