@@ -74,7 +74,7 @@ inline constexpr Sm90ForwardTile kSm90ForwardTiles[] = {
     {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 0, 20, 32},
     {128, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 1, 512, 4, 0, 0, true},
     {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32},
-    {192, 2, 96, 2, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 4, 8, 16},
+    {192, 2, 64, 2, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 4, 8, 16, false, false, true},
     {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16},
 };
 inline constexpr int kNumSm90ForwardTiles = sizeof(kSm90ForwardTiles) / sizeof(kSm90ForwardTiles[0]);
@@ -185,6 +185,16 @@ inline Sm90ForwardOrder sm90_forward_order(const Problem& problem, const Sm90For
     }
   }
   return Sm90ForwardOrder::kSections;
+}
+
+/// With adjacent tiles: so many of at most `blocks` persistent blocks that an even number of rounds has a tile for each. Back and forth, tile i of n always comes
+/// with tile n - 1 - i then: every block has the same work, and its neighbours the same head. 0 where the numbers are not so.
+inline int64_t sm90_even_blocks(const Sm90ForwardTile& tile, int64_t q_tiles, int64_t all_heads, int64_t blocks) {
+  const int64_t units = q_tiles * all_heads, workers = blocks * tile.teams;
+  const int64_t rounds = (units + 2 * workers - 1) / (2 * workers) * 2;
+  const int64_t even = rounds > 0 ? units / rounds : 0;
+  const bool fits = even * rounds == units && even % q_tiles == 0 && even % tile.teams == 0;
+  return fits && even * 20 >= workers * 19 ? even / tile.teams : 0;
 }
 
 /// Heads (over the batch too) of a section, for `workers` (teams of all blocks) and q_tiles query tiles per head.

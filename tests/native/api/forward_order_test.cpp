@@ -54,4 +54,17 @@ TEST(ForwardOrder, ShortCausalProblemsKeepTheTilesOfAHeadTogether) {
   EXPECT_EQ(order_of(problem), fa::Sm90ForwardOrder::kAdjacentTiles);
 }
 
+TEST(ForwardOrder, AdjacentTilesTakeAnEvenNumberOfFullRounds) {
+  // 2048 tiles: 16 rounds of 128 blocks; 1920: 15 of 128 would leave every second block the longer half of a pair, 16 of 120 too many multiprocessors idle.
+  EXPECT_EQ(fa::sm90_even_blocks(kTile, 4, 512, kWorkers), 128);
+  EXPECT_EQ(fa::sm90_even_blocks(kTile, 4, 512, 128), 128);
+  EXPECT_EQ(fa::sm90_even_blocks(kTile, 4, 480, kWorkers), 0);
+  EXPECT_EQ(fa::sm90_even_blocks(kTile, 3, 88, kWorkers), 132);  // 264 tiles
+  EXPECT_EQ(fa::sm90_even_blocks(kTile, 5, 104, kWorkers), 130);
+  EXPECT_EQ(fa::sm90_even_blocks(kTile, 4, 66, kWorkers), 132);
+  EXPECT_EQ(fa::sm90_even_blocks(kTile, 8, 33, kWorkers), 0);  // 132 blocks a round, in which tiles of a head would not stay with a block
+  // Two teams per block.
+  EXPECT_EQ(fa::sm90_even_blocks(fa::kSm90ForwardTiles[0], 4, 1024, kWorkers), 128);
+}
+
 }  // namespace

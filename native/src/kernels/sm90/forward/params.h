@@ -56,8 +56,7 @@ struct ForwardParams {
   FastDivisor section_heads;
   FastDivisor last_section_heads;
   int last_section;  ///< its number
-  /// The head (over the batch too) that comes first where they descend; -1 where they ascend.
-  int first_of_descending;
+  int last_head;     ///< over the batch too: the first to be worked on
   bool causal;
 };
 
