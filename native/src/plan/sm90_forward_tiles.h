@@ -187,8 +187,8 @@ inline Sm90ForwardOrder sm90_forward_order(const Problem& problem, const Sm90For
   return Sm90ForwardOrder::kSections;
 }
 
-/// With adjacent tiles: so many of at most `blocks` persistent blocks that an even number of rounds has a tile for each. Back and forth, tile i of n always comes
-/// with tile n - 1 - i then: every block has the same work, and its neighbours the same head. 0 where the numbers are not so.
+/// With adjacent tiles: so many of at most `blocks` persistent blocks that an even number of rounds has a tile for each. Back and forth, tile i of n always
+/// comes with tile n - 1 - i then: every block has the same work, and its neighbours the same head. 0 where the numbers are not so.
 inline int64_t sm90_even_blocks(const Sm90ForwardTile& tile, int64_t q_tiles, int64_t all_heads, int64_t blocks) {
   const int64_t units = q_tiles * all_heads, workers = blocks * tile.teams;
   const int64_t rounds = (units + 2 * workers - 1) / (2 * workers) * 2;

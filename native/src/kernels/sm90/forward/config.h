@@ -91,7 +91,7 @@ struct ForwardConfig {
     uint64_t v_full[kStages];
     uint64_t v_empty[kStages];
     int4 work[kMessages];  ///< what the producer says of each q tile: work_message
-    float sink;           ///< never written; see softmax.cuh
+    float sink;            ///< never written; see softmax.cuh
     /// With modified scores, in place of `work`: what SequenceWorkTile reads of each work tile. Read until the tile is done, behind the release of q, so there
     /// is room for those of the tiles that the producer may send meanwhile.
     int4 sequence_work[2 * kQStages][SequenceWorkTile::num_messages(kWarpgroups)];

@@ -54,7 +54,8 @@ __device__ __forceinline__ uint32_t output_pair(const float (&o)[Config::kOutput
 /// Stages a warp's 16 rows of O and sends them off by TMA, which clips what lies outside the tensor. Each warp by itself: the others may be behind.
 template <typename Config>
 __device__ __forceinline__ void store_output_by_tma(const ForwardParams& params, typename Config::Element (&s_o)[Config::kPanels][Config::kTileQ][64],
-                                                    const TilePlace& place, int first_row, int warpgroup, const float (&o)[Config::kOutputs], const float (&inverse_sum)[2]) {
+                                                    const TilePlace& place, int first_row, int warpgroup, const float (&o)[Config::kOutputs],
+                                                    const float (&inverse_sum)[2]) {
   using namespace ptx;
   const int lane = ptx::fresh_thread_index() % 32;
   const int warp_row = 64 * warpgroup + ptx::fresh_thread_index() % 128 / 32 * 16;
