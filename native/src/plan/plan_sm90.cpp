@@ -95,7 +95,7 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
   const int64_t num_tiles = std::max<int64_t>(static_cast<int64_t>(tiles), sequences ? 1 : 0);
   const Sm90ForwardOrder order = sm90_forward_order(problem, tile, q_tiles, caps.multiprocessors);
   const bool persistent =
-      sequences || masks || order == Sm90ForwardOrder::kPairs || sm90_persistent(problem, q_tiles, int64_t{caps.multiprocessors} * tile.teams);
+      sequences || masks || order == Sm90ForwardOrder::kPairs || sm90_persistent(problem, tile, q_tiles, int64_t{caps.multiprocessors} * tile.teams);
   plan->variant = variant;
   plan->tile_q = tile.tile_q();
   plan->tile_kv = tile.tile_kv;

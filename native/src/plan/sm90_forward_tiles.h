@@ -47,6 +47,8 @@ struct Sm90ForwardTile {
   bool staged_bias = false;
   /// Without overlap_tiles: two q tiles all the same, and o is staged in the place of its own q tile.
   bool second_q_tile = false;
+  /// As max_adjacent_tiles, where every block gets the same work (sm90_even_blocks).
+  int max_even_tiles = 0;
 
   constexpr int tile_q() const { return 64 * warpgroups; }
   /// The consumers and one producer warpgroup.
@@ -74,8 +76,8 @@ inline constexpr Sm90ForwardTile kSm90ForwardTiles[] = {
     {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 0, 20, 32},
     {128, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 1, 512, 4, 0, 0, true},
     {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32},
-    {192, 2, 64, 2, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 4, 8, 16, false, false, true},
-    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16},
+    {192, 2, 64, 2, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 4, 8, 16, false, false, true, 8},
+    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16, false, false, false, 8},
 };
 inline constexpr int kNumSm90ForwardTiles = sizeof(kSm90ForwardTiles) / sizeof(kSm90ForwardTiles[0]);
 
@@ -128,9 +130,24 @@ inline int64_t sm90_whole_rounds(int64_t q_tiles, int64_t blocks) {
   return blocks / std::gcd(blocks, q_tiles);
 }
 
-inline bool sm90_persistent(const Problem& problem, int64_t q_tiles, int64_t workers) {
-  return !problem.is_causal() ||
-         (q_tiles <= kSm90MaxPersistentTiles && sm90_whole_rounds(q_tiles, workers) * sm90_kv_bytes(problem) <= kSm90MaxPersistentBytes * problem.group_size());
+/// From so many query tiles per head on, a causal problem of few heads (at least four blocks for each) runs in persistent blocks again, where the end of a
+/// query tile overlaps with the beginning of the next. Nothing else balances there: all heads are one section, and the blocks of a head read its keys together.
+inline constexpr int64_t kSm90MinLongTiles = 80;
+
+inline bool sm90_persistent(const Problem& problem, const Sm90ForwardTile& tile, int64_t q_tiles, int64_t workers) {
+  if (!problem.is_causal() || (tile.overlap_tiles && q_tiles >= kSm90MinLongTiles && problem.batch * problem.heads_q * 4 <= workers)) {
+    return true;
+  }
+  return q_tiles <= kSm90MaxPersistentTiles && sm90_whole_rounds(q_tiles, workers) * sm90_kv_bytes(problem) <= kSm90MaxPersistentBytes * problem.group_size();
+}
+
+/// With adjacent tiles: so many of at most `blocks` persistent blocks that an even number of rounds has a tile for each. Back and forth, tile i of n always
+/// comes with tile n - 1 - i then: every block has the same work, and its neighbours the same head. 0 where the numbers are not so, and for two teams per
+/// block, which are not limited by memory alone and need every multiprocessor.
+inline int64_t sm90_even_blocks(const Sm90ForwardTile& tile, int64_t q_tiles, int64_t all_heads, int64_t blocks) {
+  const int64_t units = q_tiles * all_heads, rounds = (units + 2 * blocks - 1) / (2 * blocks) * 2;
+  const int64_t even = rounds > 0 && tile.teams == 1 ? units / rounds : 0;
+  return even * rounds == units && even % q_tiles == 0 && even * 20 >= blocks * 19 ? even : 0;
 }
 
 /// In which order query tiles are worked on; src/kernels/sm90/forward/schedule.cuh.
@@ -174,7 +191,8 @@ inline Sm90ForwardOrder sm90_forward_order(const Problem& problem, const Sm90For
   }
   const int64_t workers = blocks * tile.teams, all_heads = problem.batch * problem.heads_q;
   // Where every worker has at most one tile, or every tile has a block, none follows another.
-  if (q_tiles <= tile.max_adjacent_tiles && q_tiles * all_heads > workers && sm90_persistent(problem, q_tiles, workers)) {
+  const bool adjacent = q_tiles <= tile.max_adjacent_tiles || (q_tiles <= tile.max_even_tiles && sm90_even_blocks(tile, q_tiles, all_heads, blocks) > 0);
+  if (adjacent && q_tiles * all_heads > workers && sm90_persistent(problem, tile, q_tiles, workers)) {
     return Sm90ForwardOrder::kAdjacentTiles;
   }
   if (q_tiles >= tile.min_paired_tiles && q_tiles <= tile.max_paired_tiles && q_tiles % 2 == 0) {
@@ -185,16 +203,6 @@ inline Sm90ForwardOrder sm90_forward_order(const Problem& problem, const Sm90For
     }
   }
   return Sm90ForwardOrder::kSections;
-}
-
-/// With adjacent tiles: so many of at most `blocks` persistent blocks that an even number of rounds has a tile for each. Back and forth, tile i of n always
-/// comes with tile n - 1 - i then: every block has the same work, and its neighbours the same head. 0 where the numbers are not so.
-inline int64_t sm90_even_blocks(const Sm90ForwardTile& tile, int64_t q_tiles, int64_t all_heads, int64_t blocks) {
-  const int64_t units = q_tiles * all_heads, workers = blocks * tile.teams;
-  const int64_t rounds = (units + 2 * workers - 1) / (2 * workers) * 2;
-  const int64_t even = rounds > 0 ? units / rounds : 0;
-  const bool fits = even * rounds == units && even % q_tiles == 0 && even % tile.teams == 0;
-  return fits && even * 20 >= workers * 19 ? even / tile.teams : 0;
 }
 
 /// Heads (over the batch too) of a section, for `workers` (teams of all blocks) and q_tiles query tiles per head.

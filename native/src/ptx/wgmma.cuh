@@ -51,7 +51,6 @@ struct Wgmma;
 
 // clang-format off
 #define FA_REGS_16  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
-#define FA_REGS_24  FA_REGS_16 ",%16,%17,%18,%19,%20,%21,%22,%23"
 #define FA_REGS_32  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define FA_REGS_40  FA_REGS_32 ",%32,%33,%34,%35,%36,%37,%38,%39"
 #define FA_REGS_48  FA_REGS_40 ",%40,%41,%42,%43,%44,%45,%46,%47"
@@ -68,7 +67,6 @@ struct Wgmma;
 
 #define FA_DEST_8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define FA_DEST_16  FA_DEST_8(0), FA_DEST_8(8)
-#define FA_DEST_24  FA_DEST_8(0), FA_DEST_8(8), FA_DEST_8(16)
 #define FA_DEST_32  FA_DEST_8(0), FA_DEST_8(8), FA_DEST_8(16), FA_DEST_8(24)
 #define FA_DEST_40  FA_DEST_32, FA_DEST_8(32)
 #define FA_DEST_48  FA_DEST_40, FA_DEST_8(40)
@@ -115,7 +113,6 @@ struct Wgmma;
   FA_DEFINE_WGMMA_OF(__nv_bfloat16, "bf16", __VA_ARGS__)
 
 FA_DEFINE_WGMMA(32, 16, 17, 18, 19, 20, 21)
-FA_DEFINE_WGMMA(48, 24, 25, 26, 27, 28, 29)
 FA_DEFINE_WGMMA(64, 32, 33, 34, 35, 36, 37)
 FA_DEFINE_WGMMA(80, 40, 41, 42, 43, 44, 45)
 FA_DEFINE_WGMMA(96, 48, 49, 50, 51, 52, 53)

@@ -57,11 +57,6 @@ struct ForwardConfig {
   static constexpr int kQStages = kOverlapTiles || kStagesInQ ? 2 : 1;
   static constexpr bool kStoresByTma = kOverlapTiles || kStagesInQ;
   static constexpr Sm90Softmax kSoftmax = kTile.softmax;
-  /// Scores are formed once: k, and q unless o takes its place, are free as soon as they are there.
-  static constexpr bool kReleasesEarly = kSoftmax == Sm90Softmax::kLazyRescale && !Scores::kModified;
-  static constexpr bool kReleasesQEarly = kReleasesEarly && !kStagesInQ && kQStages == 1;
-  /// Messages are read once more behind the release of q.
-  static constexpr int kMessages = kReleasesQEarly ? 2 * kQStages : kQStages;
   static constexpr bool kPingPong = kTile.ping_pong;
   /// A first key tile of which only the lower half is visible is formed by products of half the width.
   static constexpr bool kTrimsFirst = kTileKv == 128 && !Scores::kMask;
@@ -90,8 +85,8 @@ struct ForwardConfig {
     uint64_t k_empty[kStages];
     uint64_t v_full[kStages];
     uint64_t v_empty[kStages];
-    int4 work[kMessages];  ///< what the producer says of each q tile: work_message
-    float sink;            ///< never written; see softmax.cuh
+    int4 work[kQStages];  ///< what the producer says of each q tile: work_message
+    float sink;           ///< never written; see softmax.cuh
     /// With modified scores, in place of `work`: what SequenceWorkTile reads of each work tile. Read until the tile is done, behind the release of q, so there
     /// is room for those of the tiles that the producer may send meanwhile.
     int4 sequence_work[2 * kQStages][SequenceWorkTile::num_messages(kWarpgroups)];

@@ -100,7 +100,6 @@ class Consumer {
 
   /// The lane that releases the q tile reads the message, so that its arrival orders the read for all. The shuffles tell the compiler that these are the same
   /// in the whole warp.
-  template <bool kReleased = false>
   __device__ __forceinline__ int read_message(Tile& tile) const {
     int4 message = make_int4(0, 0, 0, 0);
     if constexpr (kModified) {
@@ -108,7 +107,7 @@ class Consumer {
       message = ptx::load_shared_by_first_lane(&tile.s_messages[0]);
     } else {
       if (threadIdx.x % 32 == 0) {
-        message = smem_.work[q_cursor_.template slot<Config::kMessages>(kReleased ? -1 : 0)];
+        message = smem_.work[q_cursor_.stage()];
       }
       tile.head = __shfl_sync(0xFFFFFFFF, message.y, 0);
       tile.batch = __shfl_sync(0xFFFFFFFF, message.z, 0);
@@ -150,8 +149,8 @@ class Consumer {
       }
     }
     Tile same_tile;  // read again, so that it takes no registers in the loops
-    read_message<Config::kReleasesQEarly>(same_tile);
-    if constexpr (!Config::kStagesInQ && !Config::kReleasesQEarly) {
+    read_message(same_tile);
+    if constexpr (!Config::kStagesInQ) {
       release_q();
     }
     mbarrier_wait(&smem_.v_full[v_cursor_.stage()], v_cursor_.phase());
@@ -262,11 +261,6 @@ class Consumer {
     if constexpr (!Scores::kBias) {
       release_k();
     }
-    if constexpr (Config::kReleasesQEarly) {
-      if (n == 0) {
-        release_q();
-      }
-    }
     Rescale unused;  // O is still empty
     if constexpr (Scores::kMask) {
       if (masked) {
@@ -349,14 +343,6 @@ class Consumer {
 
     wgmma_wait_group<1>();
     pin_registers(s);
-    if constexpr (Config::kReleasesEarly) {
-      release_k();
-    }
-    if constexpr (Config::kReleasesQEarly) {
-      if (n == 0) {
-        release_q();
-      }
-    }
     Rescale rescale;
     const auto recompute = [&](float(&scores)[Config::kScores]) {
       recompute_scores<Config>(scores, smem_.q(q_cursor_.stage()), smem_.k[k_cursor_.stage()], 64 * warpgroup_ + ptx::fresh_thread_index() % 128 / 32 * 16);
@@ -375,9 +361,7 @@ class Consumer {
     } else {
       lazy_step(s, rows, rescale, params_.scale_log2, &smem_.sink);
     }
-    if constexpr (!Config::kReleasesEarly) {
-      release_k();
-    }
+    release_k();
 
     wgmma_wait_group<0>();
     pin_registers(o);

@@ -59,7 +59,7 @@ __device__ __forceinline__ void load_q_tile(const typename Config::Params& param
   if constexpr (Config::Scores::kModified) {
     write_messages<Config>(params, smem.sequence_work[cursor.template slot<2 * Config::kQStages>()], tile, extents, block_end, block_begin);
   } else {
-    smem.work[cursor.template slot<Config::kMessages>()] = work_message(tile, block_end);
+    smem.work[cursor.stage()] = work_message(tile, block_end);
   }
   if (block_end > 0) {
     ptx::mbarrier_arrive_expect_tx(full, sizeof(smem.q(0)));

@@ -268,8 +268,8 @@ class RingCursor {
   __device__ __forceinline__ void advance() { ++count_; }
   /// Position in a ring of kSlots places beside it.
   template <int kSlots>
-  __device__ __forceinline__ int slot(int ahead = 0) const {
-    return static_cast<int>((count_ + ahead) % kSlots);
+  __device__ __forceinline__ int slot() const {
+    return static_cast<int>(count_ % kSlots);
   }
 
  private:
