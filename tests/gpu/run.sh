@@ -172,7 +172,7 @@ queue_sanitizers() {
   for tool in memcheck synccheck initcheck; do beside 12 "$tool" 2 "SUMMARY: 0 errors" sanitizer "$tool"; done
   beside 30 racecheck-sm90 2 "SUMMARY: 0 hazards" sanitizer racecheck --kernel sm90
   for ((part = 1; part <= parts; ++part)); do
-    beside 90 "racecheck-sm80-$part" 2 "SUMMARY: 0 hazards" sanitizer racecheck --kernel sm80 --part "$part/$parts"
+    beside 30 "racecheck-sm80-$part" 2 "SUMMARY: 0 hazards" sanitizer racecheck --kernel sm80 --part "$part/$parts"
   done
 }
 
