@@ -51,7 +51,7 @@ __device__ __forceinline__ void store_items(const ModifiedBackwardParams& params
 template <typename Config>
 __device__ __forceinline__ void finish_block(const ModifiedBackwardParams& params, int flat_head, int first_row, int first_column, const float* g_block) {
   bool seen = true;
-  if constexpr (Config::Policy::kMask && kListsBeginSums) {
+  if constexpr (Config::Policy::kMask) {
     seen = ptx::load_relaxed(params.tiles_stored + flat_head * static_cast<int>(params.padded_rows / Config::kTileQ) + first_row / Config::kTileQ) != 0;
   }
   const int lane = threadIdx.x % 32, batch = flat_head / params.scores.heads_q, head = flat_head - batch * params.scores.heads_q;

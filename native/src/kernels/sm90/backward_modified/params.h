@@ -74,7 +74,6 @@ struct ModifiedBackwardParams {
 };
 
 /// ModifiedBackwardParams::tiles_stored with lists: somebody has come to the tile first and will store its part of grad_q; it is stored, others may add theirs.
-inline constexpr bool kListsBeginSums = true;
 inline constexpr int kTileBegun = 1;
 inline constexpr int kTileStored = 2;
 

@@ -68,7 +68,7 @@ __device__ __forceinline__ QueryPlace query_place(const ModifiedPassParams& p, i
 /// Whether the sums of the row's query tile may begin with what is in the accumulator, and not with what a key tile stores (StoredTiles).
 __device__ __forceinline__ bool needs_zeros(const ModifiedPassParams& p, const QueryPlace& place, int rows_behind) {
   if (p.main.visible.counts != nullptr) {
-    return !kListsBeginSums;  // finish knows of tiles to which nobody came
+    return false;  // finish knows of tiles to which nobody came
   }
   return place.rows_left <= rows_behind || may_stay_unvisited(p.main.scores.range.with_lengths(place.len_q, place.len_kv), place.row + rows_behind);
 }
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kPassThreads) modified_finish_kernel(const __g
     const int64_t block = slice / 4 * (kPaddedDim / 64) + column / 64;
     const int thread = static_cast<int>(slice % 4) * 32 + lane / 4 * 4;
     const auto* g_piece = reinterpret_cast<const float4*>(p.main.grad_q_accumulator + block * kGradQBlock) + 128 * (column % 64 / 8) + thread;
-    const bool seen = !kListsBeginSums || p.main.visible.counts == nullptr || p.main.tiles_stored[16 * slice / p.tile_q] != 0;  // otherwise there is no sum
+    const bool seen = p.main.visible.counts == nullptr || p.main.tiles_stored[16 * slice / p.tile_q] != 0;  // otherwise there is no sum
     uint4 upper, lower;
     uint32_t* words[2] = {reinterpret_cast<uint32_t*>(&upper), reinterpret_cast<uint32_t*>(&lower)};
 #pragma unroll

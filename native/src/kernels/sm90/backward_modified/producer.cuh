@@ -175,23 +175,18 @@ class ModifiedProducer {
       }
       load_queries(&p_.map_q, smem_.q[stage], smem_.shift[stage], statistics_row, &smem_.q_full[stage], first_row, head, work);
       load_values(work, v_loaded);
-      if (kListsBeginSums && step == 0) {
+      if (step == 0) {
         state = stored_.come_to(steps, 0, entry.tile());
       }
       ptx::mbarrier_wait(&smem_.grad_o_empty[stage], cursor_.phase ^ 1);
-      int untold = 0;
-      if constexpr (kListsBeginSums) {
-        stored_.wait_for(steps, step, state, cursor_);
-        untold = stored_.say(stage, entry.tile(), state);
-      }
+      stored_.wait_for(steps, step, state, cursor_);
+      const int untold = stored_.say(stage, entry.tile(), state);
       load_queries(&p_.map_grad_o, smem_.grad_o[stage], smem_.delta[stage], p_.num_heads + statistics_row, &smem_.grad_o_full[stage], first_row, head, work);
       stored_.tell(untold);
       steps.touch_bits(step, entry);
       cursor_.advance();
       if (step + 1 < steps.end()) {
         entry = steps.entry(step + 1);
-      }
-      if (kListsBeginSums && step + 1 < steps.end()) {
         state = stored_.come_to(steps, step + 1, entry.tile());
       }
       if (group_head == p_.group_size - 1) {
