@@ -119,25 +119,9 @@ public sealed class PlannerTests
         Assert.Multiple(() =>
         {
             Assert.That(plan.kernel, Is.EqualTo(fa_kernel.FA_KERNEL_SM90), plan.Reason());
-            Assert.That(plan.tile_kv, Is.EqualTo(headDim == 128 ? 256 : 128), "clusters of two blocks of 128 keys at these lengths");
+            Assert.That(plan.tile_kv, Is.EqualTo(128));
             Assert.That(plan.blocks, Is.EqualTo(headDim > 128 ? 2 * keyTiles : keyTiles));
         });
-    }
-
-    /// <summary>Clusters that share 256 keys: up to 767 queries and keys at head_dim 128, unless they would leave half a cluster without keys.</summary>
-    [TestCase(256, 500, 128)]
-    [TestCase(257, 256, 256)]
-    [TestCase(300, 300, 128)]
-    [TestCase(512, 512, 256)]
-    [TestCase(767, 767, 256)]
-    [TestCase(767, 1024, 128)]
-    [TestCase(768, 767, 128)]
-    public void ShortSequencesShareKeysInPairs(int lenQ, int lenKv, int tileKv)
-    {
-        ProblemCase problem = Base with { LenQ = lenQ, LenKv = lenKv };
-        fa_plan_description plan = PlanQuery.Of(problem, fa_pass.FA_PASS_BACKWARD, Cuda, 90);
-        AssertSensible(plan, SharedMemoryLimit(90));
-        Assert.That(plan.tile_kv, Is.EqualTo(tileKv), plan.Reason());
     }
 
     /// <summary>

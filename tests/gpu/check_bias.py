@@ -159,7 +159,8 @@ def main():
     checker = Checker(arguments.kernel, arguments.only, arguments.forward)
     cases(checker, arguments.quick)
     worst = ", ".join(f"{n} {x:.2f}" for n, x in judge.worst.items())
-    print(f"bias, backward, {arguments.kernel}: {checker.cases - checker.failures} of {checker.cases} right; worst relative error in units of the format: {worst}")
+    right = f"{checker.cases - checker.failures} of {checker.cases} right"
+    print(f"bias, backward, {arguments.kernel}: {right}; worst relative error in units of the format: {worst}")
     sys.exit(checker.verdict())
 
 

@@ -4,8 +4,8 @@
 usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 check_portable.py [--kernel sm80]
            [--quick | --sanitized | --head-dim-512] [--large] [--seed N]
 
-Every case: random inputs that differ per head, outputs poisoned with NaN, NaN in guard bands around every tensor; forward and backward. An element passes if its
-error is at most twice the worst error of the unfused computation in the same dtype plus one rounding of the format at the tensor's scale; NaN never passes.
+Every case: random inputs that differ per head, outputs poisoned with NaN, NaN in guard bands around every tensor; forward and backward. An element passes if
+its error is at most twice the worst error of the unfused computation in the same dtype plus one rounding of the format at the tensor's scale; NaN never passes.
 """
 import argparse
 import itertools
@@ -312,7 +312,8 @@ def main():
         checker.failures += large(library, arguments.kernel)
     for failure in checker.failures[:60]:
         print("FAIL", failure)
-    print(f"{checker.cases} cases, {len(checker.failures)} failures, seed {arguments.seed}, worst error / allowed {checker.worst_ratio:.2f}, {library.build_info()}")
+    print(f"{checker.cases} cases, {len(checker.failures)} failures, seed {arguments.seed}, worst error / allowed {checker.worst_ratio:.2f}, "
+          f"{library.build_info()}")
     sys.exit(bool(checker.failures))
 
 

@@ -78,7 +78,7 @@ class Checker(Tally):
         forwards = [queue_on(i, lambda: self.library.forward_call(q, k, v, f["o"], f["lse"], **options)) for i, f in enumerate(forward)]
         wrong = differing(lambda i: forwards[i](), forward, self.a.forward, self.beside)
         o, lse = forward[0]["o"], forward[0]["lse"]
-        backwards = [queue_on(i, lambda: self.library.backward_call(q, k, v, o, grad_o, lse, g["grad_q"], g["grad_k"], g["grad_v"], deterministic=True, **options))
+        backwards = [queue_on(i, lambda: self.library.backward_call(q, k, v, o, grad_o, lse, *g.values(), deterministic=True, **options))
                      for i, g in enumerate(backward)]
         return wrong + differing(lambda i: backwards[i](), backward, self.a.backward, self.beside)
 

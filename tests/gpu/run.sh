@@ -95,7 +95,7 @@ report() {
   esac
   [[ $verdict == passed ]] || { failed+=("$name"); lines=40; }
   printf '== %-24s %5s s  %s\n' "$name" "$seconds" "$verdict" | tee -a "$summary"
-  tail -n "$lines" "$out/$name.log" | cut -c1-240
+  tail -n "$lines" "$out/$name.log" | cut -c1-400
 }
 
 # step NAME LINES PATTERN COMMAND…: by itself, now.
@@ -172,7 +172,7 @@ queue_sanitizers() {
   for tool in memcheck synccheck initcheck; do beside 12 "$tool" 2 "SUMMARY: 0 errors" sanitizer "$tool"; done
   beside 30 racecheck-sm90 2 "SUMMARY: 0 hazards" sanitizer racecheck --kernel sm90
   for ((part = 1; part <= parts; ++part)); do
-    beside 90 "racecheck-sm80-$part" 2 "SUMMARY: 0 hazards" sanitizer racecheck --kernel sm80 --part "$part/$parts"
+    beside 30 "racecheck-sm80-$part" 2 "SUMMARY: 0 hazards" sanitizer racecheck --kernel sm80 --part "$part/$parts"
   done
 }
 
@@ -197,7 +197,7 @@ queue_kernel_checks() {
 }
 
 # ---- The stages ----------------------------------------------------------------------------------------------------------------------
-gpu="$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>&1 | head -n 1)"
+gpu="$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2> /dev/null | head -n 1)"
 echo "${gpu:-no nvidia-smi}; $(date -u +%Y-%m-%dT%H:%MZ); $jobs at a time; logs in $out" | tee -a "$summary"
 unpacked=0
 for stage in "${stages[@]}"; do

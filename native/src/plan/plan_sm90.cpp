@@ -95,7 +95,7 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
   const int64_t num_tiles = std::max<int64_t>(static_cast<int64_t>(tiles), sequences ? 1 : 0);
   const Sm90ForwardOrder order = sm90_forward_order(problem, tile, q_tiles, caps.multiprocessors);
   const bool persistent =
-      sequences || masks || order == Sm90ForwardOrder::kPairs || sm90_persistent(problem, q_tiles, int64_t{caps.multiprocessors} * tile.teams);
+      sequences || masks || order == Sm90ForwardOrder::kPairs || sm90_persistent(problem, tile, q_tiles, int64_t{caps.multiprocessors} * tile.teams);
   plan->variant = variant;
   plan->tile_q = tile.tile_q();
   plan->tile_kv = tile.tile_kv;
@@ -104,6 +104,10 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
   plan->registers_per_thread = tile.consumer_registers();
   plan->launches = masks ? 3 : sequences ? 2 : 1;
   plan->blocks = persistent ? std::min<int64_t>(num_tiles, caps.multiprocessors) : (num_tiles + tile.teams - 1) / tile.teams;
+  if (order == Sm90ForwardOrder::kAdjacentTiles) {
+    const int64_t even = sm90_even_blocks(tile, q_tiles, problem.batch * problem.heads_q, caps.multiprocessors);
+    plan->blocks = even > 0 ? even : plan->blocks;
+  }
   plan->shared_memory_bytes = tile.shared_memory_bytes();
   plan->workspace_bytes = masks       ? sm90_mask_layout(problem, tile).total_bytes
                           : sequences ? sequence_table_bytes(sequence_tiles(problem, true, tile.tile_q()))

@@ -16,12 +16,10 @@ constexpr double kMaxBlocks = 2147483647.0;
 /// The passes around the main kernel have up to 32 threads per padded row and 256 threads per block.
 constexpr double kMaxRows = 8.0 * kMaxBlocks;
 
-/// Whether a deterministic tile is the faster one for a call that asks for no order: for its lengths and heads, unless half of a head's last tile were empty
-/// and the other kernel's tiles are smaller.
+/// Whether a deterministic tile is the faster one for a call that asks for no order: for its lengths and heads.
 bool serves_any_order(const Sm90BackwardTile& tile, const Problem& problem) {
   return !problem.deterministic && tile.deterministic && problem.len_q >= tile.any_order_min && problem.len_q <= tile.any_order_max && problem.len_kv > 0 &&
-         problem.len_kv <= tile.any_order_max && problem.batch * problem.heads_kv >= tile.any_order_heads &&
-         (tile.is_wide() || (problem.len_kv - 1) % tile.tile_kv() >= tile.tile_kv() / 2);
+         problem.len_kv <= tile.any_order_max && problem.batch * problem.heads_kv >= tile.any_order_heads;
 }
 
 /// Index of the tile for a problem; -1 if there is none.

@@ -22,7 +22,7 @@ inline constexpr Sm90BackwardTile kSm90BackwardTiles[] = {
     {256, 64, false, false, 0},
     {64, 128, true, false, 4096, false, 1, 0, 1, true, false},
     {64, 128, false, true, 0, false, 1, 0, 1, true, true},
-    {128, 64, true, true, 0, true, 257, 767},
+    {128, 64, true, true, 0, true},
     {192, 64, true, true, 0, false, 257, 4096, 32},
     {256, 64, true, true, 0, false, 257, 4096, 32},
     {128, 64, false, true, 768, false, 1, 0, 1, true, true},

@@ -45,12 +45,16 @@ struct Sm90ForwardTile {
   bool causal_only = false;
   /// A tile of a bias travels with each k tile.
   bool staged_bias = false;
+  /// Without overlap_tiles: two q tiles all the same, and o is staged in the place of its own q tile.
+  bool second_q_tile = false;
+  /// As max_adjacent_tiles, where every block gets the same work (sm90_even_blocks).
+  int max_even_tiles = 0;
 
   constexpr int tile_q() const { return 64 * warpgroups; }
   /// The consumers and one producer warpgroup.
   constexpr int threads() const { return 128 * (teams * warpgroups + 1); }
-  constexpr int consumer_registers() const { return teams * warpgroups == 4 ? 112 : teams * warpgroups == 3 ? 160 : stages == 4 ? 232 : 240; }
-  constexpr int producer_registers() const { return teams * warpgroups >= 3 ? 32 : stages == 4 ? 40 : 24; }
+  constexpr int consumer_registers() const { return teams * warpgroups == 4 ? 112 : teams * warpgroups == 3 ? 160 : stages == 4 || second_q_tile ? 232 : 240; }
+  constexpr int producer_registers() const { return teams * warpgroups >= 3 ? 32 : stages == 4 || second_q_tile ? 40 : 24; }
   /// What the compiler may use before the registers are divided: a multiple of 8, the same for all threads.
   constexpr int entry_registers() const { return 65536 / threads() / 8 * 8; }
   constexpr int64_t q_bytes() const { return int64_t{2} * tile_q() * head_dim; }
@@ -58,7 +62,7 @@ struct Sm90ForwardTile {
   constexpr int64_t bias_bytes() const { return int64_t{2} * tile_q() * tile_kv; }
   /// Bytes of dynamic shared memory of a team (tiles, then barriers), and of a block.
   constexpr int64_t team_memory_bytes() const {
-    return q_bytes() * (overlap_tiles ? 3 : 1) + 2 * stages * kv_tile_bytes() + kBarrierBytes + (staged_bias ? stages * bias_bytes() : 0);
+    return q_bytes() * (overlap_tiles ? 3 : second_q_tile ? 2 : 1) + 2 * stages * kv_tile_bytes() + kBarrierBytes + (staged_bias ? stages * bias_bytes() : 0);
   }
   constexpr int64_t shared_memory_bytes() const { return teams * team_memory_bytes(); }
 
@@ -72,8 +76,8 @@ inline constexpr Sm90ForwardTile kSm90ForwardTiles[] = {
     {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 0, 20, 32},
     {128, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 1, 512, 4, 0, 0, true},
     {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32},
-    {192, 2, 96, 2, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 4, 8, 16},
-    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16},
+    {192, 2, 64, 2, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 4, 8, 16, false, false, true, 8},
+    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16, false, false, false, 8},
 };
 inline constexpr int kNumSm90ForwardTiles = sizeof(kSm90ForwardTiles) / sizeof(kSm90ForwardTiles[0]);
 
@@ -126,9 +130,24 @@ inline int64_t sm90_whole_rounds(int64_t q_tiles, int64_t blocks) {
   return blocks / std::gcd(blocks, q_tiles);
 }
 
-inline bool sm90_persistent(const Problem& problem, int64_t q_tiles, int64_t workers) {
-  return !problem.is_causal() ||
-         (q_tiles <= kSm90MaxPersistentTiles && sm90_whole_rounds(q_tiles, workers) * sm90_kv_bytes(problem) <= kSm90MaxPersistentBytes * problem.group_size());
+/// From so many query tiles per head on, a causal problem of few heads (at least four blocks for each) runs in persistent blocks again, where the end of a
+/// query tile overlaps with the beginning of the next. Nothing else balances there: all heads are one section, and the blocks of a head read its keys together.
+inline constexpr int64_t kSm90MinLongTiles = 80;
+
+inline bool sm90_persistent(const Problem& problem, const Sm90ForwardTile& tile, int64_t q_tiles, int64_t workers) {
+  if (!problem.is_causal() || (tile.overlap_tiles && q_tiles >= kSm90MinLongTiles && problem.batch * problem.heads_q * 4 <= workers)) {
+    return true;
+  }
+  return q_tiles <= kSm90MaxPersistentTiles && sm90_whole_rounds(q_tiles, workers) * sm90_kv_bytes(problem) <= kSm90MaxPersistentBytes * problem.group_size();
+}
+
+/// With adjacent tiles: so many of at most `blocks` persistent blocks that an even number of rounds has a tile for each. Back and forth, tile i of n always
+/// comes with tile n - 1 - i then: every block has the same work, and its neighbours the same head. 0 where the numbers are not so, and for two teams per
+/// block, which are not limited by memory alone and need every multiprocessor.
+inline int64_t sm90_even_blocks(const Sm90ForwardTile& tile, int64_t q_tiles, int64_t all_heads, int64_t blocks) {
+  const int64_t units = q_tiles * all_heads, rounds = (units + 2 * blocks - 1) / (2 * blocks) * 2;
+  const int64_t even = rounds > 0 && tile.teams == 1 ? units / rounds : 0;
+  return even * rounds == units && even % q_tiles == 0 && even * 20 >= blocks * 19 ? even : 0;
 }
 
 /// In which order query tiles are worked on; src/kernels/sm90/forward/schedule.cuh.
@@ -172,7 +191,8 @@ inline Sm90ForwardOrder sm90_forward_order(const Problem& problem, const Sm90For
   }
   const int64_t workers = blocks * tile.teams, all_heads = problem.batch * problem.heads_q;
   // Where every worker has at most one tile, or every tile has a block, none follows another.
-  if (q_tiles <= tile.max_adjacent_tiles && q_tiles * all_heads > workers && sm90_persistent(problem, q_tiles, workers)) {
+  const bool adjacent = q_tiles <= tile.max_adjacent_tiles || (q_tiles <= tile.max_even_tiles && sm90_even_blocks(tile, q_tiles, all_heads, blocks) > 0);
+  if (adjacent && q_tiles * all_heads > workers && sm90_persistent(problem, tile, q_tiles, workers)) {
     return Sm90ForwardOrder::kAdjacentTiles;
   }
   if (q_tiles >= tile.min_paired_tiles && q_tiles <= tile.max_paired_tiles && q_tiles % 2 == 0) {

@@ -79,7 +79,8 @@ def main():
           f"{above} above {100 * a.limit:.0f} %; {time.monotonic() - begin:.0f} s, {peers.state()['power.draw']}")
     if a.json:
         flat = [{"dtype": dt, "head_dim": d, "causal": c, "length": s, "cost": costs[dt, d, c, s], **row} for (dt, d, c, s), row in rows.items()]
-        peers.write_json(a.json, {"device": peers.device_facts(library, before), "tokens": peers.TOKENS, "width": peers.WIDTH, "kernel": a.kernel, "cells": flat})
+        device = peers.device_facts(library, before)
+        peers.write_json(a.json, {"device": device, "tokens": peers.TOKENS, "width": peers.WIDTH, "kernel": a.kernel, "cells": flat})
     return 1 if above else 0
 
 

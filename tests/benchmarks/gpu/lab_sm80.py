@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times configurations of the portable kernels and FlashAttention-2, call by call in turns: builds each as a shared object with nvcc, checks it, prints TFLOP/s.
+"""Times configurations of the portable kernels and FlashAttention-2, call by call in turns: builds each as a shared object by nvcc, checks it, prints TFLOP/s
 
 usage: python3 lab_sm80.py [--only SUBSTRING,…] [--cells 512,2048,16384] [--masks full,causal] [--build FOLDER]
 The variants are the initialisers of native/src/plan/sm80_variants.h. Backward times are of the main kernel alone; FlashAttention-2's of its whole backward.

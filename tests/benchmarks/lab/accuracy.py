@@ -3,8 +3,8 @@
 
 usage: accuracy.py [--out DIR] [--prebuilt] CONFIG …      (as for lab.py)
 
-Inputs are random normal; "large logits" multiplies q by 8, so that most rows have one key that outweighs the rest. Per case: the largest error and the root mean
-square of the error of O, in units of 1e-5.
+Inputs are random normal; "large logits" multiplies q by 8, so that most rows have one key that outweighs the rest. Per case: the largest error and the root
+mean square of the error of O, in units of 1e-5.
 """
 import argparse
 import sys

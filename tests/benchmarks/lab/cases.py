@@ -10,7 +10,7 @@ from common import BOTTOM_RIGHT, EPS, NONE, TOP_LEFT, fenced, finite_elsewhere, 
 
 
 def reference(q, k, v, mask, scale):
-    """O (batch, len_q, heads, head_dim_v) and the log-sum-exp (batch, heads, len_q), float64. Masked keys are not read: their NaN or infinity reaches nothing."""
+    """O (batch, len_q, heads, head_dim_v) and the log-sum-exp (batch, heads, len_q), float64. Masked keys are not read: their NaN reaches nothing."""
     group = q.shape[2] // k.shape[2]
     to64 = lambda t, repeat: t.double().transpose(1, 2).repeat_interleave(repeat, dim=1)
     q, k, v = to64(q, 1), to64(k, group), to64(v, group)

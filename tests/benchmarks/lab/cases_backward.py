@@ -1,8 +1,8 @@
 """What a backward kernel must get right before it is timed: shapes around every tile edge, strided views, groups, empty rows, gradients of the log-sum-exp.
 
 The reference is float64 from the definition; o and the log-sum-exp that the kernel receives are the reference's, rounded. Inputs lie in larger tensors
-filled with NaN, outputs and workspace are poisoned with NaN and fenced. A gradient's relative error may be at most twice that of the unfused computation in the input's
-own dtype, plus a rounding.
+filled with NaN, outputs and workspace are poisoned with NaN and fenced. A gradient's relative error may be at most twice that of the unfused computation in
+the input's own dtype, plus a rounding.
 """
 import math
 
@@ -194,8 +194,8 @@ def check(variant, full):
 
 def repeat_inputs(variant, p):
     """Random tensors and a log-sum-exp that need not fit them."""
-    t = {n: p.input(s, h, p.d) for n, s, h in (("q", p.len_q, p.heads_q), ("k", p.len_kv, p.heads_kv), ("v", p.len_kv, p.heads_kv), ("grad_o", p.len_q, p.heads_q),
-                                               ("o", p.len_q, p.heads_q))}
+    t = {n: p.input(s, h, p.d) for n, s, h in (("q", p.len_q, p.heads_q), ("k", p.len_kv, p.heads_kv), ("v", p.len_kv, p.heads_kv),
+                                               ("grad_o", p.len_q, p.heads_q), ("o", p.len_q, p.heads_q))}
     return t, torch.randn(p.b, p.heads_q, p.len_q, device="cuda") + 8
 
 
@@ -224,8 +224,8 @@ def check_deterministic(variant):
     """All gradients bitwise equal over 20 runs in deterministic mode, on three streams at once, so that blocks of several launches share the GPU."""
     sound = True
     streams = [torch.cuda.Stream() for _ in range(3)]
-    for mask, heads_q, heads_kv, length, dtype in ((NONE, 8, 8, 2000, torch.float16), (BOTTOM_RIGHT, 8, 2, 2000, torch.bfloat16), (TOP_LEFT, 40, 40, 500, torch.float16),
-                                                   (NONE, 2, 1, 17000, torch.bfloat16)):
+    for mask, heads_q, heads_kv, length, dtype in ((NONE, 8, 8, 2000, torch.float16), (BOTTOM_RIGHT, 8, 2, 2000, torch.bfloat16),
+                                                   (TOP_LEFT, 40, 40, 500, torch.float16), (NONE, 2, 1, 17000, torch.bfloat16)):
         p = Problem("deterministic", 2, length - 30, length, heads_q, heads_kv, variant.head_dim, variant.head_dim, mask, dtype=dtype)
         t, lse = repeat_inputs(variant, p)
         torch.cuda.synchronize()

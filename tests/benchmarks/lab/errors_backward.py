@@ -25,7 +25,8 @@ def row(variant, causal, dtype, length=2048, heads=4):
     results = {"ours": [t[n].transpose(1, 2) for n in ("grad_q", "grad_k", "grad_v")]}
     results.update({name: call()[:3] for name, call in calls.items()})
     errors = {name: [float((g.double() - w).norm() / w.norm()) for g, w in zip(got, want)] for name, got in results.items()}
-    print(f"d={d} {'causal' if causal else 'full':6} {str(dtype)[6:]:8} " + "  ".join(f"{n} " + "/".join(f"{e:.2e}" for e in v) for n, v in errors.items()), flush=True)
+    texts = [f"{n} " + "/".join(f"{e:.2e}" for e in v) for n, v in errors.items()]
+    print(f"d={d} {'causal' if causal else 'full':6} {str(dtype)[6:]:8} " + "  ".join(texts), flush=True)
 
 
 def main():

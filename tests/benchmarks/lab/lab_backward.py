@@ -4,9 +4,9 @@ that PyTorch brings, and prints one table. Needs nvcc, an sm_90 GPU and PyTorch.
 
 usage: lab_backward.py [--checks none|quick|full] [--peers] [--lengths 512,1024,…] [--masks full,causal] [--seconds N] [--out DIR] CONFIG …
 
-CONFIG is name=head_dim,tile_q,… with the fields of Sm90BackwardTile in their order, 0 and 1 for truth values, and optionally @folder with another version of the
-tree, to compare two versions in one run. A configuration that fails a check is timed all the same; its name then ends in "!". Times are of all passes; a column
-gives the share of those around the main kernel.
+CONFIG is name=head_dim,tile_q,… with the fields of Sm90BackwardTile in their order, 0 and 1 for truth values, and optionally @folder with another version of
+the tree, to compare two versions in one run. A configuration that fails a check is timed all the same; its name then ends in "!". Times are of all passes; a
+column gives the share of those around the main kernel.
 """
 import ctypes
 import math

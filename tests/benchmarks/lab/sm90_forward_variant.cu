@@ -54,8 +54,12 @@ fa::sm90::ForwardParams params_of(const LabCall& call, int64_t* blocks) {
   const Order order = call.order == -1       ? fa::sm90_forward_order(problem, LabTile::kTile, q_tiles, call.multiprocessors)
                       : !problem.is_causal() ? Order::kSequence
                                              : static_cast<Order>(call.order);
-  const bool persistent = order == Order::kPairs || fa::sm90_persistent(problem, q_tiles, call.multiprocessors * kTeams);
+  const bool persistent = order == Order::kPairs || fa::sm90_persistent(problem, LabTile::kTile, q_tiles, call.multiprocessors * kTeams);
   *blocks = persistent ? std::min(num_tiles, call.multiprocessors) : (num_tiles + kTeams - 1) / kTeams;
+  if (order == Order::kAdjacentTiles) {
+    const int64_t even = fa::sm90_even_blocks(LabTile::kTile, q_tiles, call.batch * call.heads_q, call.multiprocessors);
+    *blocks = even > 0 ? even : *blocks;
+  }
   return fa::sm90::make_forward_params(LabTile::kTile, args, *blocks, order);
 }
 

@@ -22,12 +22,21 @@ fa::Sm90ForwardOrder order_of(const fa::Problem& problem) {
   return fa::sm90_forward_order(problem, kTile, problem.len_q / kTile.tile_q(), kWorkers);
 }
 bool persistent(const fa::Problem& problem) {
-  return fa::sm90_persistent(problem, problem.len_q / kTile.tile_q(), kWorkers);
+  return fa::sm90_persistent(problem, kTile, problem.len_q / kTile.tile_q(), kWorkers);
 }
 
 TEST(ForwardOrder, LongCausalProblemsLaunchABlockPerTile) {
   EXPECT_FALSE(persistent(causal_problem(8192)));
   EXPECT_EQ(order_of(causal_problem(8192)), fa::Sm90ForwardOrder::kSections);
+}
+
+TEST(ForwardOrder, LongCausalProblemsOfFewHeadsArePersistentAndOneSection) {
+  fa::Problem problem = causal_problem(16384);
+  EXPECT_TRUE(persistent(problem));
+  EXPECT_EQ(order_of(problem), fa::Sm90ForwardOrder::kSections);
+  EXPECT_EQ(fa::sm90_section_heads(problem, fa::Sm90ForwardOrder::kSections, 128, kWorkers), 32);
+  problem.batch = 3;
+  EXPECT_FALSE(persistent(problem));
 }
 
 TEST(ForwardOrder, WithoutAMaskTilesGoInSequence) {
@@ -52,6 +61,27 @@ TEST(ForwardOrder, ShortCausalProblemsKeepTheTilesOfAHeadTogether) {
   fa::Problem problem = causal_problem(512);
   problem.batch = 32;
   EXPECT_EQ(order_of(problem), fa::Sm90ForwardOrder::kAdjacentTiles);
+}
+
+TEST(ForwardOrder, AdjacentTilesTakeAnEvenNumberOfFullRounds) {
+  // 2048 tiles: 16 rounds of 128 blocks; 1920: 15 of 128 would leave every second block the longer half of a pair, 16 of 120 too many multiprocessors idle.
+  EXPECT_EQ(fa::sm90_even_blocks(kTile, 4, 512, kWorkers), 128);
+  EXPECT_EQ(fa::sm90_even_blocks(kTile, 4, 512, 128), 128);
+  EXPECT_EQ(fa::sm90_even_blocks(kTile, 4, 480, kWorkers), 0);
+  EXPECT_EQ(fa::sm90_even_blocks(kTile, 3, 88, kWorkers), 132);  // 264 tiles
+  EXPECT_EQ(fa::sm90_even_blocks(kTile, 5, 104, kWorkers), 130);
+  EXPECT_EQ(fa::sm90_even_blocks(kTile, 4, 66, kWorkers), 132);
+  EXPECT_EQ(fa::sm90_even_blocks(kTile, 8, 33, kWorkers), 0);                       // 132 blocks are no whole number of heads
+  EXPECT_EQ(fa::sm90_even_blocks(fa::kSm90ForwardTiles[0], 4, 1024, kWorkers), 0);  // two teams
+  constexpr fa::Sm90ForwardTile kD256 = fa::kSm90ForwardTiles[5];
+  fa::Problem problem = causal_problem(1024);
+  problem.batch = 16;
+  problem.heads_q = problem.heads_kv = 8;
+  problem.head_dim = problem.head_dim_v = 256;
+  EXPECT_EQ(fa::sm90_forward_order(problem, kD256, 8, kWorkers), fa::Sm90ForwardOrder::kAdjacentTiles);
+  EXPECT_EQ(fa::sm90_forward_order(problem, kD256, 8, 128), fa::Sm90ForwardOrder::kAdjacentTiles);  // as the launch asks
+  problem.batch = 15;
+  EXPECT_EQ(fa::sm90_forward_order(problem, kD256, 8, kWorkers), fa::Sm90ForwardOrder::kSections);
 }
 
 }  // namespace

@@ -52,7 +52,10 @@ struct ForwardConfig {
   static constexpr int kConsumerWarps = 4 * kWarpgroups;  ///< of a team
   static constexpr int kPanels = kHeadDim / 64;
   static constexpr bool kOverlapTiles = kTile.overlap_tiles;
-  static constexpr int kQStages = kOverlapTiles ? 2 : 1;
+  /// O takes the place of its q tile, which is released when the next query tile's first scores are there.
+  static constexpr bool kStagesInQ = kTile.second_q_tile;
+  static constexpr int kQStages = kOverlapTiles || kStagesInQ ? 2 : 1;
+  static constexpr bool kStoresByTma = kOverlapTiles || kStagesInQ;
   static constexpr Sm90Softmax kSoftmax = kTile.softmax;
   static constexpr bool kPingPong = kTile.ping_pong;
   /// A first key tile of which only the lower half is visible is formed by products of half the width.
@@ -67,11 +70,13 @@ struct ForwardConfig {
 
   /// Named barrier of a team's consumer warpgroup w, on which it waits for its turn: kBarrierTurn + team * kWarpgroups + w. 0 is __syncthreads.
   static constexpr int kBarrierTurn = 1;
+  /// With kStagesInQ, that of the four warps of a consumer warpgroup: kBarrierOutput + warpgroup.
+  static constexpr int kBarrierOutput = kBarrierTurn + kTeams * kWarpgroups;
 
   /// Of a team.
   struct SharedStorage {
     // Panels of 64 columns with 128-byte swizzle: 1024-byte alignment (tile/wgmma_descriptor.cuh).
-    alignas(1024) Element q_and_o[kOverlapTiles ? 3 : 1][kPanels][kTileQ][64];
+    alignas(1024) Element q_and_o[kOverlapTiles ? 3 : kQStages][kPanels][kTileQ][64];
     alignas(1024) Element k[kStages][kPanels][kTileKv][64];
     alignas(1024) Element v[kStages][kPanels][kTileKv][64];
     alignas(1024) uint64_t q_full[kQStages];
@@ -97,6 +102,7 @@ struct ForwardConfig {
 
   static_assert(kHeadDim % 64 == 0 && kHeadDim <= 256, "panels are 64 columns wide; wgmma produces up to 256 columns");
   static_assert(kTileKv % 16 == 0 && kTileKv <= 256, "the second product takes keys in steps of 16; a TMA box holds up to 256 rows");
+  static_assert(!kStagesInQ || (!kOverlapTiles && kTeams == 1 && !Scores::kModified), "what the plain kernel needs");
   static_assert(kTeams * kWarpgroups >= 2 && kTeams * kWarpgroups <= 4, "register split");
   static_assert(kTeams * kTile.consumer_registers() * kWarpgroups + kTile.producer_registers() <= (kTeams * kWarpgroups + 1) * kTile.entry_registers(),
                 "registers are moved between warpgroups, not added");

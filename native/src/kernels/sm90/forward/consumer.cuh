@@ -56,10 +56,11 @@ class Consumer {
         process(tile, keys);
       } else {
         store_rows_without_keys<Config>(params_, place_of(params_, tile), tile.first_row, warpgroup_);
+        release_staged_q();
         release_q();
       }
     }
-    if (Config::kOverlapTiles && threadIdx.x % 32 == 0) {
+    if (Config::kStoresByTma && threadIdx.x % 32 == 0) {
       ptx::tma_store_wait_read();  // shared memory must outlive the stores
     }
   }
@@ -131,6 +132,7 @@ class Consumer {
       masks_first = tile.edges(warpgroup_).masks_first;
     }
     first_key_tile(s, rows, tile, n, masks_first);
+    release_staged_q();
     to_operand(p, s);
     clear(o);
     if constexpr (kModified) {
@@ -148,7 +150,9 @@ class Consumer {
     }
     Tile same_tile;  // read again, so that it takes no registers in the loops
     read_message(same_tile);
-    release_q();
+    if constexpr (!Config::kStagesInQ) {
+      release_q();
+    }
     mbarrier_wait(&smem_.v_full[v_cursor_.stage()], v_cursor_.phase());
     wgmma_fence();
     bool trims_last = false;
@@ -298,10 +302,16 @@ class Consumer {
     const bool whole = !kModified || __all_sync(0xFFFFFFFF, row + 8 < place.queries);
     if constexpr (Config::kOverlapTiles) {
       if (whole) {
-        store_output_by_tma<Config>(params_, smem_, place, tile.first_row, warpgroup_, o, inverse_sum);
+        store_output_by_tma<Config>(params_, smem_.o(), place, tile.first_row, warpgroup_, o, inverse_sum);
       }
     }
-    if (!Config::kOverlapTiles || !whole) {
+    if constexpr (Config::kStagesInQ) {
+      ptx::named_barrier_sync(Config::kBarrierOutput + warpgroup_, 128);  // all of the warpgroup have formed their last scores
+      store_output_by_tma<Config>(params_, smem_.q(q_cursor_.stage()), place, tile.first_row, warpgroup_, o, inverse_sum);
+      q_cursor_.advance();
+      staged_ = true;
+    }
+    if (!Config::kStoresByTma || !whole) {
       store_output_from_registers<Config>(params_, place, row, o, inverse_sum);
     }
     store_log_sum_exp<kModified>(params_, place, row, rows, sum);
@@ -547,6 +557,16 @@ class Consumer {
     release(&smem_.q_empty[q_cursor_.stage()]);
     q_cursor_.advance();
   }
+  /// With kStagesInQ: the q tile before, once the store has read it.
+  __device__ __forceinline__ void release_staged_q() {
+    if constexpr (Config::kStagesInQ) {
+      if (staged_ && threadIdx.x % 32 == 0) {
+        ptx::tma_store_wait_read();
+        ptx::mbarrier_arrive(&smem_.q_empty[q_cursor_.stage() ^ 1]);
+      }
+      staged_ = false;
+    }
+  }
   __device__ __forceinline__ void release_k() {
     release(&smem_.k_empty[k_cursor_.stage()]);
     k_cursor_.advance();
@@ -574,6 +594,7 @@ class Consumer {
   const tile::Descriptor desc_k_;
   const tile::Descriptor desc_v_;
   float slope_ = 0.0f;           ///< ALiBi; with modified scores
+  bool staged_ = false;          ///< with kStagesInQ: the q tile before is not released yet
   bool weighs_nothing_ = false;  ///< with lists of tiles: all of p is 0
   RingCursor<Config::kQStages> q_cursor_;
   RingCursor<Config::kStages> k_cursor_;

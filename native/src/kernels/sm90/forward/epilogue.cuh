@@ -51,11 +51,11 @@ __device__ __forceinline__ uint32_t output_pair(const float (&o)[Config::kOutput
   return ptx::pack2<typename Config::Element>(o[element] * factor, o[element + 1] * factor);
 }
 
-/// Stages a warp's 16 rows of O in the staging tile and sends them off by TMA, which clips what lies outside the tensor. Each warp by itself: the others may be
-/// behind.
+/// Stages a warp's 16 rows of O and sends them off by TMA, which clips what lies outside the tensor. Each warp by itself: the others may be behind.
 template <typename Config>
-__device__ __forceinline__ void store_output_by_tma(const ForwardParams& params, typename Config::SharedStorage& smem, const TilePlace& place, int first_row,
-                                                    int warpgroup, const float (&o)[Config::kOutputs], const float (&inverse_sum)[2]) {
+__device__ __forceinline__ void store_output_by_tma(const ForwardParams& params, typename Config::Element (&s_o)[Config::kPanels][Config::kTileQ][64],
+                                                    const TilePlace& place, int first_row, int warpgroup, const float (&o)[Config::kOutputs],
+                                                    const float (&inverse_sum)[2]) {
   using namespace ptx;
   const int lane = ptx::fresh_thread_index() % 32;
   const int warp_row = 64 * warpgroup + ptx::fresh_thread_index() % 128 / 32 * 16;
@@ -66,7 +66,7 @@ __device__ __forceinline__ void store_output_by_tma(const ForwardParams& params,
   const int row = warp_row + lane % 16;
 #pragma unroll
   for (int panel = 0; panel < Config::kPanels; ++panel) {
-    const uint32_t s_panel = shared_address(smem.o()[panel]);
+    const uint32_t s_panel = shared_address(s_o[panel]);
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       const int element = 32 * panel + 8 * step;
@@ -80,7 +80,7 @@ __device__ __forceinline__ void store_output_by_tma(const ForwardParams& params,
   if (lane == 0 && first_row + warp_row < place.queries) {
 #pragma unroll
     for (int panel = 0; panel < Config::kPanels; ++panel) {
-      tma_store_4d(&params.map_o, smem.o()[panel][warp_row], 64 * panel, place.first_query + first_row + warp_row, place.head, place.batch);
+      tma_store_4d(&params.map_o, s_o[panel][warp_row], 64 * panel, place.first_query + first_row + warp_row, place.head, place.batch);
     }
     tma_store_commit();
   }

@@ -67,10 +67,12 @@ ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs
   params.heads = FastDivisor(problem.heads_q);
   params.section_tiles = FastDivisor(section_heads * q_tiles);
   params.section_heads = FastDivisor(section_heads);
-  // What is left over is a section by itself; adjacent tiles leave it to the last whole one, whose long tiles it needs for balance.
+  // What is left over is a section by itself; adjacent tiles leave it to the last whole one, whose long tiles it needs for balance. Even rounds need neither.
   const int64_t whole_sections = all_heads / section_heads;
-  params.last_section = static_cast<int>(params.adjacent_tiles ? whole_sections - 1 : (all_heads - 1) / section_heads);
-  params.last_section_heads = FastDivisor(all_heads - params.last_section * section_heads);
+  const bool even = params.adjacent_tiles && sm90_even_blocks(tile, q_tiles, all_heads, blocks) == blocks;
+  params.last_section = static_cast<int>(even ? whole_sections : params.adjacent_tiles ? whole_sections - 1 : (all_heads - 1) / section_heads);
+  params.last_section_heads = FastDivisor(std::max<int64_t>(all_heads - params.last_section * section_heads, 1));
+  params.last_head = static_cast<int>(all_heads - 1);
   params.causal = problem.is_causal();
   return params;
 }

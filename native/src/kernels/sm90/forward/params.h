@@ -56,6 +56,7 @@ struct ForwardParams {
   FastDivisor section_heads;
   FastDivisor last_section_heads;
   int last_section;  ///< its number
+  int last_head;     ///< over the batch too: the first to be worked on, but with modified scores
   bool causal;
 };
 

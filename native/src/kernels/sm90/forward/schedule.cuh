@@ -154,6 +154,9 @@ class WorkIterator {
       const bool second_of_pair = (count_ & params_.unit_shift) != 0;
       q_tile = second_of_pair ? params_.q_tiles - 1 - group : group;
     }
+    if constexpr (!Config::Scores::kModified) {
+      flat_head = params_.last_head - flat_head;  // what was written last is still in L2
+    }
     const int batch = params_.heads.quotient(flat_head);
     return {q_tile * Config::kTileQ + params_.first_row, params_.heads.remainder(flat_head, batch), batch};
   }
