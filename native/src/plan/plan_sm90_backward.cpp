@@ -114,12 +114,6 @@ bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* pl
     plan->reason.set(
         "Hopper: wgmma and TMA, clusters of 2 blocks of 64 keys, head_dim padded to %d; blocks exchange dS and add half of grad_q's columns each, %s",
         tile.head_dim, tile.deterministic ? "in the order of the keys" : "in any order");
-  } else if (tile.paired) {
-    plan->reason.set(
-        "Hopper: wgmma and TMA, clusters of 2 blocks of 128 keys, head_dim padded to %d; blocks exchange dS, each sums every other tile of grad_q in the order "
-        "of "
-        "the keys",
-        tile.head_dim);
   } else {
     plan->reason.set("Hopper: wgmma and TMA, 2 consumer warpgroups of 64 keys, head_dim padded to %d; P and dS stay in registers, grad_q by fp32 additions %s",
                      tile.head_dim, tile.deterministic ? "from the last key tile to the first" : "in any order");

@@ -16,6 +16,10 @@ inline constexpr int64_t kSm90ResidentBlocks = 132;
 inline constexpr int64_t kSm90StaggeredHeads = 8;
 /// Quarters of a step by which a block of the deterministic kernel lags behind the one for which it waits.
 inline constexpr int64_t kSm90TurnQuarterSteps = 9;
+/// Heads of so few key tiles do not wait for each other long enough to need as many side by side as the cache holds, and are faster from it (head_dim 128:
+/// README.md of the kernel, deterministic mode).
+inline constexpr int64_t kSm90ShortKeyTiles = 4;
+inline constexpr int64_t kSm90ShortCausalKeyTiles = 8;
 /// What the query tiles of heads that are worked on side by side stream through L2 should fit half of.
 inline constexpr int64_t kSm90CacheBytes = int64_t{50} << 20;
 
@@ -35,28 +39,29 @@ inline int64_t sm90_level_section(int64_t num_heads, int64_t fitting) {
   return best;
 }
 
-/// section_heads. key_tiles: of a head.
-inline int64_t sm90_backward_section_heads(const Sm90BackwardTile& tile, const Problem& problem, int64_t key_tiles) {
+/// section_heads.
+inline int64_t sm90_backward_section_heads(const Sm90BackwardTile& tile, const Problem& problem) {
   const int64_t key_heads = std::max<int64_t>(problem.batch * problem.heads_kv, 1);
+  const int64_t steps = std::max<int64_t>(problem.group_size() * ((problem.len_q + tile.tile_q - 1) / tile.tile_q), 1);
   int64_t wanted = 1;
   if (tile.from_last_key_tile()) {
     // Where key tiles see the same query tiles, each follows the one behind it at a distance of kSm90TurnQuarterSteps: so many heads that a head's last one
     // waits for no longer than its own steps take.
-    const int64_t steps = std::max<int64_t>(problem.group_size() * ((problem.len_q + tile.tile_q - 1) / tile.tile_q), 1);
     wanted = (kSm90ResidentBlocks * kSm90TurnQuarterSteps / 4 + steps - 1) / steps;
   } else if (tile.deterministic) {
-    // As many heads as fill the multiprocessors, and so many that no more key tiles of a head run side by side than it has steps to be staggered by.
-    const int64_t resident = kSm90ResidentBlocks / tile.blocks_per_tile();
-    const int64_t steps = std::max<int64_t>(problem.group_size() * ((problem.len_q + tile.step_rows() - 1) / tile.step_rows()), 1);
-    wanted = std::max(tile.is_wide() ? 1 : resident / std::max<int64_t>(key_tiles, 1), resident / steps);
+    // So many that no more key tiles of a head run side by side than it has steps to be staggered by.
+    wanted = kSm90ResidentBlocks / tile.blocks_per_tile() / steps;
   }
-  if ((tile.deterministic && tile.is_wide()) || (problem.is_causal() && (tile.is_wide() || tile.paired))) {
+  if ((tile.deterministic && tile.is_wide()) || (problem.is_causal() && tile.is_wide())) {
     wanted = std::max(wanted, kSm90StaggeredHeads);
   }
-  if (!tile.paired) {
-    const int64_t head_bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * tile.head_dim) * problem.group_size();
-    const int64_t fitting = std::clamp<int64_t>(head_bytes > 0 ? kSm90CacheBytes / 2 / head_bytes : key_heads, 1, key_heads);
-    wanted = std::max(wanted, problem.is_causal() ? sm90_level_section(key_heads, fitting) : fitting);
+  const int64_t head_bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * tile.head_dim) * problem.group_size();
+  const int64_t fitting = std::clamp<int64_t>(head_bytes > 0 ? kSm90CacheBytes / 2 / head_bytes : key_heads, 1, key_heads);
+  wanted = std::max(wanted, problem.is_causal() ? sm90_level_section(key_heads, fitting) : fitting);
+  const int64_t key_tiles = std::max<int64_t>((problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv(), 1);
+  if (tile.from_last_key_tile() && tile.tile_q < tile.tile_kv() && key_tiles <= (problem.is_causal() ? kSm90ShortCausalKeyTiles : kSm90ShortKeyTiles)) {
+    // About as many heads as fill the multiprocessors with all their key tiles.
+    wanted = std::min(wanted, sm90_level_section(key_heads, kSm90ResidentBlocks * 3 / 4 / key_tiles));
   }
   return std::clamp<int64_t>(wanted, 1, key_heads);
 }
@@ -64,7 +69,7 @@ inline int64_t sm90_backward_section_heads(const Sm90BackwardTile& tile, const P
 inline Sm90BackwardOrder sm90_backward_order(const Sm90BackwardTile& tile, const Problem& problem) {
   Sm90BackwardOrder order{};
   const int64_t key_tiles = (problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv(), key_heads = problem.batch * problem.heads_kv;
-  order.section_heads = sm90_backward_section_heads(tile, problem, key_tiles);
+  order.section_heads = sm90_backward_section_heads(tile, problem);
   order.finished_heads = tile.finishes_earlier_heads && problem.len_q > 0 && key_tiles > 0 ? std::max<int64_t>(key_heads - 2 * order.section_heads, 0) : 0;
   return order;
 }

@@ -1,7 +1,6 @@
 // A tile configuration of the Hopper backward kernels, and what follows from it. The configurations there are: sm90_backward_tiles.h.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
 namespace fa {
@@ -13,18 +12,16 @@ struct Sm90BackwardTile {
   /// the first; query tiles from the last to the first. False: in the same step, and from the first to the last. The wide kernel always delays it, and goes
   /// from the last to the first.
   bool delayed_grad_q;
-  /// True: key tiles are added to grad_q in a fixed order. Paired or wide, with delayed_grad_q: in the order of their keys, the first begins the sum and the
-  /// last rounds it. Otherwise, with first_tile_stores: from the last key tile to the first, and query tiles from the first to the last.
+  /// True: key tiles are added to grad_q in a fixed order. In the wide kernel in the order of their keys, the first begins the sum and the last rounds it;
+  /// otherwise, with first_tile_stores, from the last key tile to the first, and query tiles from the first to the last.
   bool deterministic;
   int64_t min_len_q;  ///< chosen for at least so many queries
-  /// True: clusters of two blocks share a tile of keys and exchange dS (src/kernels/sm90/backward_pair); query tiles in pairs. Deterministic only.
-  bool paired = false;
   /// A deterministic tile also serves calls that ask for no order, where it is faster: those of any_order_min … any_order_max queries, at most as many keys and
   /// at least any_order_heads key heads, since few would wait for each other's turns.
   int64_t any_order_min = 1;
   int64_t any_order_max = 0;
   int64_t any_order_heads = 1;
-  /// Neither paired nor wide: the first key tile stores its part of grad_q, and the others wait for that before they add theirs, so that nothing need be
+  /// Not in the wide kernel: the first key tile stores its part of grad_q, and the others wait for that before they add theirs, so that nothing need be
   /// cleared; query tiles from the last to the first. Deterministic: the last key tile that sees a query tile stores, and each waits for the one behind it.
   bool first_tile_stores = false;
   /// With first_tile_stores: blocks also round grad_q of heads that are complete by then, all but those of the last two sections.
@@ -33,13 +30,9 @@ struct Sm90BackwardTile {
   static constexpr int kWarpgroups = 2;  ///< consumer warpgroups, each with 64 keys; in the wide kernel both with the 64 keys of their block
   static constexpr int kStages = 2;      ///< tiles of q and of grad_o in flight, and of dS
   static constexpr int kCluster = 2;     ///< blocks that share a tile of keys, if any do
-  constexpr int tile_kv() const { return 64 * kWarpgroups * (paired ? kCluster : 1); }
-  /// Query rows that are worked on together: a head's rows are padded to a multiple, and masked pairs of whole steps are multiplied as well.
-  constexpr int step_rows() const { return paired ? 2 * tile_q : tile_q; }
-  /// Tiles of q in flight. The paired kernel has three where they fit registers as well as shared memory: while the second warpgroup lags behind, two are free
-  /// only half a step before they are needed.
-  constexpr int q_stages() const { return paired && head_dim == 64 ? 3 : kStages; }
-  constexpr int64_t row_padding() const { return std::max(128, step_rows()); }
+  constexpr int tile_kv() const { return 64 * kWarpgroups; }
+  /// A head's rows are padded to a multiple of this.
+  static constexpr int64_t row_padding() { return 128; }
   constexpr int threads() const { return 128 * (1 + kWarpgroups); }
   constexpr int consumer_registers() const { return is_wide() || (finishes_earlier_heads && !delayed_grad_q) ? 232 : 240; }
   constexpr int producer_registers() const { return is_wide() || (finishes_earlier_heads && !delayed_grad_q) ? 40 : 24; }
@@ -47,17 +40,17 @@ struct Sm90BackwardTile {
   constexpr int64_t kv_tile_bytes() const { return int64_t{2} * tile_kv() * head_dim; }
   constexpr int64_t score_tile_bytes() const { return int64_t{2} * tile_q * tile_kv(); }
   /// The main kernel begins the sums of grad_q by itself, and rounds them when they are complete.
-  constexpr bool finishes_grad_q() const { return deterministic && (is_wide() || paired); }
+  constexpr bool finishes_grad_q() const { return deterministic && is_wide(); }
 
   // The wide kernel (src/kernels/sm90/backward_wide), for more than 128 columns: a cluster of two blocks shares a tile of keys, each with 64 of them.
   constexpr bool is_wide() const { return head_dim > 128; }
-  constexpr bool from_last_query_tile() const { return !from_last_key_tile() && (is_wide() || paired || delayed_grad_q || first_tile_stores); }
+  constexpr bool from_last_query_tile() const { return !from_last_key_tile() && (is_wide() || delayed_grad_q || first_tile_stores); }
   /// Key tiles are launched, and added, from the last to the first: under the causal mask each comes to a query tile a tile of keys later than the one behind
   /// it, without having waited.
-  constexpr bool from_last_key_tile() const { return deterministic && !is_wide() && !paired; }
+  constexpr bool from_last_key_tile() const { return deterministic && !is_wide(); }
   /// The accumulator need not be cleared: whoever comes to a query tile first stores.
   constexpr bool begins_grad_q() const { return finishes_grad_q() || first_tile_stores; }
-  constexpr int blocks_per_tile() const { return is_wide() || paired ? kCluster : 1; }
+  constexpr int blocks_per_tile() const { return is_wide() ? kCluster : 1; }
   /// grad_o comes in parts of whole 64-column panels, each with a barrier of its own, where two whole tiles do not fit.
   constexpr int grad_o_parts() const { return head_dim == 256 ? 2 : 1; }
   constexpr int grad_o_slots() const { return head_dim == 256 ? 3 : 2; }
@@ -77,9 +70,6 @@ struct Sm90BackwardTile {
     if (is_wide()) {
       return 2 * kv_tile_bytes() / kCluster + peer_k_bytes() + kStages * q_tile_bytes() + grad_o_slots() * q_tile_bytes() / grad_o_parts() + kPBytes +
              2 * ds_stages() * kDsBytes + kTailBytes;
-    }
-    if (paired) {  // of dS the block's own tile, the other block's and one to be sent
-      return 3 * kv_tile_bytes() / kCluster + (kStages + q_stages()) * q_tile_bytes() + 3 * score_tile_bytes() / kCluster + kTailBytes;
     }
     return 2 * kv_tile_bytes() + kStages * (2 * q_tile_bytes() + score_tile_bytes()) + kTailBytes;
   }

@@ -16,21 +16,20 @@ bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* pl
 
 /// A problem takes the smallest head_dim that holds it, and of those one that serves any order, otherwise the one for the longest sequences that it reaches.
 inline constexpr Sm90BackwardTile kSm90BackwardTiles[] = {
-    {64, 128, false, false, 0, false, 1, 0, 1, true, true},
-    {128, 64, false, false, 0, false, 1, 0, 1, true, true},
+    {64, 128, false, false, 0, 1, 0, 1, true, true},
+    {128, 64, false, false, 0, 1, 0, 1, true, true},
     {192, 64, false, false, 0},
     {256, 64, false, false, 0},
-    {64, 128, true, false, 4096, false, 1, 0, 1, true, false},
-    {64, 128, false, true, 0, false, 1, 0, 1, true, true},
-    {128, 64, true, true, 0, true},
-    {192, 64, true, true, 0, false, 257, 4096, 32},
-    {256, 64, true, true, 0, false, 257, 4096, 32},
-    {128, 64, false, true, 768, false, 1, 0, 1, true, true},
+    {64, 128, true, false, 4096, 1, 0, 1, true, false},
+    {64, 128, false, true, 0, 1, 0, 1, true, true},
+    {128, 64, false, true, 0, 1, 0, 1, true, true},
+    {192, 64, true, true, 0, 257, 4096, 32},
+    {256, 64, true, true, 0, 257, 4096, 32},
 };
 inline constexpr int kNumSm90BackwardTiles = sizeof(kSm90BackwardTiles) / sizeof(kSm90BackwardTiles[0]);
 
 /// Layout of the workspace: per (batch, query head) padded_rows floats of log-sum-exp in base 2, as many of delta; fp32 accumulators of grad_q, in the order of
-/// the kernel's fragments (kernels/sm90/backward/params.h); in deterministic mode a counter per key tile, or in the paired and wide kernels per query tile and
+/// the kernel's fragments (kernels/sm90/backward/params.h); in deterministic mode a counter per key tile, or in the wide kernel per query tile and
 /// block of a cluster that adds to it, where the first key tile stores one per head; a flag per 16 keys of every (batch, key head). The size is O(batch *
 /// heads_q * len_q * head_dim + batch * heads_kv * len_kv).
 struct Sm90BackwardWorkspace {

@@ -2,7 +2,6 @@
 #include <cuda_runtime.h>
 
 #include "kernels/sm90/backward/launch_kernel.cuh"
-#include "kernels/sm90/backward_pair/launch_kernel.cuh"
 #include "kernels/sm90/backward_wide/launch_kernel.cuh"
 #include "lab_exports.cuh"
 
@@ -64,8 +63,6 @@ template <typename Element>
 void launch_main(const fa::sm90::BackwardParams& params, cudaStream_t stream) {
   if constexpr (LabTile::kTile.is_wide()) {
     fa::sm90::launch_backward_wide<fa::sm90::BackwardWideConfig<Element, LabTile>>(params, stream);
-  } else if constexpr (LabTile::kTile.paired) {
-    fa::sm90::launch_backward_pair<fa::sm90::BackwardPairConfig<Element, LabTile>>(params, stream);
   } else {
     fa::sm90::launch_backward<fa::sm90::BackwardConfig<Element, LabTile>>(params, stream);
   }

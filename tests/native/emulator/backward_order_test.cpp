@@ -93,5 +93,23 @@ TEST(BackwardOrder, SectionsAreLevelUnderTheCausalMask) {
   }
 }
 
+/// Key heads side by side in deterministic mode at head_dim 128, of 16384 queries and 16 heads in all.
+TEST(BackwardOrder, HeadsSideBySideInTurns) {
+  Sm90BackwardTile tile{};
+  tile.head_dim = 128;
+  tile.tile_q = 64;
+  tile.deterministic = tile.first_tile_stores = true;
+  for (const auto& [length, full, causal] : {std::array<int64_t, 3>{512, 32, 32}, {1024, 25, 16}, {2048, 12, 16}, {8192, 3, 4}, {16384, 2, 2}}) {
+    Problem problem{};
+    problem.batch = 16384 / length;
+    problem.heads_q = problem.heads_kv = 16;
+    problem.len_q = problem.len_kv = length;
+    problem.head_dim = problem.head_dim_v = 128;
+    EXPECT_EQ(fa::sm90_backward_order(tile, problem).section_heads, full) << length;
+    problem.mask = fa::Mask::kCausalTopLeft;
+    EXPECT_EQ(fa::sm90_backward_order(tile, problem).section_heads, causal) << length;
+  }
+}
+
 }  // namespace
 }  // namespace fa_test

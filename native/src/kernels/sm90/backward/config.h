@@ -65,7 +65,6 @@ struct BackwardConfig {
   };
 
   static_assert(kHeadDim == 64 || kHeadDim == 128, "panels are 64 columns wide");
-  static_assert(!kTile.paired, "the tile of another kernel");
   static_assert(!kInTurns || (kFirstTileStores && !kDelayedGradQ && !kFromLastQueryTile), "what the order of additions is made for");
   static_assert(kTile.first_tile_stores || !kTile.finishes_earlier_heads, "its counters are cleared with those");
   static_assert(kStages == 2 && kWarpgroups == 2, "the exchange of dS between the warpgroups");

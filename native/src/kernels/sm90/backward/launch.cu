@@ -2,8 +2,6 @@
 #include "kernels/sm90/backward/config.h"
 #include "kernels/sm90/backward/launch.h"
 #include "kernels/sm90/backward_modified/launch.h"
-#include "kernels/sm90/backward_pair/config.h"
-#include "kernels/sm90/backward_pair/launch.h"
 #include "kernels/sm90/backward_wide/config.h"
 #include "kernels/sm90/backward_wide/launch.h"
 
@@ -15,8 +13,6 @@ namespace {
 
 template <typename Element, int kVariant>
 using Planned = BackwardConfig<Element, PlannedBackwardTile<kVariant>>;
-template <typename Element, int kVariant>
-using PlannedPair = BackwardPairConfig<Element, PlannedBackwardTile<kVariant>>;
 template <typename Element, int kVariant>
 using PlannedWide = BackwardWideConfig<Element, PlannedBackwardTile<kVariant>>;
 
@@ -30,10 +26,9 @@ constexpr BackwardLauncher kBackwardLaunchers[][2] = {
     {launch_backward_wide<PlannedWide<__half, 3>>, launch_backward_wide<PlannedWide<__nv_bfloat16, 3>>},
     {launch_backward<Planned<__half, 4>>, launch_backward<Planned<__nv_bfloat16, 4>>},
     {launch_backward<Planned<__half, 5>>, launch_backward<Planned<__nv_bfloat16, 5>>},
-    {launch_backward_pair<PlannedPair<__half, 6>>, launch_backward_pair<PlannedPair<__nv_bfloat16, 6>>},
+    {launch_backward<Planned<__half, 6>>, launch_backward<Planned<__nv_bfloat16, 6>>},
     {launch_backward_wide<PlannedWide<__half, 7>>, launch_backward_wide<PlannedWide<__nv_bfloat16, 7>>},
     {launch_backward_wide<PlannedWide<__half, 8>>, launch_backward_wide<PlannedWide<__nv_bfloat16, 8>>},
-    {launch_backward<Planned<__half, 9>>, launch_backward<Planned<__nv_bfloat16, 9>>},
 };
 static_assert(sizeof(kBackwardLaunchers) / sizeof(kBackwardLaunchers[0]) == kNumSm90BackwardTiles, "one row per tile");
 

@@ -17,7 +17,7 @@ int unseen_rows_of(const Sm90BackwardTile& tile, const Problem& problem) {
   if (problem.len_kv == 0) {
     return static_cast<int>(problem.len_q);
   }
-  return problem.is_causal() ? static_cast<int>(std::max<int64_t>(-problem.causal_offset(), 0) / tile.step_rows() * tile.step_rows()) : 0;
+  return problem.is_causal() ? static_cast<int>(std::max<int64_t>(-problem.causal_offset(), 0) / tile.tile_q * tile.tile_q) : 0;
 }
 
 Sm90BackwardWorkspace workspace_of(const Sm90BackwardTile& tile, const Problem& problem) {
@@ -133,7 +133,7 @@ BackwardPassParams make_backward_pass_params(const Sm90BackwardTile& tile, const
 BackwardRepairParams make_backward_repair_params(const Sm90BackwardTile& tile, const BackwardArgs& args, const BackwardParams& main) {
   BackwardRepairParams params{};
   set_repair_tensors(args, &params);
-  params.step_rows = tile.step_rows();
+  params.step_rows = tile.tile_q;
   params.tile_kv = tile.tile_kv();
   params.slices = tile.tile_kv() / kRepairKeys;
   params.main = main;
