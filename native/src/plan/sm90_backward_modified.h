@@ -91,26 +91,32 @@ inline Sm90ModifiedBackwardWorkspace sm90_modified_backward_workspace(const Sm90
   return w;
 }
 
-/// Key heads that are worked on side by side: as many as fill the multiprocessors, if the cache holds what their query tiles stream through. Where key tiles
-/// get shorter from the first to the last, up to twice as many, so that the last section lacks the fewest: a smaller one begins with its longest tiles when
-/// little is left to do beside them. Windows and chunks have most tiles of one length, and heads to be finished at the end.
+/// Sections of heads from which on the main kernel finishes heads itself.
+inline constexpr int64_t kSm90ModifiedSectionsToFinish = 4;
+
+/// Key heads that are worked on side by side: as many as fill the multiprocessors, if the cache holds what their query tiles stream through. Up to twice as
+/// many, so that the last section lacks the fewest: a smaller one begins with its longest tiles when little is left to do beside them. Of sequences one is
+/// worked on at a time: as many heads as the longest lets into the cache, and two at least. So the next tile of the same head is not taken up at the same
+/// moment, which would wait for what the first stores of grad_q; and the longest sequences of the last heads do not come at the end.
 inline int64_t sm90_modified_section_heads(const Sm90ModifiedBackwardTile& tile, const Problem& problem) {
   constexpr int64_t kCacheBytes = int64_t{50} << 20, kResidentBlocks = 132;
   const Sm90ModifiedBackwardWorkspace w = sm90_modified_backward_workspace(tile, problem);
-  const int64_t key_heads = w.num_work / std::max<int64_t>(w.key_tiles, 1);
-  const int64_t head_bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * tile.head_dim) * problem.group_size();
-  const int64_t filling = (kResidentBlocks + w.key_tiles - 1) / std::max<int64_t>(w.key_tiles, 1);
-  const int64_t fitting = head_bytes > 0 ? kCacheBytes / 2 / head_bytes : key_heads;
-  const int64_t wanted = std::max<int64_t>(std::min({fitting, filling, key_heads}), 1);
-  const bool uneven = sm90_modified_lists_tiles(problem) || (problem.is_causal() && problem.variants.chunk == 0);
-  return uneven && key_heads > 0 ? sm90_level_section(key_heads, wanted) : wanted;
+  const bool sequences = problem.variants.sequences.given;
+  const int64_t head_bytes =
+      (sequences ? problem.max_len_q() : problem.len_q) * (2 * (problem.head_dim + problem.head_dim_v) + 4 * tile.head_dim) * problem.group_size();
+  const int64_t fitting = head_bytes > 0 ? kCacheBytes / 2 / head_bytes : w.key_heads;
+  const int64_t filling = sequences ? w.key_heads : (kResidentBlocks + w.key_tiles - 1) / std::max<int64_t>(w.key_tiles, 1);
+  const int64_t wanted = std::max<int64_t>(std::min({std::max<int64_t>(fitting, sequences ? 2 : 1), filling, w.key_heads}), 1);
+  const int64_t level = sm90_level_section(std::max<int64_t>(w.key_heads, 1), wanted);
+  // Not so many that heads are no longer finished one after the other.
+  return w.key_heads >= kSm90ModifiedSectionsToFinish * wanted && w.key_heads < kSm90ModifiedSectionsToFinish * level ? wanted : level;
 }
 
 /// Whether the main kernel turns accumulators into grad_q itself. Heads must be done one after the other, or all would be finished at the end by too few warps.
 inline bool sm90_modified_finish_inside(const Sm90ModifiedBackwardTile& tile, const Problem& problem) {
   const Sm90ModifiedBackwardWorkspace w = sm90_modified_backward_workspace(tile, problem);
-  const int64_t key_heads = w.num_work / std::max<int64_t>(w.key_tiles, 1);
-  return !problem.variants.sequences.given && problem.len_q > 0 && w.num_work > 0 && key_heads >= 4 * sm90_modified_section_heads(tile, problem);
+  return !problem.variants.sequences.given && problem.len_q > 0 && w.num_work > 0 &&
+         w.key_heads >= kSm90ModifiedSectionsToFinish * sm90_modified_section_heads(tile, problem);
 }
 
 /// Batch entries that a block goes through one behind the other with each key tile.

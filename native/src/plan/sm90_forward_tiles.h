@@ -76,7 +76,7 @@ inline constexpr Sm90ForwardTile kSm90ForwardTiles[] = {
     {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 0, 20, 32},
     {128, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 1, 512, 4, 0, 0, true},
     {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32},
-    {192, 2, 64, 2, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 4, 8, 16, false, false, true, 8},
+    {192, 2, 64, 2, false, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 8, 16, false, false, true, 8},
     {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16, false, false, false, 8},
 };
 inline constexpr int kNumSm90ForwardTiles = sizeof(kSm90ForwardTiles) / sizeof(kSm90ForwardTiles[0]);

@@ -45,6 +45,9 @@ struct ModifiedBackwardConfig {
   /// head_dim 64, ALiBi and a bias have no registers for it.
   static constexpr bool kEdgeLoop = !Policy::kMask && !kBeginsScores && !Policy::kBias && kHeadDim == 128;
 
+  /// The kernel may begin while the one in front of it ends. Not with lists: that one may end before those that write them.
+  static constexpr bool kBeginsEarly = !Policy::kMask;
+
   /// Named barriers. 0 is __syncthreads.
   static constexpr int kBarrierConsumers = 1;  ///< all consumers
   static constexpr int kBarrierWarpgroup = 2;  ///< + w: consumer warpgroup w alone

@@ -6,6 +6,7 @@
 #include "kernels/sm90/backward_modified/finisher.cuh"
 #include "kernels/sm90/backward_modified/params.h"
 #include "kernels/sm90/backward_modified/producer.cuh"
+#include "ptx/grid_dependency.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/setmaxnreg.cuh"
 #include "ptx/tma.cuh"
@@ -45,6 +46,10 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_modified_kernel(
     ptx::mbarrier_init_fence();
   }
   __syncthreads();
+  if constexpr (Config::kBeginsEarly) {
+    ptx::wait_for_previous_kernel();
+  }
+  ptx::launch_dependents();
 
   // Roles. The shuffle tells the compiler that the warpgroup's number, and all descriptors made from it, are the same in the whole warp.
   const int warpgroup = __shfl_sync(0xFFFFFFFF, static_cast<int>(threadIdx.x) / 128, 0);

@@ -5,6 +5,7 @@
 #include "kernels/sm90/backward_modified/kernel.cuh"
 #include "kernels/sm90/backward_modified/launch.h"
 #include "runtime/cuda_check.h"
+#include "runtime/launch_dependent.h"
 
 namespace fa::sm90 {
 
@@ -15,9 +16,13 @@ void launch_modified_backward(const ModifiedBackwardParams& params, int blocks, 
   cuda_check(cudaFuncSetAttribute(backward_modified_kernel<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
              "shared memory request of the sm90 backward kernel with modified scores");
   void* arguments[] = {const_cast<ModifiedBackwardParams*>(&params)};
-  cuda_check(cudaLaunchKernel(reinterpret_cast<const void*>(backward_modified_kernel<Config>), dim3(static_cast<unsigned>(blocks)), dim3(Config::kThreads),
-                              arguments, kSharedBytes, stream),
-             "launch of the sm90 backward kernel with modified scores");
+  const void* kernel = reinterpret_cast<const void*>(backward_modified_kernel<Config>);
+  const char* what = "launch of the sm90 backward kernel with modified scores";
+  if constexpr (Config::kBeginsEarly) {
+    launch_dependent(kernel, static_cast<unsigned>(blocks), Config::kThreads, arguments, kSharedBytes, stream, what);
+  } else {
+    cuda_check(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(Config::kThreads), arguments, kSharedBytes, stream), what);
+  }
 }
 
 }  // namespace fa::sm90

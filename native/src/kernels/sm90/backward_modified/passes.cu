@@ -8,6 +8,7 @@
 #include "kernels/sm90/backward_modified/launch.h"
 #include "kernels/sm90/backward_modified/scores.cuh"
 #include "kernels/sm90/backward_modified/steps.cuh"
+#include "ptx/grid_dependency.cuh"
 #include "runtime/cuda_check.h"
 #include "runtime/launch_dependent.h"
 
@@ -95,6 +96,7 @@ static_assert(kSm90ModifiedRowPadding % kPrepareRows == 0 && kSm90ModifiedRowPad
 template <typename Element, int kPaddedDim>
 __global__ void __launch_bounds__(kPassThreads) modified_prepare_kernel(const __grid_constant__ ModifiedPassParams p) {
   constexpr int kLanes = kPaddedDim / 8, kRows = kPassThreads / kLanes, kSteps = kPrepareRows / kRows;
+  ptx::launch_dependents();
   const int lane = threadIdx.x % kLanes;
   // The counters lie one behind the other.
   for (int i = static_cast<int>(blockIdx.x * kPassThreads + threadIdx.x); i < p.num_counters; i += static_cast<int>(gridDim.x) * kPassThreads) {
@@ -154,6 +156,7 @@ __global__ void __launch_bounds__(kPassThreads) modified_prepare_kernel(const __
 template <typename Element, int kPaddedDim>
 __global__ void __launch_bounds__(kPassThreads) modified_finish_kernel(const __grid_constant__ ModifiedPassParams p) {
   constexpr int kColumnGroups = kPaddedDim / 32, kSlices = kPassThreads / 32 / kColumnGroups;  // of 16 rows, side by side
+  ptx::launch_dependents();
   const int lane = threadIdx.x % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int column = 32 * (warp % kColumnGroups) + 8 * (lane % 4);
   if (column >= p.head_dim) {

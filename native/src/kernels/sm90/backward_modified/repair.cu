@@ -7,7 +7,8 @@
 #include "kernels/sm90/backward_modified/listed_tiles.cuh"
 #include "kernels/sm90/backward_modified/scores.cuh"
 #include "kernels/sm90/backward_modified/work.cuh"
-#include "runtime/cuda_check.h"
+#include "ptx/grid_dependency.cuh"
+#include "runtime/launch_dependent.h"
 
 namespace fa::sm90 {
 
@@ -281,6 +282,7 @@ class ModifiedRepair {
 template <typename Element, Hiding kHiding>
 __global__ void __launch_bounds__(kRepairThreads) modified_repair_kernel(const __grid_constant__ ModifiedRepairParams params) {
   __shared__ int s_flags[kRepairThreads];
+  ptx::wait_for_previous_kernel();
   const int num_tiles = num_key_tiles(params.main);
   const int64_t num_slices = int64_t{kRepairSlices} * num_tiles * params.main.order.num_heads * (kHiding == Hiding::kBias ? params.main.batch_inside : 1);
   const int64_t first_slice = static_cast<int64_t>(blockIdx.x) * kRepairThreads;
@@ -313,8 +315,7 @@ void launch_modified_repair(const ModifiedRepairParams& params, DType dtype, cud
   const ScoreParams& scores = params.main.scores;
   const void* kernel = dtype == DType::kFloat16 ? repair_kernel<__half>(scores) : repair_kernel<__nv_bfloat16>(scores);
   const auto blocks = static_cast<unsigned>((slices + kRepairThreads - 1) / kRepairThreads);
-  cuda_check(cudaLaunchKernel(kernel, dim3(blocks), dim3(kRepairThreads), arguments, 0, stream),
-             "launch of the sm90 backward repair kernel for modified scores");
+  launch_dependent(kernel, blocks, kRepairThreads, arguments, 0, stream, "launch of the sm90 backward repair kernel for modified scores");
 }
 
 }  // namespace fa::sm90
