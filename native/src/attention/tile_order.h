@@ -16,7 +16,7 @@ struct TileOrder {
   int num_tiles = 0;        ///< row tiles of one head
   int num_heads = 0;        ///< heads of all batches
   int section_heads = 1;    ///< heads worked on at a time
-  bool last_first = false;  ///< the tile with the largest index is the longest
+  bool last_first = false;  ///< tiles in descending order: where the last is the longest, or the first one waits for those behind it
 
   struct Work {
     int tile;
