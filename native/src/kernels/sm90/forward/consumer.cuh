@@ -47,13 +47,21 @@ class Consumer {
     Tile tile;
 #pragma unroll 1
     for (int block_end = next_tile(tile); block_end != kNoMoreWork; block_end = next_tile(tile)) {
-      const KeyTiles keys = first_row(tile) < 0 ? KeyTiles{0, 0} : key_tiles_of(tile);
+      KeyTiles keys;
+      TileEdges edges{};
+      if constexpr (kModified) {
+        const TileStart start = tile.start(warpgroup_);
+        keys = start.keys;
+        edges = start.edges;
+      } else {
+        keys = first_row(tile) < 0 ? KeyTiles{0, 0} : key_tiles_of(tile);
+      }
 #pragma unroll 1
-      for (int n = block_end - 1; n >= (kModified ? max(keys.end, block_begin(tile)) : keys.end); --n) {
+      for (int n = block_end - 1; n >= (kModified ? max(keys.end, edges.block_begin) : keys.end); --n) {
         skip_tile();
       }
       if (keys.end > 0) {
-        process(tile, keys);
+        process(tile, keys, edges);
       } else {
         store_rows_without_keys<Config>(params_, place_of(params_, tile), tile.first_row, warpgroup_);
         release_staged_q();
@@ -83,14 +91,6 @@ class Consumer {
       return key_tiles<Config::kTileKv>(params_, first_row(tile), 64);
     }
   }
-  /// First key tile that the producer brings; the others end before what next_tile returns.
-  __device__ __forceinline__ int block_begin(const Tile& tile) const {
-    if constexpr (kModified) {
-      return tile.edges(warpgroup_).block_begin;
-    } else {
-      return 0;
-    }
-  }
 
   /// Waits for the next q tile and what the producer says of it; returns the number of key tiles that the block goes through, or kNoMoreWork.
   __device__ __forceinline__ int next_tile(Tile& tile) {
@@ -117,7 +117,7 @@ class Consumer {
   }
 
   /// All key tiles of a query tile: keys.end - 1 … keys.begin, keys.end >= 1.
-  __device__ __forceinline__ void process(const Tile& tile, const KeyTiles& keys) {
+  __device__ __forceinline__ void process(const Tile& tile, const KeyTiles& keys, const TileEdges& edges) {
     using namespace ptx;
     float s[Config::kScores];
     float o[Config::kOutputs];
@@ -129,9 +129,9 @@ class Consumer {
     int n = keys.end - 1;
     bool masks_first = n >= keys.full_end;
     if constexpr (kModified) {
-      masks_first = tile.edges(warpgroup_).masks_first;
+      masks_first = edges.masks_first;
     }
-    first_key_tile(s, rows, tile, n, masks_first);
+    first_key_tile(s, rows, tile, n, masks_first, edges.trims_first);
     release_staged_q();
     to_operand(p, s);
     clear(o);
@@ -155,26 +155,36 @@ class Consumer {
     }
     mbarrier_wait(&smem_.v_full[v_cursor_.stage()], v_cursor_.phase());
     wgmma_fence();
-    bool trims_last = false;
-    if constexpr (Config::kTrimsLast) {
-      trims_last = same_tile.edges(warpgroup_).trims_last;
+    TileEdges same_edges{};
+    if constexpr (kModified) {
+      same_edges = same_tile.edges(warpgroup_);
     }
-    if (trims_last) {
+    if (Config::kTrimsLast && same_edges.trims_last) {
       multiply_values<Config::kTileKv / 2>(o, p);
     } else {
       multiply_values<Config::kTileKv>(o, p);
     }
-    wgmma_wait_group<0>();
-    pin_registers(o);
-    release_v();
     if constexpr (kModified) {
-      const int skipped = key_tiles_of(same_tile).begin - block_begin(same_tile);
+      // Beside the product.
+      const TileIdentity identity = same_tile.identity();
+      float inverse_sum[2], lse[2];
+      const int row = thread_row(same_tile);
+      modified_results<Config>(params_, identity, row, rows, inverse_sum, lse);
+      wgmma_wait_group<0>();
+      pin_registers(o);
+      release_v();
 #pragma unroll 1
-      for (n = 0; n < skipped; ++n) {
+      for (n = 0; n < same_edges.skipped; ++n) {
         skip_tile();
       }
+      remove_masked_values<Config>(params_, same_tile, first_row(same_tile), row, rows, o);
+      store(place_of(params_, identity), same_tile, row, rows, o, inverse_sum, lse);
+    } else {
+      wgmma_wait_group<0>();
+      pin_registers(o);
+      release_v();
+      finish(same_tile, rows, o);
     }
-    finish(same_tile, rows, o);
   }
 
   /// O cleared by moves: a first product that overwrites O would save them, but made ptxas serialise every wgmma (C7515) in some forms of process().
@@ -229,9 +239,10 @@ class Consumer {
     }
   }
 
-  __device__ __forceinline__ void first_key_tile(float (&s)[Config::kScores], RowState& rows, const Tile& tile, int n, bool masked) {
+  /// trims: with modified scores, that no row sees the upper half.
+  __device__ __forceinline__ void first_key_tile(float (&s)[Config::kScores], RowState& rows, const Tile& tile, int n, bool masked, bool trims) {
     if constexpr (Config::kTrimsFirst && kModified) {
-      if (masked && tile.edges(warpgroup_).trims_first) {
+      if (masked && trims) {
         first_step<Config::kTileKv / 2>(s, rows, tile, n, true);
         return;
       }
@@ -251,7 +262,14 @@ class Consumer {
     float(&s)[kKeys / 2] = reinterpret_cast<float(&)[kKeys / 2]>(scores);
     ListedPairs<Config> pairs;
     mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
+    const BiasFragment<Config> bias = read_bias();
     pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, masked);
+    HiddenKeys hidden{};
+    if constexpr (kModified && !Scores::kMask) {
+      if (masked) {  // in front of the product, which hides how long this takes
+        hidden = ScoreModifier<Config>(params_, tile, slope_).template hidden_keys<kKeys / 2>(first_row(tile), thread_row(tile), n * Config::kTileKv);
+      }
+    }
     await_turn();
     wgmma_fence();
     multiply_keys(s);
@@ -268,7 +286,12 @@ class Consumer {
       }
       exact_step(s, rows, unused, params_.scale_log2);
     } else if constexpr (kModified) {
-      exact_modified_step(s, rows, unused, tile, n, masked);
+      exact_modified_step(s, rows, unused, tile, n, hidden, bias);
+      if (masked) {
+        // Rows that see a few keys of this tile have seen next to nothing: the next tile outweighs it, and nothing is gained by following that.
+        rows.bound[0] = fmaxf(rows.bound[0], kBoundAfterMask);
+        rows.bound[1] = fmaxf(rows.bound[1], kBoundAfterMask);
+      }
     } else {
       if (masked) {
         mask(s, tile, n);
@@ -287,18 +310,18 @@ class Consumer {
   __device__ __forceinline__ void finish(const Tile& tile, RowState& rows, float (&o)[Config::kOutputs]) {
     const int row = thread_row(tile);
     float sum[2], inverse_sum[2];
-    if constexpr (kModified) {
-      remove_masked_values<Config>(params_, tile, first_row(tile), row, rows, o);
-      modified_results<Config>(params_, tile, row, rows, inverse_sum, sum);
-    } else {
-      if (params_.causal) {
-        const int end = key_tiles<Config::kTileKv>(params_, first_row(tile), 64).end * Config::kTileKv;
-        remove_masked_values<Element>(params_, place_of(params_, tile), row - ptx::fresh_thread_index() % 32 / 4, row, end, rows, o);
-      }
-      total_sums(params_, row, rows, sum, inverse_sum);
+    if (params_.causal) {
+      const int end = key_tiles<Config::kTileKv>(params_, first_row(tile), 64).end * Config::kTileKv;
+      remove_masked_values<Element>(params_, place_of(params_, tile), row - ptx::fresh_thread_index() % 32 / 4, row, end, rows, o);
     }
+    total_sums(params_, row, rows, sum, inverse_sum);
+    store(place_of(params_, tile), tile, row, rows, o, inverse_sum, sum);
+  }
+
+  /// O and what store_log_sum_exp makes of the sums.
+  __device__ __forceinline__ void store(const TilePlace& place, const Tile& tile, int row, const RowState& rows, float (&o)[Config::kOutputs],
+                                        const float (&inverse_sum)[2], const float (&sum)[2]) {
     // TMA does not know where a sequence ends.
-    const TilePlace place = place_of(params_, tile);
     const bool whole = !kModified || __all_sync(0xFFFFFFFF, row + 8 < place.queries);
     if constexpr (Config::kOverlapTiles) {
       if (whole) {
@@ -324,6 +347,7 @@ class Consumer {
     using namespace ptx;
     ListedPairs<Config> pairs;
     mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
+    const BiasFragment<Config> bias = read_bias();
     pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, kKind == TileKind::kExact);
     if constexpr (Scores::kMask && kKind == TileKind::kExact) {
       if (pairs.hidden(warpgroup_)) {
@@ -352,7 +376,7 @@ class Consumer {
       pairs.hide(s, params_, tile, first_row(tile), thread_row(tile));
       lazy_step(s, rows, rescale, params_.scale_log2, &smem_.sink);
     } else if constexpr (kModified) {
-      modified_step<kKind>(s, rows, rescale, tile, n, recompute);
+      modified_step<kKind>(s, rows, rescale, tile, n, bias, recompute);
     } else if constexpr (kKind == TileKind::kExact) {
       mask(s, tile, n);
       exact_step(s, rows, rescale, params_.scale_log2);
@@ -442,36 +466,37 @@ class Consumer {
     weighs_nothing_ = true;
   }
 
-  /// The bias that came with the current k tile.
-  __device__ __forceinline__ const void* bias_tile() const {
+  /// The bias that came with the current k tile. It is read in front of the products: a warp that issues them is held up until they are nearly done, and the
+  /// 300 clocks of the reads would come on top.
+  __device__ __forceinline__ BiasFragment<Config> read_bias() const {
+    BiasFragment<Config> bias;
     if constexpr (Scores::kBias) {
-      return smem_.bias.tiles[k_cursor_.stage()];
-    } else {
-      return nullptr;
+      bias.load(smem_.bias.tiles[k_cursor_.stage()]);
     }
+    return bias;
   }
 
   /// Modified scores: the exact step of any tile.
   template <int kScores>
-  __device__ __forceinline__ void exact_modified_step(float (&s)[kScores], RowState& rows, Rescale& rescale, const Tile& tile, int n, bool masked) {
-    const ScoreModifier<Config> modifier(params_, tile, slope_, bias_tile());
-    const int row = thread_row(tile), first_key = n * Config::kTileKv;
-    modifier.modify(s, row, first_key);
-    if (masked) {
-      modifier.mask(s, first_row(tile), row, first_key);
-    }
+  __device__ __forceinline__ void exact_modified_step(float (&s)[kScores], RowState& rows, Rescale& rescale, const Tile& tile, int n, const HiddenKeys& hidden,
+                                                      const BiasFragment<Config>& bias) {
+    const ScoreModifier<Config> modifier(params_, tile, slope_, bias);
+    modifier.modify(s, thread_row(tile), n * Config::kTileKv);
+    modifier.mask(s, hidden);
     exact_step(s, rows, rescale, modifier.unit_log2(params_));
   }
 
   /// Modified scores: the softmax of a step. Where every tile's maximum is looked at anyway, all tiles but those of kExact take the lazy step.
   template <TileKind kKind, typename Recompute>
   __device__ __forceinline__ void modified_step(float (&s)[Config::kScores], RowState& rows, Rescale& rescale, const Tile& tile, int n,
-                                                const Recompute& recompute) {
+                                                const BiasFragment<Config>& bias, const Recompute& recompute) {
     constexpr bool kLowerEdge = kKind == TileKind::kLowerEdge;
     if constexpr (kKind == TileKind::kExact || (kLowerEdge && Scores::kSoftcap)) {
-      exact_modified_step(s, rows, rescale, tile, n, true);
+      const HiddenKeys hidden =
+          ScoreModifier<Config>(params_, tile, slope_).template hidden_keys<Config::kScores>(first_row(tile), thread_row(tile), n * Config::kTileKv);
+      exact_modified_step(s, rows, rescale, tile, n, hidden, bias);
     } else {
-      const ScoreModifier<Config> modifier(params_, tile, slope_, bias_tile());
+      const ScoreModifier<Config> modifier(params_, tile, slope_, bias);
       const int row = thread_row(tile), first_key = n * Config::kTileKv;
       if constexpr (Config::kSoftmax == Sm90Softmax::kOptimisticMaximum) {
         modifier.template optimistic<kLowerEdge>(s, rows, rescale, first_row(tile), row, first_key, recompute);

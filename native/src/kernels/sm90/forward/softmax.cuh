@@ -28,6 +28,9 @@ inline constexpr float kMaxTileSum = 16384.0f;
 /// Up to this sum of a thread's P, a reference is moved after the fact: P, sums and their products stay far from overflow.
 inline constexpr float kLargestTileSum = 18446744073709551616.0f;  // 2^64
 
+/// The least that counts as outweighing a first tile of which a mask hides part.
+inline constexpr float kBoundAfterMask = 256.0f;
+
 /// State of the thread's two rows.
 struct RowState {
   float reference[2] = {kMinusInfinity, kMinusInfinity};  ///< in units of S
