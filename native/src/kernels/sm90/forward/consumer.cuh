@@ -133,7 +133,7 @@ class Consumer {
     }
     first_key_tile(s, rows, tile, n, masks_first, edges.trims_first);
     release_staged_q();
-    to_operand(p, s);
+    to_operand<Element>(p, s);
     clear(o);
     if constexpr (kModified) {
       weighs_nothing_ = false;
@@ -184,14 +184,6 @@ class Consumer {
       pin_registers(o);
       release_v();
       finish(same_tile, rows, o);
-    }
-  }
-
-  /// O cleared by moves: a first product that overwrites O would save them, but made ptxas serialise every wgmma (C7515) in some forms of process().
-  static __device__ __forceinline__ void clear(float (&o)[Config::kOutputs]) {
-#pragma unroll
-    for (int i = 0; i < Config::kOutputs; ++i) {
-      o[i] = 0.0f;
     }
   }
 
@@ -262,7 +254,7 @@ class Consumer {
     float(&s)[kKeys / 2] = reinterpret_cast<float(&)[kKeys / 2]>(scores);
     ListedPairs<Config> pairs;
     mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
-    const BiasFragment<Config> bias = read_bias();
+    const BiasFragment<Config> bias = read_bias<Config>(smem_, k_cursor_.stage());
     pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, masked);
     HiddenKeys hidden{};
     if constexpr (kModified && !Scores::kMask) {
@@ -347,7 +339,7 @@ class Consumer {
     using namespace ptx;
     ListedPairs<Config> pairs;
     mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
-    const BiasFragment<Config> bias = read_bias();
+    const BiasFragment<Config> bias = read_bias<Config>(smem_, k_cursor_.stage());
     pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, kKind == TileKind::kExact);
     if constexpr (Scores::kMask && kKind == TileKind::kExact) {
       if (pairs.hidden(warpgroup_)) {
@@ -392,16 +384,7 @@ class Consumer {
     pin_registers(s);
     release_v();
     rescale_output(o, rescale);
-    to_operand(p, s);
-  }
-
-  static __device__ __forceinline__ void rescale_output(float (&o)[Config::kOutputs], const Rescale& rescale) {
-    if (rescale.needed) {
-#pragma unroll
-      for (int i = 0; i < Config::kOutputs; ++i) {
-        o[i] *= rescale.factor[fragment_row(i)];
-      }
-    }
+    to_operand<Element>(p, s);
   }
 
   /// A step of kind kLowerEdge for the last key tile n where none of the rows sees its lower half: only the upper half's scores are formed, and their weights
@@ -466,16 +449,6 @@ class Consumer {
     weighs_nothing_ = true;
   }
 
-  /// The bias that came with the current k tile. It is read in front of the products: a warp that issues them is held up until they are nearly done, and the
-  /// 300 clocks of the reads would come on top.
-  __device__ __forceinline__ BiasFragment<Config> read_bias() const {
-    BiasFragment<Config> bias;
-    if constexpr (Scores::kBias) {
-      bias.load(smem_.bias.tiles[k_cursor_.stage()]);
-    }
-    return bias;
-  }
-
   /// Modified scores: the exact step of any tile.
   template <int kScores>
   __device__ __forceinline__ void exact_modified_step(float (&s)[kScores], RowState& rows, Rescale& rescale, const Tile& tile, int n, const HiddenKeys& hidden,
@@ -534,14 +507,6 @@ class Consumer {
                                                 1);
     }
     ptx::wgmma_commit_group();
-  }
-
-  /// P, rounded to the element type, as the A operand of the second product.
-  static __device__ __forceinline__ void to_operand(uint32_t (&p)[Config::kScores / 2], const float (&s)[Config::kScores]) {
-#pragma unroll
-    for (int i = 0; i < Config::kScores / 2; ++i) {
-      p[i] = ptx::pack2<Element>(s[2 * i], s[2 * i + 1]);
-    }
   }
 
   template <int kScores>

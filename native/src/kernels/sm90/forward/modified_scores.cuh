@@ -81,6 +81,17 @@ struct BiasFragment<Config, true> {
   }
 };
 
+/// The bias that came with the k tile in a stage. It is read in front of the products: a warp that issues them is held up until they are nearly done, and the
+/// 300 clocks of the reads would come on top.
+template <typename Config>
+__device__ __forceinline__ BiasFragment<Config> read_bias(const typename Config::SharedStorage& smem, int stage) {
+  BiasFragment<Config> bias;
+  if constexpr (Config::Scores::kBias) {
+    bias.load(smem.bias.tiles[stage]);
+  }
+  return bias;
+}
+
 /// Keys of a tile that the range hides from a thread's two rows, counted from its first column.
 struct HiddenKeys {
   bool at_end;  ///< whether some row of the warpgroup does not see the last ones, or the first ones
