@@ -13,8 +13,11 @@
 #             and plots into DIR (needs PyTorch, matplotlib)
 #
 # With --jobs N so many steps of nunit, cli, python and sanitize run at a time, the longest first, since most leave the GPU idle most of the time; those of
-# build and bench are always alone. A step passes if its program returns 0 and its log says how much was done. DIR (default .gpu/results) gets a log per step
-# and summary.txt. Exit code: 0 if all passed, 1 if something failed, 2 for a wrong command line.
+# build and bench are always alone. racecheck, which has taken the first copy behind a barrier for a hazard while other processes had the GPU, is repeated by
+# itself where it reports one, and that run counts; both are shown.
+#
+# A step passes if its program returns 0 and its log says how much was done. DIR (default .gpu/results) gets a log per step and summary.txt. Exit code: 0 if all
+# passed, 1 if something failed, 2 for a wrong command line.
 #
 # The archive is what tests/gpu/pack.sh made on a machine with the SDK; where the SDK is and --archive is not given, it is made anew. Environment: CMAKE_ARGS
 # is passed to CMake, NUNIT_ARGS to the suite (for example --filter TestCategory!=Slow); STEP_SECONDS is the longest that a step may take (default 3600),
@@ -54,6 +57,8 @@ failed=()
 waiting=()            # of each step that is to run beside others: about how many seconds it takes, a tab, and its words, quoted
 declare -A process=() # of each step that runs: its process
 declare -A shows=()   # and what report needs: how many last lines to show, a tab, what the log must hold
+declare -A alone=()   # of each step that is repeated by itself if it returns 9 beside others: its command
+repeated=()
 
 limited() { timeout --kill-after=10 "${STEP_SECONDS:-3600}" "$@"; }
 
@@ -93,7 +98,14 @@ report() {
     124 | 137) verdict="FAILED: stopped at the time limit" ;;
     *) verdict="FAILED with code $code" ;;
   esac
-  [[ $verdict == passed ]] || { failed+=("$name"); lines=40; }
+  if [[ $code == 9 && -n ${alone[$name]:-} ]] && ((jobs > 1)); then
+    verdict="reports hazards beside other steps, is repeated by itself"
+    repeated+=("$name")
+    lines=20
+  elif [[ $verdict != passed ]]; then
+    failed+=("$name")
+    lines=40
+  fi
   printf '== %-24s %5s s  %s\n' "$name" "$seconds" "$verdict" | tee -a "$summary"
   tail -n "$lines" "$out/$name.log" | cut -c1-400
 }
@@ -110,9 +122,9 @@ beside() {
   waiting+=("$seconds"$'\t'"$(printf '%q ' "$@")")
 }
 
-# Runs what waits, the longest first.
+# Runs what waits, the longest first; then what is to be repeated.
 settle() {
-  local line
+  local line name
   ((${#waiting[@]})) || return 0
   while IFS= read -r line; do
     while ((${#process[@]} >= jobs)); do reap; done
@@ -120,6 +132,9 @@ settle() {
   done < <(printf '%s\n' "${waiting[@]}" | sort -s -rn -k1,1)
   waiting=()
   while ((${#process[@]})); do reap; done
+  # shellcheck disable=SC2086
+  for name in "${repeated[@]}"; do step "$name-alone" 2 "SUMMARY: 0 hazards" ${alone[$name]}; done
+  repeated=()
 }
 
 # Nothing goes on when this script is stopped.
@@ -166,14 +181,18 @@ run_cli() {
 
 sanitizer() { limited compute-sanitizer --tool "$1" --error-exitcode 9 "$build/smoke" "${@:2}"; }
 
+# NAME SECONDS ARGUMENTS…
+queue_racecheck() {
+  alone[$1]="sanitizer racecheck ${*:3}"
+  beside "$2" "$1" 2 "SUMMARY: 0 hazards" sanitizer racecheck "${@:3}"
+}
+
 # racecheck takes long where data go through shared memory without TMA: the portable kernels in parts.
 queue_sanitizers() {
   local tool part parts=4
   for tool in memcheck synccheck initcheck; do beside 12 "$tool" 2 "SUMMARY: 0 errors" sanitizer "$tool"; done
-  beside 30 racecheck-sm90 2 "SUMMARY: 0 hazards" sanitizer racecheck --kernel sm90
-  for ((part = 1; part <= parts; ++part)); do
-    beside 30 "racecheck-sm80-$part" 2 "SUMMARY: 0 hazards" sanitizer racecheck --kernel sm80 --part "$part/$parts"
-  done
+  queue_racecheck racecheck-sm90 30 --kernel sm90
+  for ((part = 1; part <= parts; ++part)); do queue_racecheck "racecheck-sm80-$part" 30 --kernel sm80 --part "$part/$parts"; done
 }
 
 python_tests() { limited python3 -m unittest discover -s "$root/tests/python"; }
