@@ -47,25 +47,12 @@ class Consumer {
     Tile tile;
 #pragma unroll 1
     for (int block_end = next_tile(tile); block_end != kNoMoreWork; block_end = next_tile(tile)) {
-      KeyTiles keys;
-      TileEdges edges{};
       if constexpr (kModified) {
         const TileStart start = tile.start(warpgroup_);
-        keys = start.keys;
-        edges = start.edges;
+        go_through(tile, start.keys, start.edges, block_end, max(start.keys.end, start.edges.block_begin));
       } else {
-        keys = first_row(tile) < 0 ? KeyTiles{0, 0} : key_tiles_of(tile);
-      }
-#pragma unroll 1
-      for (int n = block_end - 1; n >= (kModified ? max(keys.end, edges.block_begin) : keys.end); --n) {
-        skip_tile();
-      }
-      if (keys.end > 0) {
-        process(tile, keys, edges);
-      } else {
-        store_rows_without_keys<Config>(params_, place_of(params_, tile), tile.first_row, warpgroup_);
-        release_staged_q();
-        release_q();
+        const KeyTiles keys = first_row(tile) < 0 ? KeyTiles{0, 0} : key_tiles_of(tile);
+        go_through(tile, keys, TileEdges{}, block_end, keys.end);
       }
     }
     if (Config::kStoresByTma && threadIdx.x % 32 == 0) {
@@ -114,6 +101,21 @@ class Consumer {
     }
     tile.first_row = __shfl_sync(0xFFFFFFFF, message.x, 0);
     return __shfl_sync(0xFFFFFFFF, message.w, 0);
+  }
+
+  /// A query tile, whose block goes through key tiles from block_end - 1 on; this warpgroup skips those from skipped_begin on.
+  __device__ __forceinline__ void go_through(const Tile& tile, const KeyTiles& keys, const TileEdges& edges, int block_end, int skipped_begin) {
+#pragma unroll 1
+    for (int n = block_end - 1; n >= skipped_begin; --n) {
+      skip_tile();
+    }
+    if (keys.end > 0) {
+      process(tile, keys, edges);
+    } else {
+      store_rows_without_keys<Config>(params_, place_of(params_, tile), tile.first_row, warpgroup_);
+      release_staged_q();
+      release_q();
+    }
   }
 
   /// All key tiles of a query tile: keys.end - 1 … keys.begin, keys.end >= 1.
