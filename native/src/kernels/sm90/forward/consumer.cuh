@@ -166,12 +166,11 @@ class Consumer {
     } else {
       multiply_values<Config::kTileKv>(o, p);
     }
+    float inverse_sum[2], sum[2];
     if constexpr (kModified) {
       // Beside the product.
       const TileIdentity identity = same_tile.identity();
-      float inverse_sum[2], lse[2];
-      const int row = thread_row(same_tile);
-      modified_results<Config>(params_, identity, row, rows, inverse_sum, lse);
+      modified_results<Config>(params_, identity, thread_row(same_tile), rows, inverse_sum, sum);
       wgmma_wait_group<0>();
       pin_registers(o);
       release_v();
@@ -179,13 +178,12 @@ class Consumer {
       for (n = 0; n < same_edges.skipped; ++n) {
         skip_tile();
       }
-      remove_masked_values<Config>(params_, same_tile, first_row(same_tile), row, rows, o);
-      store(place_of(params_, identity), same_tile, row, rows, o, inverse_sum, lse);
+      finish(identity, same_tile, rows, o, inverse_sum, sum);
     } else {
       wgmma_wait_group<0>();
       pin_registers(o);
       release_v();
-      finish(same_tile, rows, o);
+      finish(same_tile, same_tile, rows, o, inverse_sum, sum);
     }
   }
 
@@ -301,21 +299,22 @@ class Consumer {
     }
   }
 
-  __device__ __forceinline__ void finish(const Tile& tile, RowState& rows, float (&o)[Config::kOutputs]) {
+  /// Stores O and the log-sum-exp. With modified scores the sums are what modified_results made of them. identity: what place_of takes.
+  template <typename Identity>
+  __device__ __forceinline__ void finish(const Identity& identity, const Tile& tile, RowState& rows, float (&o)[Config::kOutputs], float (&inverse_sum)[2],
+                                         float (&sum)[2]) {
     const int row = thread_row(tile);
-    float sum[2], inverse_sum[2];
-    if (params_.causal) {
-      const int end = key_tiles<Config::kTileKv>(params_, first_row(tile), 64).end * Config::kTileKv;
-      remove_masked_values<Element>(params_, place_of(params_, tile), row - ptx::fresh_thread_index() % 32 / 4, row, end, rows, o);
+    if constexpr (kModified) {
+      remove_masked_values<Config>(params_, tile, first_row(tile), row, rows, o);
+    } else {
+      if (params_.causal) {
+        const int end = key_tiles<Config::kTileKv>(params_, first_row(tile), 64).end * Config::kTileKv;
+        remove_masked_values<Element>(params_, place_of(params_, tile), row - ptx::fresh_thread_index() % 32 / 4, row, end, rows, o);
+      }
+      total_sums(params_, row, rows, sum, inverse_sum);
     }
-    total_sums(params_, row, rows, sum, inverse_sum);
-    store(place_of(params_, tile), tile, row, rows, o, inverse_sum, sum);
-  }
-
-  /// O and what store_log_sum_exp makes of the sums.
-  __device__ __forceinline__ void store(const TilePlace& place, const Tile& tile, int row, const RowState& rows, float (&o)[Config::kOutputs],
-                                        const float (&inverse_sum)[2], const float (&sum)[2]) {
     // TMA does not know where a sequence ends.
+    const TilePlace place = place_of(params_, identity);
     const bool whole = !kModified || __all_sync(0xFFFFFFFF, row + 8 < place.queries);
     if constexpr (Config::kOverlapTiles) {
       if (whole) {
