@@ -124,6 +124,20 @@ public sealed class PlannerTests
         });
     }
 
+    /// <summary>At head_dim 128 and from 2048 queries parts of grad_q go through shared memory, 32 KiB more of it.</summary>
+    [TestCase(128, 2047, false)]
+    [TestCase(128, 2048, true)]
+    [TestCase(96, 5000, true)]
+    [TestCase(64, 5000, false)]
+    public void LongSequencesAddInBulk(int headDim, int length, bool inBulk)
+    {
+        ProblemCase problem = Base with { LenQ = length, LenKv = 300, HeadDim = headDim, HeadDimV = headDim };
+        fa_plan_description plan = PlanQuery.Of(problem, fa_pass.FA_PASS_BACKWARD, Cuda, 90);
+        fa_plan_description ordered = PlanQuery.Of(problem with { Deterministic = true }, fa_pass.FA_PASS_BACKWARD, Cuda, 90);
+        AssertSensible(plan, SharedMemoryLimit(90));
+        Assert.That(plan.shared_memory_bytes - ordered.shared_memory_bytes, Is.EqualTo(inBulk ? 32768 : 0), plan.Reason());
+    }
+
     /// <summary>The deterministic mode up to head_dim 128: the default's tiles and passes at every length.</summary>
     [TestCase(64, 100)]
     [TestCase(64, 5000)]

@@ -435,6 +435,7 @@ int main(int argc, char** argv) {
       {1, 350, 400, 2, 1, 64, 64, FA_MASK_CAUSAL_BOTTOM_RIGHT, sequences(3)},
       {1, 350, 300, 2, 1, 128, 128, FA_MASK_NONE, sequences(3)},
       {1, 300, 350, 2, 1, 256, 256, FA_MASK_CAUSAL_TOP_LEFT, sequences(3)},
+      {1, 2060, 200, 1, 1, 128, 128, FA_MASK_NONE},  // long enough for additions in bulk
       {2, 100, 140, 2, 1, 512, 512, FA_MASK_CAUSAL_BOTTOM_RIGHT},
       {1, 70, 65, 2, 2, 320, 264, FA_MASK_NONE},
   };

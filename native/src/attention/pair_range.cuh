@@ -29,6 +29,12 @@ struct PairRange {
     range.offset = bottom_right ? other_len_kv - other_len_q : 0;
     return range;
   }
+  /// The same without chunks, which the compiler then knows.
+  __device__ __forceinline__ PairRange without_chunk() const {
+    PairRange range = *this;
+    range.chunk = 0;
+    return range;
+  }
   /// First key that the row may see.
   __device__ __forceinline__ int begin_key(int row) const {
     const int position = row + offset;

@@ -16,8 +16,8 @@ inline constexpr int64_t kSm90ResidentBlocks = 132;
 inline constexpr int64_t kSm90StaggeredHeads = 8;
 /// Quarters of a step by which a block of the deterministic kernel lags behind the one for which it waits.
 inline constexpr int64_t kSm90TurnQuarterSteps = 9;
-/// Heads of so few key tiles do not wait for each other long enough to need as many side by side as the cache holds, and are faster from it (head_dim 128:
-/// README.md of the kernel, deterministic mode).
+/// Heads of so few key tiles do not wait for each other long enough to need as many side by side as the cache holds, and are faster from it (README.md
+/// of the kernel, deterministic mode).
 inline constexpr int64_t kSm90ShortKeyTiles = 4;
 inline constexpr int64_t kSm90ShortCausalKeyTiles = 8;
 /// What the query tiles of heads that are worked on side by side stream through L2 should fit half of.
@@ -59,9 +59,9 @@ inline int64_t sm90_backward_section_heads(const Sm90BackwardTile& tile, const P
   const int64_t fitting = std::clamp<int64_t>(head_bytes > 0 ? kSm90CacheBytes / 2 / head_bytes : key_heads, 1, key_heads);
   wanted = std::max(wanted, problem.is_causal() ? sm90_level_section(key_heads, fitting) : fitting);
   const int64_t key_tiles = std::max<int64_t>((problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv(), 1);
-  if (tile.from_last_key_tile() && tile.tile_q < tile.tile_kv() && key_tiles <= (problem.is_causal() ? kSm90ShortCausalKeyTiles : kSm90ShortKeyTiles)) {
-    // About as many heads as fill the multiprocessors with all their key tiles.
-    wanted = std::min(wanted, sm90_level_section(key_heads, kSm90ResidentBlocks * 3 / 4 / key_tiles));
+  if (tile.from_last_key_tile() && key_tiles <= (problem.is_causal() ? kSm90ShortCausalKeyTiles : kSm90ShortKeyTiles)) {
+    // About as many heads as fill the multiprocessors with all their key tiles, at head_dim 64, with half as many steps, twice as many.
+    wanted = std::min(wanted, sm90_level_section(key_heads, kSm90ResidentBlocks * 3 / 4 / key_tiles * (tile.tile_q / 64)));
   }
   return std::clamp<int64_t>(wanted, 1, key_heads);
 }

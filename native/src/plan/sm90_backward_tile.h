@@ -26,6 +26,9 @@ struct Sm90BackwardTile {
   bool first_tile_stores = false;
   /// With first_tile_stores: blocks also round grad_q of heads that are complete by then, all but those of the last two sections.
   bool finishes_earlier_heads = false;
+  /// With those two, in any order: parts of grad_q go through shared memory, and a thread of the producer warpgroup adds, or stores, each in one piece.
+  /// Otherwise the threads that have computed them add them from their registers.
+  bool adds_in_bulk = false;
 
   static constexpr int kWarpgroups = 2;  ///< consumer warpgroups, each with 64 keys; in the wide kernel both with the 64 keys of their block
   static constexpr int kStages = 2;      ///< tiles of q and of grad_o in flight, and of dS
@@ -71,7 +74,8 @@ struct Sm90BackwardTile {
       return 2 * kv_tile_bytes() / kCluster + peer_k_bytes() + kStages * q_tile_bytes() + grad_o_slots() * q_tile_bytes() / grad_o_parts() + kPBytes +
              2 * ds_stages() * kDsBytes + kTailBytes;
     }
-    return 2 * kv_tile_bytes() + kStages * (2 * q_tile_bytes() + score_tile_bytes()) + kTailBytes;
+    const int64_t grad_q_bytes = adds_in_bulk ? int64_t{4} * tile_q * head_dim : 0;
+    return 2 * kv_tile_bytes() + kStages * (2 * q_tile_bytes() + score_tile_bytes()) + grad_q_bytes + kTailBytes;
   }
 };
 

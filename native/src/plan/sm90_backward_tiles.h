@@ -25,6 +25,7 @@ inline constexpr Sm90BackwardTile kSm90BackwardTiles[] = {
     {128, 64, false, true, 0, 1, 0, 1, true, true},
     {192, 64, true, true, 0, 257, 4096, 32},
     {256, 64, true, true, 0, 257, 4096, 32},
+    {128, 64, false, false, 2048, 1, 0, 1, true, true, true},
 };
 inline constexpr int kNumSm90BackwardTiles = sizeof(kSm90BackwardTiles) / sizeof(kSm90BackwardTiles[0]);
 

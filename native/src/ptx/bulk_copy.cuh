@@ -16,6 +16,11 @@ __device__ __forceinline__ void bulk_load(uint64_t* barrier, void* s_destination
                : "memory");
 }
 
+/// Stores shared memory, under the conditions of bulk_reduce_add. cp.async.bulk.global.shared::cta.bulk_group
+__device__ __forceinline__ void bulk_store(float* g_destination, const float* s_source, uint32_t bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n" ::"l"(g_destination), "r"(shared_address(s_source)), "r"(bytes) : "memory");
+}
+
 /// Adds fp32 values in shared memory to global memory, each atomically, in no particular order. The writers of the source must have executed
 /// fence_proxy_async_shared before a barrier with this thread. cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32
 __device__ __forceinline__ void bulk_reduce_add(float* g_destination, const float* s_source, uint32_t bytes) {

@@ -42,13 +42,14 @@ __device__ __forceinline__ void store_release(int* g_counter, int value) {
   asm volatile("st.release.gpu.global.s32 [%0], %1;\n" ::"l"(g_counter), "r"(value) : "memory");
 }
 
-/// A counter in shared memory, between threads of a block. s_counter: shared_address of it. st.release.cta.shared.s32, ld.acquire.cta.shared.s32
-__device__ __forceinline__ void store_release_shared(uint32_t s_counter, int value) {
-  asm volatile("st.release.cta.shared::cta.s32 [%0], %1;\n" ::"r"(s_counter), "r"(value) : "memory");
+/// A counter in shared memory that only grows, between threads of a block; both sides atomic, which racecheck knows how to take. s_counter: shared_address of
+/// it. red.release.cta.shared.max.s32, atom.acquire.cta.shared.add.s32
+__device__ __forceinline__ void raise_release_shared(uint32_t s_counter, int value) {
+  asm volatile("red.release.cta.shared::cta.max.s32 [%0], %1;\n" ::"r"(s_counter), "r"(value) : "memory");
 }
 __device__ __forceinline__ int load_acquire_shared(uint32_t s_counter) {
   int value;
-  asm volatile("ld.acquire.cta.shared::cta.s32 %0, [%1];\n" : "=r"(value) : "r"(s_counter) : "memory");
+  asm volatile("atom.acquire.cta.shared::cta.add.s32 %0, [%1], 0;\n" : "=r"(value) : "r"(s_counter) : "memory");
   return value;
 }
 

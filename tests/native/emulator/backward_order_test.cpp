@@ -93,18 +93,25 @@ TEST(BackwardOrder, SectionsAreLevelUnderTheCausalMask) {
   }
 }
 
-/// Key heads side by side in deterministic mode at head_dim 128, of 16384 queries and 16 heads in all.
+/// Key heads side by side in deterministic mode, of 16384 queries and heads of 2048 columns in all.
 TEST(BackwardOrder, HeadsSideBySideInTurns) {
-  Sm90BackwardTile tile{};
-  tile.head_dim = 128;
-  tile.tile_q = 64;
-  tile.deterministic = tile.first_tile_stores = true;
-  for (const auto& [length, full, causal] : {std::array<int64_t, 3>{512, 32, 32}, {1024, 25, 16}, {2048, 12, 16}, {8192, 3, 4}, {16384, 2, 2}}) {
+  for (const auto& [dim, length, full, causal] : {std::array<int64_t, 4>{128, 512, 32, 32},
+                                                  {128, 1024, 25, 16},
+                                                  {128, 2048, 12, 16},
+                                                  {128, 16384, 2, 2},
+                                                  {64, 512, 64, 64},
+                                                  {64, 1024, 50, 32},
+                                                  {64, 2048, 25, 32},
+                                                  {64, 16384, 3, 4}}) {
+    Sm90BackwardTile tile{};
+    tile.head_dim = static_cast<int>(dim);
+    tile.tile_q = static_cast<int>(8192 / dim);
+    tile.deterministic = tile.first_tile_stores = true;
     Problem problem{};
     problem.batch = 16384 / length;
-    problem.heads_q = problem.heads_kv = 16;
+    problem.heads_q = problem.heads_kv = 2048 / dim;
     problem.len_q = problem.len_kv = length;
-    problem.head_dim = problem.head_dim_v = 128;
+    problem.head_dim = problem.head_dim_v = dim;
     EXPECT_EQ(fa::sm90_backward_order(tile, problem).section_heads, full) << length;
     problem.mask = fa::Mask::kCausalTopLeft;
     EXPECT_EQ(fa::sm90_backward_order(tile, problem).section_heads, causal) << length;

@@ -50,6 +50,7 @@ struct ForwardConfig {
   struct Base {
     const uint16_t* k;
     const uint16_t* v;
+    int outgrown_tile;  ///< of pairs: the last tile in which a score of the block outgrew its reference
     // Of the modified kernels.
     int first_kv_tile;
     int head;                      ///< query head

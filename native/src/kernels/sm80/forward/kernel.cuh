@@ -54,6 +54,7 @@ class ForwardBlock {
     if (threadIdx.x == 0) {
       shared.base.k = params.k + batch * params.k_strides.batch + kv_head * params.k_strides.head;
       shared.base.v = params.v + batch * params.v_strides.batch + kv_head * params.v_strides.head;
+      if (Config::kPairs) shared.base.outgrown_tile = -1;
     }
     __syncthreads();
     const GlobalRows g_q{params.q + batch * params.q_strides.batch + head * params.q_strides.head, params.q_strides.seq, params.shape.len_q,
@@ -158,10 +159,10 @@ class ForwardBlock {
         outgrown = softmax_.is_outgrown(top, to_log2());
       }
       if (!kTwoStages) ptx::cp_async_wait<0>();
+      if (Config::kPairs && FA_UNLIKELY(outgrown)) s_.base.outgrown_tile = tile;
+      if (Config::kPairs || !kTwoStages) __syncthreads();
       if constexpr (Config::kPairs) {
-        if (FA_UNLIKELY(__syncthreads_or(outgrown))) follow_both(top, seen);
-      } else if (!kTwoStages) {
-        __syncthreads();
+        if (FA_UNLIKELY(s_.base.outgrown_tile == tile)) follow_both(top, seen);
       }
       if (!kTwoStages) {
         if (has_next()) copy_k(next());

@@ -30,6 +30,7 @@ struct BackwardConfig {
   static constexpr bool kDelayedGradQ = kTile.delayed_grad_q;
   static constexpr bool kFirstTileStores = kTile.first_tile_stores;
   static constexpr bool kInTurns = kTile.deterministic;  ///< additions to grad_q in a fixed order (turns.cuh)
+  static constexpr bool kAddsInBulk = kTile.adds_in_bulk;
   static constexpr bool kFromLastQueryTile = kTile.from_last_query_tile();
 
   /// Accumulator registers of a thread: S^T and dP^T (64 keys x tile_q), grad_k and grad_v (64 keys x head_dim), one 64 x 64 block of grad_q.
@@ -59,13 +60,17 @@ struct BackwardConfig {
     uint64_t q_empty[kStages];
     uint64_t grad_o_full[kStages];  ///< grad_o and delta
     uint64_t grad_o_empty[kStages];
-    int steps_added;  ///< if kInTurns: steps whose part of grad_q the block has added
+    uint64_t grad_q_full[kWarpgroups];  ///< if kAddsInBulk, as those below
+    uint64_t grad_q_empty[kWarpgroups];
+    alignas(128) float grad_q[kAddsInBulk ? kWarpgroups : 1][kAddsInBulk ? kGradQBlock : 4];  ///< the step's part of grad_q of each warpgroup
+    int steps_added;                                                                          ///< if kInTurns: steps whose part of grad_q the block has added
     /// Bytes from a tile of q to the tile of grad_o of the same stage.
     static constexpr uint32_t kToGradO = kStages * sizeof(QTile);
   };
 
   static_assert(kHeadDim == 64 || kHeadDim == 128, "panels are 64 columns wide");
   static_assert(!kInTurns || (kFirstTileStores && !kDelayedGradQ && !kFromLastQueryTile), "what the order of additions is made for");
+  static_assert(!kAddsInBulk || (kFromLastQueryTile && !kDelayedGradQ && kTile.finishes_earlier_heads), "the order of steps, and who counts what is done");
   static_assert(kTile.first_tile_stores || !kTile.finishes_earlier_heads, "its counters are cleared with those");
   static_assert(kStages == 2 && kWarpgroups == 2, "the exchange of dS between the warpgroups");
   static_assert(kTileQ / 64 * kPanels == kWarpgroups, "each warpgroup computes one 64 x 64 block of grad_q");

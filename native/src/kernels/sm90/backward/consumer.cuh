@@ -132,7 +132,7 @@ class BackwardConsumer {
     if constexpr (kMasked) {
       hide_scores(p, first_row_, query_tile * Config::kTileQ);
     }
-    if constexpr (Config::kDelayedGradQ) {
+    if constexpr (Config::kDelayedGradQ || Config::kAddsInBulk) {
       mbarrier_wait(&smem_.k_full, 0);  // long complete; but a branch, which keeps some of the exponentials in front of the next wait
     }
     wgmma_wait_group<0>();
@@ -184,7 +184,11 @@ class BackwardConsumer {
     if (threadIdx.x % 32 == 0) {
       mbarrier_arrive(&smem_.grad_o_empty[stage]);
     }
-    grad_q_.add(grad_q, accumulator_tile(tile), begun);
+    if constexpr (Config::kAddsInBulk) {
+      leave_grad_q(grad_q);
+    } else {
+      grad_q_.add(grad_q, accumulator_tile(tile), begun);
+    }
     wgmma_wait_group<0>();
     pin_registers(grad_v);
     pin_registers(grad_k);
@@ -228,6 +232,18 @@ class BackwardConsumer {
     }
     wgmma_wait_group<0>();
     pin_registers(grad_k);
+  }
+
+  /// Leaves the warpgroup's part of grad_q to add_in_bulk, which has long read that of the step before.
+  __device__ __forceinline__ void leave_grad_q(const float (&grad_q)[Config::kGradQ]) {
+    ptx::mbarrier_wait(&smem_.grad_q_empty[warpgroup_], grad_q_phase_ ^ 1);
+    grad_q_.stage(grad_q);
+    ptx::fence_proxy_async_shared();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) {
+      ptx::mbarrier_arrive(&smem_.grad_q_full[warpgroup_]);
+    }
+    grad_q_phase_ ^= 1;
   }
 
   /// The grad_q that the last step has left over.
@@ -342,7 +358,7 @@ class BackwardConsumer {
       }
       bulk_wait();  // shared memory must outlive the copies
     }
-    if constexpr (Config::kTile.finishes_earlier_heads) {
+    if constexpr (Config::kTile.finishes_earlier_heads && !Config::kAddsInBulk) {
       if (threadIdx.x == 128) {  // all consumers have passed a barrier since their last addition
         increment_release(params_.tiles_done + tile_.batch * params_.heads_kv + tile_.kv_head);
       }
@@ -379,10 +395,11 @@ class BackwardConsumer {
   const tile::Descriptor desc_q_rows_;  // B of grad_k, and of grad_v at kToGradO
   GradQPart<Config> grad_q_;
   StepCursor<Config::kStages> cursor_;
-  int previous_ = kNone;  // tile of the accumulator that grad_q of the step before belongs to
-  int end_begun_ = 0;     // query tiles in front of this one the block begins, if kInTurns
-  int first_row_[2];      // first query that sees the thread's keys, less the thread's first column
-  uint32_t s_ds_;         // the lane's row of stmatrix in stage 0
+  uint32_t grad_q_phase_ = 0;  // if kAddsInBulk: parity of the step's phase
+  int previous_ = kNone;       // tile of the accumulator that grad_q of the step before belongs to
+  int end_begun_ = 0;          // query tiles in front of this one the block begins, if kInTurns
+  int first_row_[2];           // first query that sees the thread's keys, less the thread's first column
+  uint32_t s_ds_;              // the lane's row of stmatrix in stage 0
 };
 
 }  // namespace fa::sm90

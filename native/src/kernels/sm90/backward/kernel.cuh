@@ -1,6 +1,7 @@
 // Hopper backward kernel. README.md beside this file has the resource arithmetic, the schedule and the measurements.
 #pragma once
 
+#include "kernels/sm90/backward/bulk_additions.cuh"
 #include "kernels/sm90/backward/config.h"
 #include "kernels/sm90/backward/consumer.cuh"
 #include "kernels/sm90/backward/finish.cuh"
@@ -38,6 +39,12 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_kernel(const __g
     if constexpr (Config::kInTurns) {
       smem.steps_added = 0;
     }
+    if constexpr (Config::kAddsInBulk) {
+      for (int w = 0; w < Config::kWarpgroups; ++w) {
+        ptx::mbarrier_init(&smem.grad_q_full[w], Config::kConsumerWarps / Config::kWarpgroups);
+        ptx::mbarrier_init(&smem.grad_q_empty[w], 1);
+      }
+    }
     ptx::mbarrier_init_fence();
   }
   __syncthreads();
@@ -50,11 +57,15 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_kernel(const __g
     ptx::registers_release<Config::kTile.producer_registers()>();
     if (threadIdx.x == 0) {
       produce_backward<Config>(params, smem);
-    } else if (Config::kInTurns && threadIdx.x < 64) {
+    } else if ((Config::kInTurns || Config::kAddsInBulk) && threadIdx.x < 64) {
       if (threadIdx.x == 32) {
-        publish_added_steps<Config>(params, smem);
+        if constexpr (Config::kInTurns) {
+          publish_added_steps<Config>(params, smem);
+        } else {
+          add_in_bulk<Config>(params, smem);
+        }
       }
-    } else if (Config::kInTurns && Config::kTile.finishes_earlier_heads) {
+    } else if ((Config::kInTurns || Config::kAddsInBulk) && Config::kTile.finishes_earlier_heads) {
       finish_earlier_head<Config>(params, static_cast<int>(threadIdx.x) / 32 - 2, 2);
     } else if (Config::kTile.finishes_earlier_heads && threadIdx.x >= 32) {
       finish_earlier_head<Config>(params, static_cast<int>(threadIdx.x) / 32 - 1, 3);

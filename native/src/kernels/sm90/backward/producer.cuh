@@ -98,7 +98,7 @@ __device__ __forceinline__ void produce_backward(const BackwardParams& params, t
       }
       load_query_tile<Config>(&params.map_grad_o, smem.grad_o[stage], &params.map_statistics, smem.delta[stage], num_heads + flat_head,
                               &smem.grad_o_full[stage], &smem.grad_o_empty[stage], cursor.phase, first_row, head, tile.batch);
-      if (is_first) {
+      if (is_first && !Config::kAddsInBulk) {
         stored.advance();
       }
       cursor.advance();
@@ -115,7 +115,7 @@ __device__ __forceinline__ void produce_backward(const BackwardParams& params, t
       cursor.advance();
     }
   }
-  if (is_first && tile.first_step < params.num_q_tiles) {
+  if (is_first && !Config::kAddsInBulk && tile.first_step < params.num_q_tiles) {
 #pragma unroll 1
     for (int i = 0; i < StoredTiles<Config>::kLag; ++i) {
       ptx::mbarrier_wait(&smem.q_empty[cursor.stage], cursor.phase ^ 1);

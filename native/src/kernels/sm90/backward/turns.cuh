@@ -42,7 +42,7 @@ class Turns {
   /// Behind the wait for a free buffer of q, once per load and kStages times more: the step that used the buffer has added its part.
   __device__ __forceinline__ void report() {
     if (++loads_ > Config::kStages) {
-      ptx::store_release_shared(s_steps_added_, loads_ - Config::kStages);
+      ptx::raise_release_shared(s_steps_added_, loads_ - Config::kStages);
     }
   }
 

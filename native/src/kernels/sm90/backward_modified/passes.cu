@@ -89,7 +89,7 @@ __device__ __forceinline__ float dot8(const uint4& a, const uint4& b, float sum)
 }
 
 /// Rows of a head that a block of prepare, or of finish, works on. They belong to one sequence, for which it looks but once.
-constexpr int kPrepareRows = 64, kFinishRows = 128;
+constexpr int kPrepareRows = 32, kFinishRows = 128;
 static_assert(kSm90ModifiedRowPadding % kPrepareRows == 0 && kSm90ModifiedRowPadding % kFinishRows == 0);
 
 /// A row of the workspace per kPaddedDim / 8 lanes and step.

@@ -47,17 +47,12 @@ class Consumer {
     Tile tile;
 #pragma unroll 1
     for (int block_end = next_tile(tile); block_end != kNoMoreWork; block_end = next_tile(tile)) {
-      const KeyTiles keys = first_row(tile) < 0 ? KeyTiles{0, 0} : key_tiles_of(tile);
-#pragma unroll 1
-      for (int n = block_end - 1; n >= (kModified ? max(keys.end, block_begin(tile)) : keys.end); --n) {
-        skip_tile();
-      }
-      if (keys.end > 0) {
-        process(tile, keys);
+      if constexpr (kModified) {
+        const TileStart start = tile.start(warpgroup_);
+        go_through(tile, start.keys, start.edges, block_end, max(start.keys.end, start.edges.block_begin));
       } else {
-        store_rows_without_keys<Config>(params_, place_of(params_, tile), tile.first_row, warpgroup_);
-        release_staged_q();
-        release_q();
+        const KeyTiles keys = first_row(tile) < 0 ? KeyTiles{0, 0} : key_tiles_of(tile);
+        go_through(tile, keys, TileEdges{}, block_end, keys.end);
       }
     }
     if (Config::kStoresByTma && threadIdx.x % 32 == 0) {
@@ -81,14 +76,6 @@ class Consumer {
       return tile.key_tiles(warpgroup_);
     } else {
       return key_tiles<Config::kTileKv>(params_, first_row(tile), 64);
-    }
-  }
-  /// First key tile that the producer brings; the others end before what next_tile returns.
-  __device__ __forceinline__ int block_begin(const Tile& tile) const {
-    if constexpr (kModified) {
-      return tile.edges(warpgroup_).block_begin;
-    } else {
-      return 0;
     }
   }
 
@@ -116,8 +103,23 @@ class Consumer {
     return __shfl_sync(0xFFFFFFFF, message.w, 0);
   }
 
+  /// A query tile, whose block goes through key tiles from block_end - 1 on; this warpgroup skips those from skipped_begin on.
+  __device__ __forceinline__ void go_through(const Tile& tile, const KeyTiles& keys, const TileEdges& edges, int block_end, int skipped_begin) {
+#pragma unroll 1
+    for (int n = block_end - 1; n >= skipped_begin; --n) {
+      skip_tile();
+    }
+    if (keys.end > 0) {
+      process(tile, keys, edges);
+    } else {
+      store_rows_without_keys<Config>(params_, place_of(params_, tile), tile.first_row, warpgroup_);
+      release_staged_q();
+      release_q();
+    }
+  }
+
   /// All key tiles of a query tile: keys.end - 1 … keys.begin, keys.end >= 1.
-  __device__ __forceinline__ void process(const Tile& tile, const KeyTiles& keys) {
+  __device__ __forceinline__ void process(const Tile& tile, const KeyTiles& keys, const TileEdges& edges) {
     using namespace ptx;
     float s[Config::kScores];
     float o[Config::kOutputs];
@@ -129,11 +131,11 @@ class Consumer {
     int n = keys.end - 1;
     bool masks_first = n >= keys.full_end;
     if constexpr (kModified) {
-      masks_first = tile.edges(warpgroup_).masks_first;
+      masks_first = edges.masks_first;
     }
-    first_key_tile(s, rows, tile, n, masks_first);
+    first_key_tile(s, rows, tile, n, masks_first, edges.trims_first);
     release_staged_q();
-    to_operand(p, s);
+    to_operand<Element>(p, s);
     clear(o);
     if constexpr (kModified) {
       weighs_nothing_ = false;
@@ -155,33 +157,33 @@ class Consumer {
     }
     mbarrier_wait(&smem_.v_full[v_cursor_.stage()], v_cursor_.phase());
     wgmma_fence();
-    bool trims_last = false;
-    if constexpr (Config::kTrimsLast) {
-      trims_last = same_tile.edges(warpgroup_).trims_last;
+    TileEdges same_edges{};
+    if constexpr (kModified) {
+      same_edges = same_tile.edges(warpgroup_);
     }
-    if (trims_last) {
+    if (Config::kTrimsLast && same_edges.trims_last) {
       multiply_values<Config::kTileKv / 2>(o, p);
     } else {
       multiply_values<Config::kTileKv>(o, p);
     }
-    wgmma_wait_group<0>();
-    pin_registers(o);
-    release_v();
+    float inverse_sum[2], sum[2];
     if constexpr (kModified) {
-      const int skipped = key_tiles_of(same_tile).begin - block_begin(same_tile);
+      // Beside the product.
+      const TileIdentity identity = same_tile.identity();
+      modified_results<Config>(params_, identity, thread_row(same_tile), rows, inverse_sum, sum);
+      wgmma_wait_group<0>();
+      pin_registers(o);
+      release_v();
 #pragma unroll 1
-      for (n = 0; n < skipped; ++n) {
+      for (n = 0; n < same_edges.skipped; ++n) {
         skip_tile();
       }
-    }
-    finish(same_tile, rows, o);
-  }
-
-  /// O cleared by moves: a first product that overwrites O would save them, but made ptxas serialise every wgmma (C7515) in some forms of process().
-  static __device__ __forceinline__ void clear(float (&o)[Config::kOutputs]) {
-#pragma unroll
-    for (int i = 0; i < Config::kOutputs; ++i) {
-      o[i] = 0.0f;
+      finish(identity, same_tile, rows, o, inverse_sum, sum);
+    } else {
+      wgmma_wait_group<0>();
+      pin_registers(o);
+      release_v();
+      finish(same_tile, same_tile, rows, o, inverse_sum, sum);
     }
   }
 
@@ -229,9 +231,10 @@ class Consumer {
     }
   }
 
-  __device__ __forceinline__ void first_key_tile(float (&s)[Config::kScores], RowState& rows, const Tile& tile, int n, bool masked) {
+  /// trims: with modified scores, that no row sees the upper half.
+  __device__ __forceinline__ void first_key_tile(float (&s)[Config::kScores], RowState& rows, const Tile& tile, int n, bool masked, bool trims) {
     if constexpr (Config::kTrimsFirst && kModified) {
-      if (masked && tile.edges(warpgroup_).trims_first) {
+      if (masked && trims) {
         first_step<Config::kTileKv / 2>(s, rows, tile, n, true);
         return;
       }
@@ -251,7 +254,14 @@ class Consumer {
     float(&s)[kKeys / 2] = reinterpret_cast<float(&)[kKeys / 2]>(scores);
     ListedPairs<Config> pairs;
     mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
+    const BiasFragment<Config> bias = read_bias<Config>(smem_, k_cursor_.stage());
     pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, masked);
+    HiddenKeys hidden{};
+    if constexpr (kModified && !Scores::kMask) {
+      if (masked) {  // in front of the product, which hides how long this takes
+        hidden = ScoreModifier<Config>(params_, tile, slope_).template hidden_keys<kKeys / 2>(first_row(tile), thread_row(tile), n * Config::kTileKv);
+      }
+    }
     await_turn();
     wgmma_fence();
     multiply_keys(s);
@@ -268,7 +278,12 @@ class Consumer {
       }
       exact_step(s, rows, unused, params_.scale_log2);
     } else if constexpr (kModified) {
-      exact_modified_step(s, rows, unused, tile, n, masked);
+      exact_modified_step(s, rows, unused, tile, n, hidden, bias);
+      if (masked) {
+        // Rows that see a few keys of this tile have seen next to nothing: the next tile outweighs it, and nothing is gained by following that.
+        rows.bound[0] = fmaxf(rows.bound[0], kBoundAfterMask);
+        rows.bound[1] = fmaxf(rows.bound[1], kBoundAfterMask);
+      }
     } else {
       if (masked) {
         mask(s, tile, n);
@@ -284,12 +299,13 @@ class Consumer {
     }
   }
 
-  __device__ __forceinline__ void finish(const Tile& tile, RowState& rows, float (&o)[Config::kOutputs]) {
+  /// Stores O and the log-sum-exp. With modified scores the sums are what modified_results made of them. identity: what place_of takes.
+  template <typename Identity>
+  __device__ __forceinline__ void finish(const Identity& identity, const Tile& tile, RowState& rows, float (&o)[Config::kOutputs], float (&inverse_sum)[2],
+                                         float (&sum)[2]) {
     const int row = thread_row(tile);
-    float sum[2], inverse_sum[2];
     if constexpr (kModified) {
       remove_masked_values<Config>(params_, tile, first_row(tile), row, rows, o);
-      modified_results<Config>(params_, tile, row, rows, inverse_sum, sum);
     } else {
       if (params_.causal) {
         const int end = key_tiles<Config::kTileKv>(params_, first_row(tile), 64).end * Config::kTileKv;
@@ -298,7 +314,7 @@ class Consumer {
       total_sums(params_, row, rows, sum, inverse_sum);
     }
     // TMA does not know where a sequence ends.
-    const TilePlace place = place_of(params_, tile);
+    const TilePlace place = place_of(params_, identity);
     const bool whole = !kModified || __all_sync(0xFFFFFFFF, row + 8 < place.queries);
     if constexpr (Config::kOverlapTiles) {
       if (whole) {
@@ -324,6 +340,7 @@ class Consumer {
     using namespace ptx;
     ListedPairs<Config> pairs;
     mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
+    const BiasFragment<Config> bias = read_bias<Config>(smem_, k_cursor_.stage());
     pairs.read(params_, smem_, k_cursor_.stage(), warpgroup_, kKind == TileKind::kExact);
     if constexpr (Scores::kMask && kKind == TileKind::kExact) {
       if (pairs.hidden(warpgroup_)) {
@@ -352,7 +369,7 @@ class Consumer {
       pairs.hide(s, params_, tile, first_row(tile), thread_row(tile));
       lazy_step(s, rows, rescale, params_.scale_log2, &smem_.sink);
     } else if constexpr (kModified) {
-      modified_step<kKind>(s, rows, rescale, tile, n, recompute);
+      modified_step<kKind>(s, rows, rescale, tile, n, bias, recompute);
     } else if constexpr (kKind == TileKind::kExact) {
       mask(s, tile, n);
       exact_step(s, rows, rescale, params_.scale_log2);
@@ -368,16 +385,7 @@ class Consumer {
     pin_registers(s);
     release_v();
     rescale_output(o, rescale);
-    to_operand(p, s);
-  }
-
-  static __device__ __forceinline__ void rescale_output(float (&o)[Config::kOutputs], const Rescale& rescale) {
-    if (rescale.needed) {
-#pragma unroll
-      for (int i = 0; i < Config::kOutputs; ++i) {
-        o[i] *= rescale.factor[fragment_row(i)];
-      }
-    }
+    to_operand<Element>(p, s);
   }
 
   /// A step of kind kLowerEdge for the last key tile n where none of the rows sees its lower half: only the upper half's scores are formed, and their weights
@@ -442,36 +450,27 @@ class Consumer {
     weighs_nothing_ = true;
   }
 
-  /// The bias that came with the current k tile.
-  __device__ __forceinline__ const void* bias_tile() const {
-    if constexpr (Scores::kBias) {
-      return smem_.bias.tiles[k_cursor_.stage()];
-    } else {
-      return nullptr;
-    }
-  }
-
   /// Modified scores: the exact step of any tile.
   template <int kScores>
-  __device__ __forceinline__ void exact_modified_step(float (&s)[kScores], RowState& rows, Rescale& rescale, const Tile& tile, int n, bool masked) {
-    const ScoreModifier<Config> modifier(params_, tile, slope_, bias_tile());
-    const int row = thread_row(tile), first_key = n * Config::kTileKv;
-    modifier.modify(s, row, first_key);
-    if (masked) {
-      modifier.mask(s, first_row(tile), row, first_key);
-    }
+  __device__ __forceinline__ void exact_modified_step(float (&s)[kScores], RowState& rows, Rescale& rescale, const Tile& tile, int n, const HiddenKeys& hidden,
+                                                      const BiasFragment<Config>& bias) {
+    const ScoreModifier<Config> modifier(params_, tile, slope_, bias);
+    modifier.modify(s, thread_row(tile), n * Config::kTileKv);
+    modifier.mask(s, hidden);
     exact_step(s, rows, rescale, modifier.unit_log2(params_));
   }
 
   /// Modified scores: the softmax of a step. Where every tile's maximum is looked at anyway, all tiles but those of kExact take the lazy step.
   template <TileKind kKind, typename Recompute>
   __device__ __forceinline__ void modified_step(float (&s)[Config::kScores], RowState& rows, Rescale& rescale, const Tile& tile, int n,
-                                                const Recompute& recompute) {
+                                                const BiasFragment<Config>& bias, const Recompute& recompute) {
     constexpr bool kLowerEdge = kKind == TileKind::kLowerEdge;
     if constexpr (kKind == TileKind::kExact || (kLowerEdge && Scores::kSoftcap)) {
-      exact_modified_step(s, rows, rescale, tile, n, true);
+      const HiddenKeys hidden =
+          ScoreModifier<Config>(params_, tile, slope_).template hidden_keys<Config::kScores>(first_row(tile), thread_row(tile), n * Config::kTileKv);
+      exact_modified_step(s, rows, rescale, tile, n, hidden, bias);
     } else {
-      const ScoreModifier<Config> modifier(params_, tile, slope_, bias_tile());
+      const ScoreModifier<Config> modifier(params_, tile, slope_, bias);
       const int row = thread_row(tile), first_key = n * Config::kTileKv;
       if constexpr (Config::kSoftmax == Sm90Softmax::kOptimisticMaximum) {
         modifier.template optimistic<kLowerEdge>(s, rows, rescale, first_row(tile), row, first_key, recompute);
@@ -509,14 +508,6 @@ class Consumer {
                                                 1);
     }
     ptx::wgmma_commit_group();
-  }
-
-  /// P, rounded to the element type, as the A operand of the second product.
-  static __device__ __forceinline__ void to_operand(uint32_t (&p)[Config::kScores / 2], const float (&s)[Config::kScores]) {
-#pragma unroll
-    for (int i = 0; i < Config::kScores / 2; ++i) {
-      p[i] = ptx::pack2<Element>(s[2 * i], s[2 * i + 1]);
-    }
   }
 
   template <int kScores>

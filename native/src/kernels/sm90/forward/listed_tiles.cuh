@@ -49,7 +49,7 @@ __device__ __forceinline__ void load_listed_q_tile(const MaskedForwardParams& pa
 #pragma unroll
   for (int warpgroup = 0; warpgroup < Config::kWarpgroups; ++warpgroup) {
     s_messages[2 + 2 * warpgroup] = make_int4(counts.whole, steps, 0, 0);
-    s_messages[3 + 2 * warpgroup] = make_int4(0, counts.mixed > 0, 0, 0);
+    s_messages[3 + 2 * warpgroup] = TileEdges{0, counts.mixed > 0, false, false, 0}.message();
   }
   if (steps > 0) {
     ptx::mbarrier_arrive_expect_tx(full, sizeof(smem.q(0)));

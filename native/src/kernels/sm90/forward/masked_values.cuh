@@ -76,6 +76,19 @@ __device__ __forceinline__ bool lane_finds_number(const ForwardParams& params, c
   return found;
 }
 
+/// find(first, end) over parts of [begin, end): whether it is true of one. The searches above count elements in 32 bits; parts are short enough for any
+/// head_dim.
+template <typename Find>
+__device__ __forceinline__ bool lane_finds_in_parts(int begin, int end, const Find& find) {
+  constexpr int kPart = 1 << 22;
+  bool found = false;
+#pragma unroll 1
+  for (int first = begin; first < end; first += kPart) {
+    found = found | find(first, first + min(end - first, kPart));
+  }
+  return found;
+}
+
 /// True, in the whole warp, if v has NaN or infinity at keys [first, end).
 template <typename Element>
 __device__ __forceinline__ bool nonfinite_values(const ForwardParams& params, const TilePlace& place, int first, int end) {
@@ -179,14 +192,20 @@ __device__ __forceinline__ void remove_masked_values(const ModifiedForwardParams
   // Non-finite values among the keys before and behind those that all rows of the warp see.
   const int common_begin = range.begin_key(warp_row + 15), common_end = range.end_key(warp_row);
   const bool common = common_begin < common_end;
-  const bool all_common = common && !Config::Scores::kBias && !Config::Scores::kMask;  // which may hide any key
-  const int hidden_before = all_common ? common_begin - begin : last_key - begin, hidden_end = all_common ? max(common_end, common_begin) : last_key;
-  const bool found = lane_finds_nonfinite<Element>(params, place, begin, hidden_before, hidden_end, last_key);
+  bool found;
+  if constexpr (Config::Scores::kBias || Config::Scores::kMask) {  // which may hide any key
+    found =
+        lane_finds_in_parts(begin, last_key, [&](int first, int part_end) { return lane_finds_nonfinite<Element>(params, place, first, 0, first, part_end); });
+  } else {
+    const int hidden_before = common ? common_begin - begin : last_key - begin, hidden_end = common ? max(common_end, common_begin) : last_key;
+    found = lane_finds_nonfinite<Element>(params, place, begin, hidden_before, hidden_end, last_key);
+  }
   // Where v is NaN altogether, nothing can be repaired, and every warp would try. One key that all rows see tells; where a bias or a mask may hide any key,
   // all keys must be NaN, and each row must see one: otherwise it is 0.
   bool nan = common;
   if constexpr (Config::Scores::kBias || Config::Scores::kMask) {
-    nan = !lane_finds_number<Element>(params, place, begin, last_key) & (rows.sum[0] != 0.0f) & (rows.sum[1] != 0.0f);
+    const auto finds_number = [&](int first, int part_end) { return lane_finds_number<Element>(params, place, first, part_end); };
+    nan = !lane_finds_in_parts(begin, last_key, finds_number) & (rows.sum[0] != 0.0f) & (rows.sum[1] != 0.0f);
   } else {
 #pragma unroll
     for (int part = 0; part < Config::kHeadDim / 64; ++part) {

@@ -48,6 +48,58 @@ __device__ __forceinline__ void optimistic_modified_step(float (&s)[kNum], RowSt
   });
 }
 
+/// The bias of a key tile on a thread's accumulators, two of the element type in a word; empty in kernels without one.
+template <typename Config, bool kBias = Config::Scores::kBias>
+struct BiasFragment {
+  /// Reads it from the tile in shared memory. By the whole warp.
+  __device__ __forceinline__ void load(const void*) {}
+  /// Reads the same tile again.
+  __device__ __forceinline__ BiasFragment again() const { return {}; }
+};
+template <typename Config>
+struct BiasFragment<Config, true> {
+  uint32_t words[Config::kScores / 2];
+  const void* s_tile;
+
+  /// ldmatrix deals 8 x 8 blocks out as the accumulators lie.
+  __device__ __forceinline__ void load(const void* s_bias) {
+    s_tile = s_bias;
+    const int thread = ptx::fresh_thread_index(), lane = thread % 32;
+    const int row = thread / 32 * 16 + lane % 16;  // of the block's: the consumers are its first warps
+    const uint32_t address = ptx::shared_address(s_bias);
+#pragma unroll
+    for (int block = 0; block < Config::kScores / 8; ++block) {  // of 16 keys: rows, rows + 8 at the first eight, then at the others
+      ptx::ldmatrix_x4(reinterpret_cast<uint32_t(&)[4]>(words[4 * block]),
+                       address + block / 4 * (Config::kTileQ * tile::kPanelRowBytes) + tile::swizzled_offset_bytes(row, block % 4 * 2 + lane / 16));
+    }
+  }
+  /// What is needed only in rare cases should not take registers until then.
+  __device__ __forceinline__ BiasFragment again() const {
+    BiasFragment same;
+    same.load(s_tile);
+    return same;
+  }
+};
+
+/// The bias that came with the k tile in a stage. It is read in front of the products: a warp that issues them is held up until they are nearly done, and the
+/// 300 clocks of the reads would come on top.
+template <typename Config>
+__device__ __forceinline__ BiasFragment<Config> read_bias(const typename Config::SharedStorage& smem, int stage) {
+  BiasFragment<Config> bias;
+  if constexpr (Config::Scores::kBias) {
+    bias.load(smem.bias.tiles[stage]);
+  }
+  return bias;
+}
+
+/// Keys of a tile that the range hides from a thread's two rows, counted from its first column.
+struct HiddenKeys {
+  bool at_end;  ///< whether some row of the warpgroup does not see the last ones, or the first ones
+  bool at_begin;
+  int visible[2];  ///< keys in front of the first hidden one at the end
+  int hidden[2];   ///< keys in front of the first visible one
+};
+
 /// The modifications for a warpgroup's rows of a work tile. Arguments of the functions: s, the scores of key tile n, its first key, and row, the thread's first
 /// query (the second is 8 further on).
 template <typename Config>
@@ -56,9 +108,9 @@ class ScoreModifier {
   using Params = ModifiedForwardParams;
 
  public:
-  /// slope: slope_of(), which reads memory, once per work tile. s_bias: the bias of the block's rows and the key tile, from the first key of s on.
-  __device__ __forceinline__ ScoreModifier(const Params& params, const SequenceWorkTile& tile, float slope, const void* s_bias = nullptr)
-      : params_(params), range_(range_of(params, tile)), slope_(slope), s_bias_(s_bias) {}
+  /// slope: slope_of(), which reads memory, once per work tile. bias: of the key tile, from the first key of s on.
+  __device__ __forceinline__ ScoreModifier(const Params& params, const SequenceWorkTile& tile, float slope, BiasFragment<Config> bias = {})
+      : params_(params), range_(range_of(params, tile)), slope_(slope), bias_(bias) {}
 
   /// ALiBi slope of the work tile's head in base 2.
   static __device__ __forceinline__ float slope_of(const Params& params, const SequenceWorkTile& tile) {
@@ -101,6 +153,10 @@ class ScoreModifier {
   /// S = Q K^T becomes the modified score of each pair. Not yet masked.
   template <int kNum>
   __device__ __forceinline__ void modify(float (&s)[kNum], int row, int first_key) const {
+    modify(s, row, first_key, bias_);
+  }
+  template <int kNum>
+  __device__ __forceinline__ void modify(float (&s)[kNum], int row, int first_key, const BiasFragment<Config>& tile_bias) const {
     if constexpr (Scores::kSoftcap) {
 #pragma unroll
       for (int i = 0; i < kNum; ++i) {
@@ -108,7 +164,7 @@ class ScoreModifier {
       }
     } else if constexpr (Scores::kBias) {
       // -infinity hides a pair whatever its score.
-      for_bias<kNum>([&](int i, float bias) { s[i] = bias == kMinusInfinity ? bias : fmaf(bias, kScoreLog2E, s[i] * params_.scale_log2); });
+      for_bias<kNum>(tile_bias, [&](int i, float bias) { s[i] = bias == kMinusInfinity ? bias : fmaf(bias, kScoreLog2E, s[i] * params_.scale_log2); });
     } else if constexpr (Scores::kAlibi) {
       float distance[2];
       thread_distances(row, first_key, distance);
@@ -119,17 +175,31 @@ class ScoreModifier {
     }
   }
 
-  /// Hides what the range hides. first_row: the warpgroup's.
+  /// What the range hides of a tile of kNum / 32 · 64 keys. first_row: the warpgroup's.
+  template <int kNum>
+  __device__ __forceinline__ HiddenKeys hidden_keys(int first_row, int row, int first_key) const {
+    const int thread_key = first_key + ptx::fresh_thread_index() % 4 * 2;
+    const auto of = [&](const PairRange& range) {
+      return HiddenKeys{range.end_key(first_row) < first_key + 2 * kNum,
+                        range.begin_key(first_row + 63) > first_key,
+                        {range.end_key(row) - thread_key, range.end_key(row + 8) - thread_key},
+                        {range.begin_key(row) - thread_key, range.begin_key(row + 8) - thread_key}};
+    };
+    // One branch instead of one for each of the six.
+    return range_.chunk == 0 ? of(range_.without_chunk()) : of(range_);
+  }
+  /// Hides what the range hides.
   template <int kNum>
   __device__ __forceinline__ void mask(float (&s)[kNum], int first_row, int row, int first_key) const {
-    const int thread_key = first_key + ptx::fresh_thread_index() % 4 * 2;
-    if (range_.end_key(first_row) < first_key + 2 * kNum) {
-      const int visible[2] = {range_.end_key(row) - thread_key, range_.end_key(row + 8) - thread_key};
-      apply_mask<0, kNum>(s, visible);
+    mask(s, hidden_keys<kNum>(first_row, row, first_key));
+  }
+  template <int kNum>
+  static __device__ __forceinline__ void mask(float (&s)[kNum], const HiddenKeys& keys) {
+    if (keys.at_end) {
+      apply_mask<0, kNum>(s, keys.visible);
     }
-    if (range_.begin_key(first_row + 63) > first_key) {
-      const int hidden[2] = {range_.begin_key(row) - thread_key, range_.begin_key(row + 8) - thread_key};
-      hide_first(s, hidden);
+    if (keys.at_begin) {
+      hide_first(s, keys.hidden);
     }
   }
 
@@ -144,7 +214,7 @@ class ScoreModifier {
     }
     const auto redo = [&](float(&scores)[kNum]) {
       recompute(scores);
-      modify(scores, row, first_key);
+      modify(scores, row, first_key, bias_.again());
       if constexpr (kMasked) {
         mask(scores, first_row, row, first_key);
       }
@@ -158,7 +228,7 @@ class ScoreModifier {
       // A bias of -infinity leaves 0, but NaN with a score of +infinity or NaN: then the exact way is taken.
       const float offset[2] = {-rows.reference[0], -rows.reference[1]};
       float tile_sum[2] = {0.0f, 0.0f};
-      for_bias<kNum>([&](int i, float bias) {
+      for_bias<kNum>(bias_, [&](int i, float bias) {
         s[i] = ptx::exp2_approx(fmaf(bias, kScoreLog2E, fmaf(s[i], params_.scale_log2, offset[fragment_row(i)])));
         tile_sum[fragment_row(i)] += s[i];
       });
@@ -178,23 +248,14 @@ class ScoreModifier {
   }
 
  private:
-  /// use(i, bias of accumulator i) for all i. ldmatrix deals 8 x 8 blocks out as the accumulators lie.
+  /// use(i, bias of accumulator i) for all i.
   template <int kNum, typename Use>
-  __device__ __forceinline__ void for_bias(const Use& use) const {
-    using Element = typename Config::Element;
-    const int thread = ptx::fresh_thread_index(), lane = thread % 32;
-    const int row = thread / 32 * 16 + lane % 16;  // of the block's: the consumers are its first warps
-    const uint32_t s_bias = ptx::shared_address(s_bias_);
+  static __device__ __forceinline__ void for_bias(const BiasFragment<Config>& tile_bias, const Use& use) {
 #pragma unroll
-    for (int block = 0; block < kNum / 8; ++block) {  // of 16 keys
-      uint32_t words[4];                              // rows, rows + 8 at the first eight keys, then at the others
-      ptx::ldmatrix_x4(words, s_bias + block / 4 * (Config::kTileQ * tile::kPanelRowBytes) + tile::swizzled_offset_bytes(row, block % 4 * 2 + lane / 16));
-#pragma unroll
-      for (int i = 0; i < 8; i += 2) {
-        const float2 pair = unpack_pair<Element>(words[i / 2]);
-        use(8 * block + i, pair.x);
-        use(8 * block + i + 1, pair.y);
-      }
+    for (int i = 0; i < kNum; i += 2) {
+      const float2 pair = unpack_pair<typename Config::Element>(tile_bias.words[i / 2]);
+      use(i, pair.x);
+      use(i + 1, pair.y);
     }
   }
   template <typename Element>
@@ -221,17 +282,17 @@ class ScoreModifier {
   const Params& params_;
   const PairRange range_;
   const float slope_;
-  const void* s_bias_;
+  const BiasFragment<Config> bias_;
 };
 
 /// What a row's sums come to with the sink of its head: what O is multiplied with, and the log-sum-exp. Without branches on the row.
 template <typename Config>
-__device__ __forceinline__ void modified_results(const typename Config::Params& params, const SequenceWorkTile& tile, int row, const RowState& rows,
+__device__ __forceinline__ void modified_results(const typename Config::Params& params, const TileIdentity& tile, int row, const RowState& rows,
                                                  float (&inverse_sum)[2], float (&lse)[2]) {
   const ScoreParams& scores = params.scores;
-  const PairRange range = range_of(params, tile);
+  const PairRange range = range_of(params, tile.extents);
   constexpr float kLn2 = 0.6931471805599453f;
-  const float sink = scores.sinks != nullptr ? scores.sinks[tile.head()] : kMinusInfinity;
+  const float sink = scores.sinks != nullptr ? scores.sinks[tile.head] : kMinusInfinity;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     float sum = rows.sum[r];

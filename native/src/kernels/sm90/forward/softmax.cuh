@@ -15,6 +15,7 @@
 
 #include "kernels/sm90/forward/params.h"
 #include "ptx/exp2.cuh"
+#include "ptx/mma_sync.cuh"
 #include "ptx/register_pair.cuh"
 
 namespace fa::sm90 {
@@ -27,6 +28,9 @@ inline constexpr bool kFollowsOutweighing = true;
 inline constexpr float kMaxTileSum = 16384.0f;
 /// Up to this sum of a thread's P, a reference is moved after the fact: P, sums and their products stay far from overflow.
 inline constexpr float kLargestTileSum = 18446744073709551616.0f;  // 2^64
+
+/// The least that counts as outweighing a first tile of which a mask hides part.
+inline constexpr float kBoundAfterMask = 256.0f;
 
 /// State of the thread's two rows.
 struct RowState {
@@ -232,6 +236,34 @@ __device__ __forceinline__ void optimistic_step(float (&s)[kNum], RowState& rows
     recompute(scores);
     exact_step(scores, rows, rescale, scale_log2);
   });
+}
+
+/// O cleared by moves: a first product that overwrites O would save them, but made ptxas serialise every wgmma (C7515) in some forms of the consumer.
+template <int kNum>
+__device__ __forceinline__ void clear(float (&o)[kNum]) {
+#pragma unroll
+  for (int i = 0; i < kNum; ++i) {
+    o[i] = 0.0f;
+  }
+}
+
+template <int kNum>
+__device__ __forceinline__ void rescale_output(float (&o)[kNum], const Rescale& rescale) {
+  if (rescale.needed) {
+#pragma unroll
+    for (int i = 0; i < kNum; ++i) {
+      o[i] *= rescale.factor[fragment_row(i)];
+    }
+  }
+}
+
+/// P, rounded to the element type, as the A operand of the second product.
+template <typename Element, int kNum>
+__device__ __forceinline__ void to_operand(uint32_t (&p)[kNum], const float (&s)[2 * kNum]) {
+#pragma unroll
+  for (int i = 0; i < kNum; ++i) {
+    p[i] = ptx::pack2<Element>(s[2 * i], s[2 * i + 1]);
+  }
 }
 
 }  // namespace fa::sm90
