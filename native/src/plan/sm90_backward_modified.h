@@ -32,7 +32,7 @@ struct Sm90ModifiedBackwardTile {
   constexpr int64_t q_tile_bytes() const { return int64_t{2} * tile_q * head_dim; }
   constexpr int64_t kv_tile_bytes() const { return int64_t{2} * tile_kv() * head_dim; }
   constexpr int64_t score_tile_bytes() const { return int64_t{2} * tile_q * tile_kv(); }
-  /// Per stage a row of log-sum-exp and one of delta, then orders and barriers; sizes are multiples of the 1024 bytes that tiles are aligned to.
+  /// Per stage a row of shifts and one of deltas, then work items and barriers; sizes are multiples of the 1024 bytes that tiles are aligned to.
   static constexpr int64_t kTailBytes = 3072;
   constexpr int64_t shared_memory_bytes() const { return kBuffers * 2 * kv_tile_bytes() + kStages * (2 * q_tile_bytes() + score_tile_bytes()) + kTailBytes; }
 };

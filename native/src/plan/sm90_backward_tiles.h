@@ -30,9 +30,9 @@ inline constexpr Sm90BackwardTile kSm90BackwardTiles[] = {
 inline constexpr int kNumSm90BackwardTiles = sizeof(kSm90BackwardTiles) / sizeof(kSm90BackwardTiles[0]);
 
 /// Layout of the workspace: per (batch, query head) padded_rows floats of log-sum-exp in base 2, as many of delta; fp32 accumulators of grad_q, in the order of
-/// the kernel's fragments (kernels/sm90/backward/params.h); in deterministic mode a counter per key tile, or in the wide kernel per query tile and
-/// block of a cluster that adds to it, where the first key tile stores one per head; a flag per 16 keys of every (batch, key head). The size is O(batch *
-/// heads_q * len_q * head_dim + batch * heads_kv * len_kv).
+/// the kernel's fragments (kernels/sm90/backward/params.h); where the first key tile stores a counter per query head and one per key head; in deterministic
+/// mode one per key tile and key head and one per key head, in the wide kernel one per query tile and block of the cluster; a flag per 16 keys of every (batch,
+/// key head). The size is O(batch * heads_q * len_q * head_dim + batch * heads_kv * len_kv).
 struct Sm90BackwardWorkspace {
   int64_t padded_rows;  ///< per head: a whole number of tiles of every configuration
   int64_t num_counters;
@@ -51,7 +51,7 @@ inline Sm90BackwardWorkspace sm90_backward_workspace(const Sm90BackwardTile& til
   if (tile.from_last_key_tile()) {
     w.num_counters = key_heads * key_tiles + key_heads;
   } else if (tile.deterministic) {
-    w.num_counters = heads * (w.padded_rows / tile.tile_q) * (tile.is_wide() ? tile.kCluster : 1);
+    w.num_counters = heads * (w.padded_rows / tile.tile_q) * tile.kCluster;
   } else if (tile.first_tile_stores) {
     w.num_counters = heads + key_heads;
   }

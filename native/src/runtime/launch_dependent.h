@@ -7,8 +7,9 @@
 
 namespace fa {
 
-/// Queues a kernel that may begin before the one in front of it in the stream has ended; it executes wait_for_previous_kernel itself. While the stream is being
-/// captured the launch is an ordinary one, since not every driver of CUDA 12 captures the attribute.
+/// Queues a kernel that may begin before the one in front of it in the stream has ended; it executes wait_for_previous_kernel itself before it touches what
+/// kernels in front write or read. One that touches no such thing need not, but may then end before they do: what follows it and needs them is launched
+/// ordinarily, which waits for all. While the stream is being captured the launch is an ordinary one, since not every driver of CUDA 12 captures the attribute.
 inline void launch_dependent(const void* kernel, unsigned blocks, int threads, void** arguments, int shared_bytes, cudaStream_t stream, const char* what) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;

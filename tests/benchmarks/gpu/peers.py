@@ -36,6 +36,7 @@ MIN_ROUNDS = 5
 # What is measured unless the command line says otherwise.
 USUAL = {"dtypes": "float16", "kernels": "sm80", "peers": "fa2,cudnn", "base": "fa2"}
 PUBLISHED = {"dtypes": "float16,bfloat16", "kernels": "auto,sm80", "peers": "fa2,cudnn,eager", "base": "fa2,cudnn,eager"}
+PASSES = ("forward", "backward", "deterministic")
 aten = torch.ops.aten
 
 
@@ -313,10 +314,18 @@ def grid(a):
             for length in map(int, a.lengths.split(","))]
 
 
+def pass_names(text):
+    """The value of --passes, once every name in it is one."""
+    wrong = [name for name in text.split(",") if name not in PASSES]
+    if wrong:
+        raise argparse.ArgumentTypeError(f"expected some of {','.join(PASSES)}, got '{wrong[0]}'")
+    return text
+
+
 def add_grid_arguments(parser):
     parser.add_argument("--dims", default="64,128,256")
     parser.add_argument("--lengths", default="512,1024,2048,4096,8192,16384")
-    parser.add_argument("--passes", default="forward,backward")
+    parser.add_argument("--passes", type=pass_names, default="forward,backward")
 
 
 def run(a, library):

@@ -2,11 +2,13 @@
 // piece of grad_q has exactly one that rounds it.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <random>
 #include <vector>
 
 #include "attention/tile_order.h"
+#include "plan/sm90_backward_modified.h"
 #include "plan/sm90_backward_tiles.h"
 
 namespace fa_test {
@@ -116,6 +118,56 @@ TEST(BackwardOrder, HeadsSideBySideInTurns) {
     problem.mask = fa::Mask::kCausalTopLeft;
     EXPECT_EQ(fa::sm90_backward_order(tile, problem).section_heads, causal) << length;
   }
+}
+
+Problem modified_problem(int64_t batch, int64_t heads, int64_t length) {
+  Problem problem{};
+  problem.batch = batch;
+  problem.heads_q = problem.heads_kv = heads;
+  problem.len_q = problem.len_kv = length;
+  problem.head_dim = problem.head_dim_v = 128;
+  return problem;
+}
+
+/// Key heads side by side in the kernel with modified scores, and whether it finishes them itself: with four sections and more.
+TEST(BackwardOrder, HeadsSideBySideWithModifiedScores) {
+  const fa::Sm90ModifiedBackwardTile& tile = fa::kSm90ModifiedBackwardTiles[1];
+  const auto expect = [&](const Problem& problem, int64_t section, bool finishes) {
+    EXPECT_EQ(fa::sm90_modified_section_heads(tile, problem), section) << problem.len_q << ", batch " << problem.batch;
+    EXPECT_EQ(fa::sm90_modified_finish_inside(tile, problem), finishes) << problem.len_q << ", batch " << problem.batch;
+  };
+  expect(modified_problem(2, 16, 8192), 4, true);   // three fit the cache and fill the multiprocessors, and would leave a last section of two
+  expect(modified_problem(1, 9, 12288), 2, true);   // three would leave none over, but would also be too few sections to finish heads in
+  expect(modified_problem(1, 8, 8192), 4, false);   // too few heads for either
+  expect(modified_problem(1, 16, 65536), 1, true);  // the cache holds less than one
+  expect(modified_problem(2, 16, 512), 32, false);  // all of them do not fill the multiprocessors
+  expect(modified_problem(2, 16, 0), 32, false);
+  Problem sequences = modified_problem(1, 16, 65536);
+  sequences.variants.sequences = {.given = true, .packed = true, .count = 65, .max_len_q = 16384, .max_len_kv = 16384};
+  expect(sequences, 2, false);  // the cache holds one of the longest
+  sequences.variants.sequences.max_len_q = 1024;
+  expect(sequences, 16, false);
+}
+
+TEST(BackwardOrder, LevelSectionsLeaveGradQToTheMainKernelWhereOthersWould) {
+  std::mt19937 random(20261125);
+  const auto pick = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); };
+  int finished = 0;
+  for (int i = 0; i < 20000; ++i) {
+    const fa::Sm90ModifiedBackwardTile& tile = fa::kSm90ModifiedBackwardTiles[i % 2];
+    Problem problem = modified_problem(pick(1, 8), pick(1, 40), pick(1, 20000));
+    problem.head_dim = problem.head_dim_v = tile.head_dim;
+    const int64_t heads = problem.batch * problem.heads_kv, section = fa::sm90_modified_section_heads(tile, problem);
+    ASSERT_TRUE(section >= 1 && section <= heads);
+    const fa::Sm90ModifiedBackwardWorkspace workspace = fa::sm90_modified_backward_workspace(tile, problem);
+    const int64_t head_bytes = problem.len_q * (4 * problem.head_dim + 4 * tile.head_dim);
+    const int64_t fitting = std::max<int64_t>((int64_t{50} << 20) / 2 / head_bytes, 1), filling = (132 + workspace.key_tiles - 1) / workspace.key_tiles;
+    const int64_t least = std::min({fitting, filling, heads});
+    ASSERT_TRUE(section >= least && section <= 2 * least);
+    ASSERT_EQ(fa::sm90_modified_finish_inside(tile, problem), heads >= fa::kSm90ModifiedSectionsToFinish * least);
+    finished += heads >= fa::kSm90ModifiedSectionsToFinish * least ? 1 : 0;
+  }
+  EXPECT_TRUE(finished > 2000 && finished < 18000) << finished;
 }
 
 }  // namespace

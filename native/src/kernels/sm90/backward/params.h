@@ -44,9 +44,9 @@ struct BackwardParams {
   float* delta;     ///< rowsum(grad_o * o) - grad_lse; 0 where lse_log2 is +inf
   /// Sums of grad_q in fp32, without the factor scale; order: kGradQBlock.
   float* grad_q_accumulator;
-  /// Deterministic mode: how many key tiles have been added, per query tile; in the wide kernel two of them, one for the columns of each block of the cluster.
-  /// Where the first key tile stores: how many query tiles it has stored, per query head; in deterministic mode how many steps each key tile has added, over
-  /// all query heads of the group, per key head and key tile (turns.cuh).
+  /// Where the first key tile stores: how many query tiles it has stored, per query head. Deterministic mode: how many steps each key tile has added, over all
+  /// query heads of the group, per key head and key tile (turns.cuh); in the wide kernel how many key tiles have been added, per query tile, for the columns of
+  /// each block of the cluster.
   int* grad_q_counters;
   int* repair_flags;  ///< one per slice of a key tile, for the repair pass; written if causal
   int64_t padded_rows;
@@ -74,7 +74,7 @@ struct BackwardParams {
   int head_dim;
 };
 
-/// The passes around the main kernel: delta, log-sum-exp and the cleared accumulator before, grad_q after.
+/// The passes around the main kernel: delta, log-sum-exp, cleared counters and, where nobody begins its sums, the cleared accumulator before, grad_q after.
 struct BackwardPassParams {
   const uint16_t* o;       ///< (batch, len_q, heads_q, head_dim_v), strides in elements
   const uint16_t* grad_o;  ///< like o

@@ -1,4 +1,4 @@
-// The memory-bound passes around the main kernel: prepare (delta, log-sum-exp in base 2, cleared accumulator) and finish (accumulator to grad_q).
+// The memory-bound passes around the main kernel: prepare (delta, log-sum-exp in base 2, cleared counters) and finish (accumulator to grad_q).
 #include <algorithm>
 #include <cmath>
 

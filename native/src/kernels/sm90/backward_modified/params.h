@@ -77,7 +77,7 @@ struct ModifiedBackwardParams {
 inline constexpr int kTileBegun = 1;
 inline constexpr int kTileStored = 2;
 
-/// The passes around the main kernel: shift, delta and the cleared accumulator before, grad_q after.
+/// The passes around the main kernel: shift, delta and cleared counters before, grad_q after.
 struct ModifiedPassParams {
   const uint16_t* o;       ///< (batch, len_q, heads_q, head_dim_v), strides in elements
   const uint16_t* grad_o;  ///< like o

@@ -1,5 +1,5 @@
-// The memory-bound passes around the main kernel: prepare (shift, delta, cleared accumulator and counter), finish (accumulator to grad_q), gradient of the
-// sinks.
+// The memory-bound passes around the main kernel: prepare (shift, delta, cleared counters, zeros where no key tile comes), finish (accumulator to grad_q),
+// gradient of the sinks.
 #include <cmath>
 
 #include "attention/sequence_schedule.cuh"

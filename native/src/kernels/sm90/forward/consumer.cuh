@@ -85,8 +85,7 @@ class Consumer {
     return read_message(tile);
   }
 
-  /// The lane that releases the q tile reads the message, so that its arrival orders the read for all. The shuffles tell the compiler that these are the same
-  /// in the whole warp.
+  /// Read by the lane that releases the q tile, so that its arrival orders the read for all. The shuffles tell the compiler that the warp's lanes agree.
   __device__ __forceinline__ int read_message(Tile& tile) const {
     int4 message = make_int4(0, 0, 0, 0);
     if constexpr (kModified) {
@@ -190,8 +189,7 @@ class Consumer {
   /// All tiles but the first, with modified scores: from n on.
   __device__ __forceinline__ void remaining_tiles(float (&s)[Config::kScores], uint32_t (&p)[Config::kScores / 2], float (&o)[Config::kOutputs], RowState& rows,
                                                   const Tile& tile, const KeyTiles& keys, int n) {
-    if constexpr (Scores::kSoftcap) {
-      // The lower edge is rare beside what softcap costs: it needs no code of its own.
+    if constexpr (Scores::kSoftcap) {  // the lower edge is rare beside what softcap costs: it needs no code of its own
 #pragma unroll 1
       for (; n >= keys.begin; --n) {
         if (n >= keys.full_end || n < keys.full_begin) {
@@ -388,8 +386,7 @@ class Consumer {
     to_operand<Element>(p, s);
   }
 
-  /// A step of kind kLowerEdge for the last key tile n where none of the rows sees its lower half: only the upper half's scores are formed, and their weights
-  /// take the first half of p.
+  /// A step of kind kLowerEdge for the last key tile n of which no row sees the lower half: only the upper half's weights are formed, in the first half of p.
   __device__ __forceinline__ void last_half_step(float (&scores)[Config::kScores], uint32_t (&p)[Config::kScores / 2], float (&o)[Config::kOutputs],
                                                  RowState& rows, const Tile& tile, int n) {
     using namespace ptx;
@@ -426,8 +423,7 @@ class Consumer {
     }
   }
 
-  /// A key tile of a list that masks hide from this warpgroup, not from the block: only the product of the tile before, unless that was hidden too. What
-  /// follows takes zeros for its weights.
+  /// A listed key tile that masks hide from this warpgroup alone: only the product of the tile before, unless hidden too. What follows takes zeros for weights.
   __device__ __forceinline__ void hidden_step(uint32_t (&p)[Config::kScores / 2], float (&o)[Config::kOutputs]) {
     using namespace ptx;
     release_k();
