@@ -29,6 +29,7 @@ class BegunTiles {
   __device__ __forceinline__ void look(const ListedSteps& steps, int step) {
     const int tile = steps.lane_tile(step);
     known_ = __ballot_sync(0xFFFFFFFF, tile >= 0 && (ptx::load_acquire(g_words_ + first_word_ + max(tile, 0)) & kTileStored) != 0);
+    __syncwarp();  // what the lanes have acquired, they have for the one that arrives at a barrier next
   }
 
   /// Comes to a step's tile: what its word was, in all lanes; 0: the step is to store its part. For one step ahead, behind wait_for of the one before.

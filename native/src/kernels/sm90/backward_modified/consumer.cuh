@@ -143,7 +143,7 @@ class ModifiedConsumer {
         late = first == work.first_step;
         const int last = (late ? work.first_stored : work.first_late) - 1;
         first = late ? work.first_late : work.first_step;
-        g_lane_ += (last - step) * (Config::kTileQ * Config::kHeadDim);
+        g_lane_ += int64_t{last - step} * (Config::kTileQ * Config::kHeadDim);
         step = last;
       }
     }
