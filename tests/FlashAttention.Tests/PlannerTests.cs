@@ -108,6 +108,24 @@ public sealed class PlannerTests
         AssertSensible(PlanQuery.Of(problem, fa_pass.FA_PASS_BACKWARD, Cuda, 90), SharedMemoryLimit(90));
     }
 
+    /// <summary>Short causal problems leave multiprocessors idle where every other block then gets tiles of the same work; the others take all.</summary>
+    [TestCase(128, 512, 32, MaskKind.BottomRight, 128)]
+    [TestCase(192, 1024, 16, MaskKind.BottomRight, 128)]
+    [TestCase(256, 1024, 16, MaskKind.BottomRight, 128)]
+    [TestCase(256, 1024, 15, MaskKind.BottomRight, 132)]
+    [TestCase(64, 512, 32, MaskKind.BottomRight, 132)]
+    [TestCase(128, 512, 32, MaskKind.None, 132)]
+    public void HopperForwardBlocksOfShortProblems(int headDim, int length, int batch, MaskKind mask, int blocks)
+    {
+        int heads = 2048 / headDim;
+        ProblemCase problem = Base with
+        {
+            Batch = batch, HeadsQ = heads, HeadsKv = heads, HeadDim = headDim, HeadDimV = headDim, LenQ = length, LenKv = length, Mask = mask,
+        };
+        fa_plan_description plan = PlanQuery.Of(problem, fa_pass.FA_PASS_FORWARD, Cuda, 90);
+        Assert.That(plan.blocks, Is.EqualTo(blocks), plan.Reason());
+    }
+
     /// <summary>Above head_dim 128 a cluster of two blocks shares a tile of 128 keys.</summary>
     [Test]
     public void HopperUsesItsOwnBackwardKernel([Values(8, 64, 128, 136, 192, 200, 256)] int headDim, [Values] MaskKind mask)

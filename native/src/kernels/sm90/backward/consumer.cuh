@@ -5,6 +5,7 @@
 #include "kernels/sm90/backward/grad_q.cuh"
 #include "kernels/sm90/backward/pairs.cuh"
 #include "kernels/sm90/backward/scores.cuh"
+#include "kernels/sm90/backward/stage_gradient.cuh"
 #include "kernels/sm90/backward/steps.cuh"
 #include "kernels/sm90/backward/turns.cuh"
 #include "ptx/bulk_copy.cuh"
@@ -342,8 +343,8 @@ class BackwardConsumer {
   __device__ __forceinline__ void store_gradients(const float (&grad_k)[Config::kGradients], const float (&grad_v)[Config::kGradients]) {
     using namespace ptx;
     named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);  // the other warpgroup has read k for the last time
-    stage_gradient(smem_.k, grad_k, params_.scale);
-    stage_gradient(smem_.v, grad_v, 1.0f);
+    stage_gradient<Element>(smem_.k, grad_k, warpgroup_, params_.scale);
+    stage_gradient<Element>(smem_.v, grad_v, warpgroup_, 1.0f);
     fence_proxy_async_shared();
     named_barrier_sync(Config::kBarrierWarpgroup + warpgroup_, 128);
     const int first_key = tile_.first_key + 64 * warpgroup_;
@@ -361,23 +362,6 @@ class BackwardConsumer {
     if constexpr (Config::kTile.finishes_earlier_heads && !Config::kAddsInBulk) {
       if (threadIdx.x == 128) {  // all consumers have passed a barrier since their last addition
         increment_release(params_.tiles_done + tile_.batch * params_.heads_kv + tile_.kv_head);
-      }
-    }
-  }
-
-  __device__ __forceinline__ void stage_gradient(Element (&s_tile)[Config::kPanels][Config::kTileKv][64], const float (&gradient)[Config::kGradients],
-                                                 float factor) {
-    const int thread = threadIdx.x % 128, lane = thread % 32;
-    const int row = 64 * warpgroup_ + thread / 32 * 16 + lane % 16;
-#pragma unroll
-    for (int panel = 0; panel < Config::kPanels; ++panel) {
-      const uint32_t s_panel = ptx::shared_address(s_tile[panel]);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const float* part = gradient + 32 * panel + 8 * k;
-        ptx::stmatrix_x4(s_panel + tile::swizzled_offset_bytes(row, 2 * k + lane / 16), ptx::pack2<Element>(part[0] * factor, part[1] * factor),
-                         ptx::pack2<Element>(part[2] * factor, part[3] * factor), ptx::pack2<Element>(part[4] * factor, part[5] * factor),
-                         ptx::pack2<Element>(part[6] * factor, part[7] * factor));
       }
     }
   }
