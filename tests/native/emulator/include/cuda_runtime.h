@@ -60,6 +60,9 @@ inline void or_flags(Warp& warp) {
 inline void shuffle_xor(Warp& warp) {
   for (uint32_t lane = 0; lane < kWarpSize; ++lane) warp[lane].out[0] = warp[lane ^ warp[lane].in[1]].in[0];
 }
+inline void shuffle(Warp& warp) {
+  for (uint32_t lane = 0; lane < kWarpSize; ++lane) warp[lane].out[0] = warp[warp[lane].in[1]].in[0];
+}
 
 }  // namespace emulator
 
@@ -76,8 +79,14 @@ struct alignas(16) float4 {
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
 
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) {
+  return {x, y, z, w};
+}
+inline int4 make_int4(int x, int y, int z, int w) {
   return {x, y, z, w};
 }
 
@@ -121,6 +130,9 @@ inline int __any_sync(unsigned, int flag) {
 }
 inline unsigned __ballot_sync(unsigned, int flag) {
   return emulator::warp_wide(emulator::ballot, {flag != 0})[0];
+}
+inline int __shfl_sync(unsigned, int value, int lane) {
+  return static_cast<int>(emulator::warp_wide(emulator::shuffle, {static_cast<uint32_t>(value), static_cast<uint32_t>(lane)})[0]);
 }
 inline unsigned __shfl_xor_sync(unsigned, unsigned value, int lane_mask) {
   return emulator::warp_wide(emulator::shuffle_xor, {value, static_cast<uint32_t>(lane_mask)})[0];

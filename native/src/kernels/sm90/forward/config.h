@@ -102,7 +102,7 @@ struct ForwardConfig {
 
   static_assert(kHeadDim % 64 == 0 && kHeadDim <= 256, "panels are 64 columns wide; wgmma produces up to 256 columns");
   static_assert(kTileKv % 16 == 0 && kTileKv <= 256, "the second product takes keys in steps of 16; a TMA box holds up to 256 rows");
-  static_assert(!kStagesInQ || (!kOverlapTiles && kTeams == 1 && !Scores::kModified), "what the plain kernel needs");
+  static_assert(!kStagesInQ || (!kOverlapTiles && kTeams == 1), "a q tile is staged in by the consumers of one team");
   static_assert(kTeams * kWarpgroups >= 2 && kTeams * kWarpgroups <= 4, "register split");
   static_assert(kTeams * kTile.consumer_registers() * kWarpgroups + kTile.producer_registers() <= (kTeams * kWarpgroups + 1) * kTile.entry_registers(),
                 "registers are moved between warpgroups, not added");

@@ -321,7 +321,9 @@ class Consumer {
     }
     if constexpr (Config::kStagesInQ) {
       ptx::named_barrier_sync(Config::kBarrierOutput + warpgroup_, 128);  // all of the warpgroup have formed their last scores
-      store_output_by_tma<Config>(params_, smem_.q(q_cursor_.stage()), place, tile.first_row, warpgroup_, o, inverse_sum);
+      if (whole) {
+        store_output_by_tma<Config>(params_, smem_.q(q_cursor_.stage()), place, tile.first_row, warpgroup_, o, inverse_sum);
+      }
       q_cursor_.advance();
       staged_ = true;
     }

@@ -37,6 +37,8 @@ constexpr const ModifiedLauncher* kModifiedLaunchers[][kSm90PairSet - 1] = {
     {kModified<1, 1>, kModified<1, 2>, kModified<1, 3>},
     {kModified<2, 1>, kModified<2, 2>, kModified<2, 3>},
     {nullptr, nullptr, nullptr, kModified<kSm90BiasForwardTile, kSm90BiasSet>},
+    {kModified<kSm90WindowForwardTile, 1>},
+    {kModified<kSm90DeepWindowForwardTile, 1>},
 };
 static_assert(sizeof(kModifiedLaunchers) / sizeof(kModifiedLaunchers[0]) == sizeof(kSm90ModifiedForwardTiles) / sizeof(kSm90ModifiedForwardTiles[0]),
               "a row each");

@@ -1,0 +1,117 @@
+// What the producer of the Hopper forward kernel tells consumer warpgroups of a work tile under windows and chunks (kernels/sm90/forward/schedule.cuh), for
+// every tile that is compiled with ranges: each pair that a row sees is in exactly one step, masks are where a row does not see a key, and every warpgroup
+// takes part in the rings and turns for exactly the key tiles that the block goes through.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+
+#include "kernels/sm90/forward/schedule.cuh"
+#include "plan/sm90_forward_tiles.h"
+
+namespace fa_test {
+namespace {
+
+using fa::PairRange;
+
+/// What the functions under test take of a configuration.
+template <int kRow>
+struct RangeConfig {
+  static constexpr fa::Sm90ForwardTile kTile = fa::kSm90ModifiedForwardTiles[kRow];
+  struct Scores {
+    static constexpr bool kAlibi = false;
+  };
+  static constexpr int kWarpgroups = kTile.warpgroups;
+  static constexpr int kTileQ = kTile.tile_q();
+  static constexpr int kTileKv = kTile.tile_kv;
+  static constexpr bool kTrimsFirst = kTileKv == 128;
+  static constexpr bool kTrimsLast = kTrimsFirst;
+};
+
+PairRange random_range(std::mt19937& random) {
+  const auto pick = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); };
+  PairRange range;
+  range.len_q = pick(1, pick(0, 1) == 0 ? 300 : 1500);
+  range.len_kv = pick(0, pick(0, 1) == 0 ? 300 : 1500);
+  range.bottom_right = pick(0, 1) == 0;
+  range.offset = range.bottom_right ? range.len_kv - range.len_q : 0;
+  range.left = pick(0, 3) == 0 ? PairRange::kUnlimited : pick(0, 600);
+  range.right = pick(0, 1) == 0 ? 0 : pick(0, 2) == 0 ? PairRange::kUnlimited : pick(0, 300);
+  if (pick(0, 3) == 0) {
+    range.chunk = pick(1, 700);
+    range.by_chunk = fa::FastDivisor(range.chunk);
+  }
+  return range;
+}
+
+/// One warpgroup's 64 rows from first_row on, by the messages of its work tile, whose key tiles are [block_begin, block_end). Returns its steps.
+template <typename Config>
+int check_warpgroup(const PairRange& range, int first_row, const int4* messages, int block_begin, int block_end) {
+  constexpr int kKeys = Config::kTileKv;
+  const int exact_end = messages[0].x, end = messages[0].y, full_begin = messages[0].z, begin = messages[0].w;
+  const bool masks_first = (messages[1].y & 1) != 0, trims_first = (messages[1].y & 2) != 0, trims_last = (messages[1].y & 4) != 0;
+  const int skipped_first = block_end - std::max(end, messages[1].x), steps = end > 0 ? end - begin : 0, skipped_last = end > 0 ? messages[1].z : 0;
+  EXPECT_EQ(messages[1].x, block_begin);
+  EXPECT_EQ(std::max(skipped_first, 0) + steps + std::max(skipped_last, 0), block_end - block_begin) << "each key tile of the block once";
+  for (int row = std::max(first_row, 0); row < std::min(first_row + 64, range.len_q); ++row) {
+    const int first_key = range.begin_key(row), end_key = range.end_key(row);
+    if (first_key < end_key) {
+      EXPECT_TRUE(end > 0 && first_key >= begin * kKeys + (trims_last ? kKeys / 2 : 0)) << "row " << row;
+      EXPECT_LE(end_key, end * kKeys - (trims_first ? kKeys / 2 : 0)) << "row " << row;
+    }
+    for (int n = begin; n < end; ++n) {
+      const bool masked = n == end - 1 ? masks_first : n >= exact_end || n < full_begin;
+      EXPECT_TRUE(masked || (first_key <= n * kKeys && end_key >= (n + 1) * kKeys)) << "row " << row << ", key tile " << n;
+    }
+  }
+  return steps;
+}
+
+/// All work tiles of a head. Returns the keys that its warpgroups form for each row of 64, in steps of 64.
+template <int kRow>
+int64_t check_head(const PairRange& range) {
+  using Config = RangeConfig<kRow>;
+  fa::sm90::ModifiedForwardParams params{};
+  params.scores.range = range;
+  int64_t units = 0;
+  for (int first_row = 0; first_row < range.len_q; first_row += Config::kTileQ) {
+    const fa::sm90::KeyTiles keys = fa::sm90::key_tiles<Config::kTileKv>(range, first_row, Config::kTileQ);
+    int4 messages[fa::sm90::SequenceWorkTile::num_messages(Config::kWarpgroups)];
+    fa::sm90::write_messages<Config>(params, messages, {first_row, 3, 2}, {range.len_q, range.len_kv, 0, 0}, keys.end, keys.begin);
+    EXPECT_TRUE(messages[0].x == first_row && messages[0].y == 3 && messages[0].z == 2 && messages[0].w == keys.end);
+    for (int warpgroup = 0; warpgroup < Config::kWarpgroups; ++warpgroup) {
+      const int4* own = messages + 2 + 2 * warpgroup;
+      const int steps = check_warpgroup<Config>(range, first_row + 64 * warpgroup, own, keys.begin, keys.end);
+      units += steps * (Config::kTileKv / 64) - ((own[1].y & 2) != 0 ? 1 : 0) - ((own[1].y & 4) != 0 ? 1 : 0);
+    }
+  }
+  return units;
+}
+
+TEST(ForwardRanges, EveryVisiblePairIsInOneStep) {
+  std::mt19937 random(20261123);
+  for (int i = 0; i < 1500 && !testing::Test::HasFailure(); ++i) {
+    const PairRange range = random_range(random);
+    SCOPED_TRACE(testing::Message() << range.len_q << " x " << range.len_kv << " left " << range.left << " right " << range.right << " offset " << range.offset
+                                    << " chunk " << range.chunk);
+    check_head<0>(range);
+    check_head<1>(range);
+    check_head<2>(range);
+    check_head<fa::kSm90WindowForwardTile>(range);
+    check_head<fa::kSm90DeepWindowForwardTile>(range);
+  }
+}
+
+/// A causal window of 1024: with half tiles at both ends, tiles of 128 keys form as many keys as those of 64.
+TEST(ForwardRanges, HalfTilesFormAsFewKeysAsSmallTiles) {
+  for (const int left : {127, 511, 1023}) {
+    PairRange range;
+    range.len_q = range.len_kv = 192 * 64;
+    range.left = left;
+    range.right = 0;
+    EXPECT_EQ(check_head<1>(range), check_head<fa::kSm90WindowForwardTile>(range)) << "window of " << left + 1;
+  }
+}
+
+}  // namespace
+}  // namespace fa_test
