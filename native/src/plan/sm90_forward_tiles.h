@@ -87,20 +87,14 @@ inline constexpr Sm90ForwardTile kSm90ModifiedForwardTiles[] = {
     {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32},
     {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16},
     {128, 2, 128, 2, false, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32, false, true},
-    {128, 3, 64, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32},
     {128, 3, 64, 4, false, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32, false, false, true},
 };
-/// The last one is for a bias, of which two tiles take the place of the second q tile and of o's.
+/// For a bias, of which two tiles take the place of the second q tile and of o's.
 inline constexpr int kSm90BiasForwardTile = 3;
+/// For ranges at head_dim 128, alone.
+inline constexpr int kSm90RangeForwardTile = 4;
 /// Those up to this one are compiled with boolean and block masks.
 inline constexpr int kSm90LargestMaskTile = 1;
-
-/// Whether windows are planned with the tile for windows, where it is expected to be faster (sm90_takes_window_tile); otherwise with row 1.
-inline constexpr bool kSm90PlansWindowTile = false;
-/// That tile: three warpgroups, compiled with ranges only. The row after it keeps twice as many key tiles in flight, in the room of the second place for o.
-inline constexpr int kSm90WindowForwardTile = 4;
-inline constexpr int kSm90DeepWindowForwardTile = 5;
-static_assert(kSm90ModifiedForwardTiles[kSm90WindowForwardTile].head_dim == 128 && kSm90ModifiedForwardTiles[kSm90DeepWindowForwardTile].head_dim == 128);
 
 /// Index of the tile for a problem whose head dims fit the last one.
 inline int sm90_forward_tile_of(const Problem& problem) {
@@ -113,32 +107,14 @@ inline int sm90_forward_tile_of(const Problem& problem) {
   return index;
 }
 
-/// Time of a query row with the tile for windows, in twentieths of that with two warpgroups.
-inline constexpr int64_t kSm90WindowTileCost = 19;
-
-/// Whether the tile for windows is expected to be faster for a problem at its head_dim: a window, with or without sinks, whose blocks have less to do with it.
-/// Its query tiles are larger, so that the last round may cost more than they save. Not with chunks, of which 192 rows often touch two, nor with sequences, at
-/// the end of each of which more rows are idle.
-inline bool sm90_takes_window_tile(const Problem& problem, int64_t multiprocessors) {
-  const uint32_t variants = variants_of(problem);
-  if ((variants & kVariantWindow) == 0 || (variants & ~(kVariantWindow | kVariantSinks)) != 0) {
-    return false;
-  }
-  const auto rows_of_a_block = [&](const Sm90ForwardTile& tile) {
-    const int64_t tiles = (problem.len_q + tile.tile_q() - 1) / tile.tile_q() * problem.batch * problem.heads_q;
-    return (tiles + multiprocessors - 1) / multiprocessors * tile.tile_q();
-  };
-  return rows_of_a_block(kSm90ModifiedForwardTiles[kSm90WindowForwardTile]) * kSm90WindowTileCost < rows_of_a_block(kSm90ModifiedForwardTiles[1]) * 20;
-}
-
 /// The same for a problem that sets variants: an index into kSm90ModifiedForwardTiles.
-inline int sm90_modified_forward_tile_of(const Problem& problem, int64_t multiprocessors) {
+inline int sm90_modified_forward_tile_of(const Problem& problem) {
   const int64_t head_dim = problem.head_dim > problem.head_dim_v ? problem.head_dim : problem.head_dim_v;
   if (problem.variants.bias && head_dim <= kSm90ModifiedForwardTiles[kSm90BiasForwardTile].head_dim) {
     return kSm90BiasForwardTile;
   }
-  if (kSm90PlansWindowTile && head_dim > 64 && head_dim <= 128 && sm90_takes_window_tile(problem, multiprocessors)) {
-    return kSm90WindowForwardTile;
+  if (head_dim > 64 && head_dim <= kSm90ModifiedForwardTiles[kSm90RangeForwardTile].head_dim && (variants_of(problem) & ~kSm90RangeVariants) == 0) {
+    return kSm90RangeForwardTile;
   }
   return head_dim <= 64 ? 0 : head_dim <= 128 ? 1 : 2;
 }

@@ -97,8 +97,7 @@ TEST(ForwardRanges, EveryVisiblePairIsInOneStep) {
     check_head<0>(range);
     check_head<1>(range);
     check_head<2>(range);
-    check_head<fa::kSm90WindowForwardTile>(range);
-    check_head<fa::kSm90DeepWindowForwardTile>(range);
+    check_head<fa::kSm90RangeForwardTile>(range);
   }
 }
 
@@ -109,7 +108,7 @@ TEST(ForwardRanges, HalfTilesFormAsFewKeysAsSmallTiles) {
     range.len_q = range.len_kv = 192 * 64;
     range.left = left;
     range.right = 0;
-    EXPECT_EQ(check_head<1>(range), check_head<fa::kSm90WindowForwardTile>(range)) << "window of " << left + 1;
+    EXPECT_EQ(check_head<0>(range), check_head<fa::kSm90RangeForwardTile>(range)) << "window of " << left + 1;
   }
 }
 

@@ -1,3 +1,0 @@
-#include "kernels/sm90/forward/launch_modified.cuh"
-
-FA_SM90_INSTANTIATE_FORWARD(kSm90WindowForwardTile, 1)
