@@ -25,8 +25,8 @@ if(object MATCHES "\\.(o|obj)$")
   file(WRITE "${object}.ptxas.txt" "${output}")
 endif()
 
-# Resource lines are kept in the file only; everything else reaches the user.
-string(REGEX REPLACE "ptxas info +: (Compiling|Function properties|Used|[0-9]+ bytes gmem)[^\n]*\n" "" output "${output}")
+# Resources, times and the harmless remark on fences (C7519, see PtxasGuard.cmake) are kept in the file only; everything else reaches the user.
+string(REGEX REPLACE "ptxas info +: (Compiling|Function properties|Used|Compile time|[0-9]+ bytes gmem|\\(C7519\\))[^\n]*\n" "" output "${output}")
 string(REGEX REPLACE " +[0-9]+ bytes stack frame[^\n]*\n" "" output "${output}")
 if(NOT output MATCHES "^[ \r\n]*$")
   message("${output}")
