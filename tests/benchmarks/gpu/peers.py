@@ -84,11 +84,11 @@ def apart(got, want):
 
 
 class Case:
-    """Tensors of one shape, and a call per implementation and pass."""
+    """Tensors of one shape, that of the grid unless batch and heads are given, and a call per implementation and pass."""
 
-    def __init__(self, library, dim, length, causal, dtype):
+    def __init__(self, library, dim, length, causal, dtype, batch=None, heads=None):
         self.library, self.causal = library, causal
-        self.batch, self.length, self.heads, self.dim = TOKENS // length, length, WIDTH // dim, dim
+        self.batch, self.length, self.heads, self.dim = batch or TOKENS // length, length, heads or WIDTH // dim, dim
         shape = (self.batch, length, self.heads, dim)
         self.q, self.k, self.v, self.grad_o = (torch.randn(shape, device="cuda", dtype=dtype) for _ in range(4))
         self.o, self.grad_q, self.grad_k, self.grad_v = (torch.empty_like(self.q) for _ in range(4))

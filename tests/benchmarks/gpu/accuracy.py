@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+"""Errors of our kernels, FlashAttention-2 and cuDNN (both through PyTorch) against float64 on the same inputs: o and the three gradients.
+
+usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 accuracy.py [--json FILE] [--dims 64,128,256] [--dtypes float16,bfloat16] [--seeds 3]
+           [--gain 1] [--kernel auto] [--limit SECONDS] [--worst RATIO]
+
+Inputs are random normal, --gain multiplies q (8: most rows have one key that outweighs the rest). Each implementation computes its gradients from its own o and
+log-sum-exp. Per case, over all seeds: the root mean square of the error, and the largest, in units of 1e-5; ratios are ours over the better peer's. Noise: how
+far the ratio of one seed lies from that of all, at most. With --limit, seeds that do not fit into it are left out, but not the first. Ends with 1 where a ratio
+of root mean squares is above --worst.
+"""
+import argparse
+import math
+import sys
+import time
+
+import torch
+
+import peers
+
+SHAPES = ((4, 512, 8), (2, 1024, 8), (1, 4096, 4))  # batch, length, heads
+RESULTS = ("o", "grad_q", "grad_k", "grad_v")
+PEERS = {"FA2": "fa2", "cuDNN": "cudnn"}
+
+
+def exact(q, k, v, grad_o, causal):
+    """The results in float64, unfused, of one batch entry: (length, heads, head_dim) all."""
+    q, k, v, grad_o = (t.double().transpose(0, 1) for t in (q, k, v, grad_o))
+    scale, length = q.shape[2] ** -0.5, q.shape[1]
+    scores = q @ k.transpose(1, 2) * scale
+    if causal:
+        scores.masked_fill_(torch.ones(length, length, dtype=torch.bool, device="cuda").triu(1), -math.inf)
+    p = torch.softmax(scores, 2)
+    del scores
+    o = p @ v
+    grad_v = p.transpose(1, 2) @ grad_o
+    ds = grad_o @ v.transpose(1, 2)
+    ds.sub_((grad_o * o).sum(2, keepdim=True)).mul_(p)
+    return [t.transpose(0, 1) for t in (o, ds @ k * scale, ds.transpose(1, 2) @ q * scale, grad_v)]
+
+
+refusals = set()
+
+
+def results_of(case, kernel):
+    """{implementation: (batch, length, heads, head_dim) results}; without the peers that refuse the case, which are said once."""
+    case.ours(kernel, "backward")()
+    found = {"ours": [case.o, case.grad_q, case.grad_k, case.grad_v]}
+    for name, method in PEERS.items():
+        try:
+            out, gradients = getattr(case, method)("forward")()[0], getattr(case, method)("backward")()
+            found[name] = [t.transpose(1, 2) for t in (out, *gradients[:3])]
+        except RuntimeError as error:
+            text = f"{name} is left out at d{case.dim}: {str(error).splitlines()[0][:120]}"
+            if text not in refusals:
+                print(text)
+            refusals.add(text)
+    return found
+
+
+def errors_of(case, kernel):
+    """{implementation: {result: (mean square, largest)}} of one set of inputs."""
+    found, sums = results_of(case, kernel), {}
+    for b in range(case.batch):
+        wants = exact(case.q[b], case.k[b], case.v[b], case.grad_o[b], case.causal)
+        for name, tensors in found.items():
+            for result, got, want in zip(RESULTS, tensors, wants):
+                error = got[b].double() - want
+                square, largest = sums.setdefault(name, {}).setdefault(result, (0.0, 0.0))
+                here = float(error.abs().max())
+                if not math.isfinite(here):
+                    sys.exit(f"{name}: {result} is not finite: d{case.dim} {'causal' if case.causal else 'full'} {case.length} {case.q.dtype}")
+                sums[name][result] = (square + float(error.square().mean()) / case.batch, max(here, largest))
+    return sums
+
+
+def over_peers(errors, result):
+    """Ours over the better peer's (root mean square, largest error); None where no peer computes the case."""
+    others = [errors[name][result] for name in PEERS if name in errors]
+    ours = errors["ours"][result]
+    return (math.sqrt(ours[0] / min(e[0] for e in others)), ours[1] / min(e[1] for e in others)) if others else None
+
+
+def together(seeds):
+    """The errors of several seeds as one."""
+    return {name: {r: (sum(s[name][r][0] for s in seeds) / len(seeds), max(s[name][r][1] for s in seeds)) for r in RESULTS} for name in seeds[0]}
+
+
+def measure(library, a):
+    """{case: [errors of each seed]}."""
+    cells = [(dtype, dim, causal, shape) for dtype in a.dtypes.split(",") for dim in map(int, a.dims.split(",")) for causal in (False, True) for shape in SHAPES]
+    found, begin, longest = {}, time.monotonic(), 0.0
+    for seed in range(a.seeds):
+        start = time.monotonic()
+        if seed and a.limit and start - begin + longest > a.limit:
+            print(f"{seed} of {a.seeds} seeds in {start - begin:.0f} s")
+            break
+        for index, (dtype, dim, causal, (batch, length, heads)) in enumerate(cells):
+            torch.manual_seed(1000 * seed + index)
+            case = peers.Case(library, dim, length, causal, getattr(torch, dtype), batch, heads)
+            case.q *= a.gain
+            found.setdefault((dtype, dim, causal, length), []).append(errors_of(case, a.kernel))
+            del case
+        # The first round also compiles what the peers run.
+        longest = time.monotonic() - start if seed else 0.0
+    return found
+
+
+def print_cases(found):
+    names = ("ours", *PEERS)
+    print(f"root mean square, largest error of {'/'.join(names)} in 1e-5")
+    for (dtype, dim, causal, length), seeds in found.items():
+        errors = together(seeds)
+        print(f"{dtype:8} d{dim:<3} {'causal' if causal else 'full  '} {length:4}", end="")
+        for result in RESULTS:
+            rms, largest = ("/".join(form(errors[n][result]) if n in errors else "-" for n in names)
+                            for form in (lambda e: f"{math.sqrt(e[0]) * 1e5:.2f}", lambda e: f"{e[1] * 1e5:.0f}"))
+            print(f"  {result} {rms}, {largest}", end="")
+        print()
+
+
+def summaries(found):
+    """{(type, pass): {"rms": (geometric mean, worst, its case, noise), "largest": …}}."""
+    summary = {}
+    for dtype in dict.fromkeys(key[0] for key in found):
+        for what, results in (("forward", RESULTS[:1]), ("backward", RESULTS[1:])):
+            for place, measure_name in enumerate(("rms", "largest")):
+                ratios, noise = {}, 0.0
+                for key, seeds in ((k, s) for k, s in found.items() if k[0] == dtype):
+                    for result in results:
+                        whole = over_peers(together(seeds), result)
+                        if whole is None:
+                            continue
+                        ratios[f"{result} d{key[1]} {'causal' if key[2] else 'full'} {key[3]}"] = whole[place]
+                        noise = max([noise] + [abs(over_peers(seed, result)[place] / whole[place] - 1) for seed in seeds])
+                if ratios:
+                    worst = max(ratios, key=ratios.get)
+                    summary.setdefault((dtype, what), {})[measure_name] = (peers.geometric_mean(list(ratios.values())), ratios[worst], worst, noise)
+    return summary
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json")
+    parser.add_argument("--dims", default="64,128,256")
+    parser.add_argument("--dtypes", default="float16,bfloat16")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--gain", type=float, default=1.0)
+    parser.add_argument("--kernel", default="auto")
+    parser.add_argument("--limit", type=float)
+    parser.add_argument("--worst", type=float)
+    a = parser.parse_args()
+    library = peers.Library()
+    found = measure(library, a)
+    print_cases(found)
+    summary = summaries(found)
+    for (dtype, what), values in summary.items():
+        for name, (mean, worst, where, noise) in values.items():
+            print(f"{what} {dtype}, {name} over the better peer's: geometric mean {mean:.3f}, worst {worst:.3f} ({where}), noise {noise:.3f}")
+    if a.json:
+        flat = [{"dtype": k[0], "head_dim": k[1], "causal": k[2], "length": k[3], "seeds": len(s), "implementation": name,
+                 **{r: {"rms": math.sqrt(e[0]), "largest": e[1]} for r, e in results.items()}} for k, s in found.items() for name, results in together(s).items()]
+        peers.write_json(a.json, {"device": peers.device_facts(library, peers.state()), "gain": a.gain, "measurements": flat})
+    rms = [values["rms"] for values in summary.values()]
+    means, worst = [value[0] for value in rms], max((value[1] for value in rms), default=math.nan)
+    print(f"root mean square over the better peer's: geometric mean {peers.geometric_mean(means):.3f}, worst {worst:.3f}")
+    return 1 if a.worst is not None and not worst <= a.worst else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
