@@ -23,6 +23,27 @@ public static class VariantTable
             .Select<SequenceKind, Func<Variants, Variants>>(kind => v => v with { Sequences = kind })]),
     ];
 
+    /// <summary>The factors, with each of their settings but off, alone.</summary>
+    public static IEnumerable<(string Name, IEnumerable<Variants> Settings)> Factors =>
+        Levels.Select(factor => (factor.Name, factor.Settings.Skip(1).Select(set => set(Variants.None))));
+
+    /// <summary>The first and the last setting of a factor.</summary>
+    public static IEnumerable<Func<Variants, Variants>> Ends(string factor)
+    {
+        Func<Variants, Variants>[] settings = Levels.Single(f => f.Name == factor).Settings;
+        return settings.Length > 2 ? [settings[1], settings[^1]] : [settings[1]];
+    }
+
+    /// <summary>Names of the factors that are set.</summary>
+    public static IEnumerable<string> FactorsOf(Variants variants) => Presence.Where(factor => factor.IsSet(variants)).Select(factor => factor.Name);
+
+    private static readonly (string Name, Func<Variants, bool> IsSet)[] Presence =
+    [
+        ("window", v => v.Window is not null), ("chunk", v => v.Chunk > 0), ("softcap", v => v.Softcap > 0), ("alibi", v => v.Alibi != AlibiKind.None),
+        ("bias", v => v.Bias != PairShape.None), ("visible", v => v.Visible != PairShape.None), ("block", v => v.Block is not null), ("sinks", v => v.Sinks),
+        ("dropout", v => v.Dropout > 0), ("sequences", v => v.Sequences != SequenceKind.None),
+    ];
+
     private static readonly int[] Lengths = [1, 15, 33, 64, 65, 130];
 
     private static readonly (int D, int Dv)[] HeadDims = [(8, 8), (5, 3), (64, 64), (40, 72), (128, 128), (192, 128), (512, 512)];

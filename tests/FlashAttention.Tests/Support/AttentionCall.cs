@@ -194,9 +194,12 @@ internal sealed unsafe class AttentionCall : IDisposable
     }
 
     /// <summary>What the device would run for the case: OK, or UNSUPPORTED.</summary>
-    public fa_status Describe(fa_pass pass, out fa_plan_description description, int assumedCapability = 0)
+    public fa_status Describe(
+        fa_pass pass, out fa_plan_description description, int assumedCapability = 0, fa_kernel kernel = fa_kernel.FA_KERNEL_AUTO, bool deterministic = false)
     {
         fa_attention_options options = Options;
+        options.kernel = kernel;
+        options.deterministic |= deterministic ? 1 : 0;
         var p = new fa_describe_params
         {
             struct_size = (uint)sizeof(fa_describe_params),
