@@ -9,9 +9,9 @@
 
 namespace fa::sm80 {
 
-/// Shared memory that every device of a class offers to one block: compute capability 8.6, 8.9 and 12.x / 8.0 and 8.7 / 9.0 and 10.x.
+/// Shared memory that every device offers to one block (compute capability 8.6, 8.9 and 12.x), and what the largest offer (9.0 and 10.x); between them lie the
+/// 163 KiB of 8.0 and 8.7.
 inline constexpr int64_t kSmallSharedBytes = 99 * 1024;
-inline constexpr int64_t kMediumSharedBytes = 163 * 1024;
 inline constexpr int64_t kLargeSharedBytes = 227 * 1024;
 
 /// Largest head_dim (and head_dim_v) of any variant. Both are padded to the variant's padded_dim inside the kernel.

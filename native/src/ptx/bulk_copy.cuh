@@ -1,4 +1,4 @@
-// cp.async.bulk: linear copies between global and shared memory by the tensor memory accelerator, without a tensor map. PTX ISA 8.0, sm_90.
+// cp.async.bulk: linear copies from shared to global memory by the tensor memory accelerator, without a tensor map. PTX ISA 8.0, sm_90.
 //
 // One thread issues a copy. Addresses and sizes are multiples of 16 bytes.
 #pragma once
@@ -8,13 +8,6 @@
 #include "ptx/mbarrier.cuh"
 
 namespace fa::ptx {
-
-/// Loads `bytes` contiguous bytes and reports them to the barrier. cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes
-__device__ __forceinline__ void bulk_load(uint64_t* barrier, void* s_destination, const void* g_source, uint32_t bytes) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(shared_address(s_destination)), "l"(g_source),
-               "r"(bytes), "r"(shared_address(barrier))
-               : "memory");
-}
 
 /// Stores shared memory, under the conditions of bulk_reduce_add. cp.async.bulk.global.shared::cta.bulk_group
 __device__ __forceinline__ void bulk_store(float* g_destination, const float* s_source, uint32_t bytes) {

@@ -1,8 +1,6 @@
 // Special registers read anew at every use: what is derived from them need not stay in a register across a loop that has none to spare.
 #pragma once
 
-#include <cstdint>
-
 namespace fa::ptx {
 
 /// mov.u32 %tid.x, not merged with other reads.
@@ -17,12 +15,6 @@ __device__ __forceinline__ int block_index_anew() {
   int index;
   asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(index));
   return index;
-}
-
-/// The value itself, but the compiler cannot know that: what is computed from it is computed here and not kept from before the loop. No instruction.
-__device__ __forceinline__ uint32_t opaque(uint32_t value) {
-  asm volatile("" : "+r"(value));
-  return value;
 }
 
 }  // namespace fa::ptx

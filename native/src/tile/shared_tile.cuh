@@ -9,7 +9,6 @@
 #include <cstdint>
 
 #include "ptx/ldmatrix.cuh"
-#include "ptx/special_registers.cuh"
 
 namespace fa {
 
@@ -67,9 +66,6 @@ class Operand {
       ptx::ldmatrix_x4(fragment, s_row);
     }
   }
-
-  /// Makes the compiler derive addresses from here on instead of keeping them in registers from before a loop.
-  __device__ __forceinline__ void derive_anew() { s_address_ = ptx::opaque(s_address_); }
 
  private:
   uint32_t s_address_;

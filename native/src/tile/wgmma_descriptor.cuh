@@ -12,7 +12,6 @@
 
 namespace fa::tile {
 
-inline constexpr int kPanelColumns = 64;
 inline constexpr int kPanelRowBytes = 128;
 /// Eight rows of a panel: the unit that the swizzle repeats over.
 inline constexpr int kSwizzleAtomBytes = 8 * kPanelRowBytes;

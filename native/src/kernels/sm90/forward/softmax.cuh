@@ -22,8 +22,6 @@ namespace fa::sm90 {
 
 inline constexpr float kMinusInfinity = -INFINITY;
 
-/// False: the optimistic step follows only tiles whose P leave the range of the element type, as if nothing outweighed another.
-inline constexpr bool kFollowsOutweighing = true;
 /// A thread's partial row sum below this proves that no P left that range: fp16 holds up to 65504, bf16 far more.
 inline constexpr float kMaxTileSum = 16384.0f;
 /// Up to this sum of a thread's P, a reference is moved after the fact: P, sums and their products stay far from overflow.
@@ -202,9 +200,8 @@ __device__ __forceinline__ void raise_reference(float (&p)[kNum], RowState& rows
 /// What the optimistic step does with P and its sums: nothing more, or the reference is raised, or exact(p) must take the exact step from S on.
 template <int kNum, typename Exact>
 __device__ __forceinline__ void settle_tile(float (&p)[kNum], RowState& rows, Rescale& rescale, float scale_log2, float (&tile_sum)[2], const Exact& exact) {
-  const float bound[2] = {kFollowsOutweighing ? rows.bound[0] : kMaxTileSum, kFollowsOutweighing ? rows.bound[1] : kMaxTileSum};
-  if (!__all_sync(0xFFFFFFFF, tile_sum[0] <= bound[0] && tile_sum[1] <= bound[1])) {
-    if (!kFollowsOutweighing || !__all_sync(0xFFFFFFFF, tile_sum[0] < kLargestTileSum && tile_sum[1] < kLargestTileSum)) {
+  if (!__all_sync(0xFFFFFFFF, tile_sum[0] <= rows.bound[0] && tile_sum[1] <= rows.bound[1])) {
+    if (!__all_sync(0xFFFFFFFF, tile_sum[0] < kLargestTileSum && tile_sum[1] < kLargestTileSum)) {
       exact(p);
       return;
     }

@@ -1,8 +1,6 @@
 // Stands in for native/src/ptx/special_registers.cuh.
 #pragma once
 
-#include <cstdint>
-
 #include "emulator.h"
 
 namespace fa::ptx {
@@ -13,10 +11,6 @@ inline int thread_index_anew() {
 
 inline int block_index_anew() {
   return emulator::block_index();
-}
-
-inline uint32_t opaque(uint32_t value) {
-  return value;
 }
 
 }  // namespace fa::ptx
