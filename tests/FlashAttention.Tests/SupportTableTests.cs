@@ -4,9 +4,9 @@ using FlashAttention.Interop;
 namespace FlashAttention.Tests;
 
 /// <summary>
-/// The support tables of the README, cell by cell, against the planner: every variant alone and with every other one, in both passes and every element type, on the
-/// CPU, on a GPU of compute capability 8.0 and on Hopper. A cell that is not in the tables here, a problem that is refused though the table has it, and one that
-/// is computed though the table has not, fail; so does a refusal whose message does not name what it is about. None of it needs a GPU.
+/// The support tables of the README, cell by cell, against the planner: every variant alone and with every other one, in both passes and every element type,
+/// on the CPU, on a GPU of compute capability 8.0 and on Hopper. A cell that is not in the tables here, a problem that is refused though the table has it, and
+/// one that is computed though the table has not, fail; so does a refusal whose message does not name what it is about. None of it needs a GPU.
 /// </summary>
 [TestFixture]
 public sealed class SupportTableTests
@@ -40,8 +40,8 @@ public sealed class SupportTableTests
     {
         ["yes; backward up to head_dim 128"] = BackwardUpTo128,
         ["yes, and their gradient; backward up to head_dim 128"] = BackwardUpTo128,
-        ["of 16 bits, a row for every query, rows of whole 16 bytes, alone or with windows, chunks, sinks and (forward only) sequences; and its gradient; up to "
-            + "head_dim 128; else by the portable kernels"] = ask =>
+        ["of 16 bits, a row for every query, rows of whole 16 bytes, alone or with windows, chunks, sinks and (forward only) sequences; and its gradient; up "
+            + "to head_dim 128; else by the portable kernels"] = ask =>
         [
             .. UpTo128(ask, "bias"),
             .. NotWith(ask, "bias", ask.Backward ? ["window", "chunk", "sinks"] : ["window", "chunk", "sinks", "sequences"]),
@@ -202,11 +202,12 @@ public sealed class SupportTableTests
         }
     }
 
-    /// <summary>What the Hopper kernels compute, they are chosen for; otherwise the portable ones are, and asking for the Hopper kernels says why not.</summary>
+    /// <summary>What the Hopper kernels compute, they are chosen for; otherwise the portable ones, and asking for the Hopper kernels says why not.</summary>
     private static void CheckHopper(AttentionCall call, fa_pass pass, ProblemCase problem, bool deterministic, bool wholeRows)
     {
         string text = $"{problem} {pass}{(deterministic ? " deterministic" : "")} sm90";
-        var ask = new Ask(problem.Variants, Math.Max(problem.HeadDim, problem.HeadDimV), pass == fa_pass.FA_PASS_BACKWARD, problem.BiasFormat.Bytes == 2 && wholeRows);
+        bool biasInTiles = problem.BiasFormat.Bytes == 2 && wholeRows;
+        var ask = new Ask(problem.Variants, Math.Max(problem.HeadDim, problem.HeadDimV), pass == fa_pass.FA_PASS_BACKWARD, biasInTiles);
         string[] set = [.. VariantTable.FactorsOf(problem.Variants)];
         List<string[]> causes = [.. CudaCauses(problem), .. set.SelectMany(factor => HopperRule(factor)(ask))];
         if (ask.Dim > 256)

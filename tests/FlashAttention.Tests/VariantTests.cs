@@ -65,15 +65,16 @@ public sealed class VariantPlanTests
     }
 
     /// <summary>
-    /// Which kernel a Hopper device takes: its own where it computes the variants, otherwise the portable one. Masks go together with windows, chunks and sinks;
-    /// which bias it takes depends on alignment and sharing (PlannerTests).
+    /// Which kernel a Hopper device takes: its own where it computes the variants, otherwise the portable one. Masks go together with windows, chunks and
+    /// sinks; which bias it takes depends on alignment and sharing (PlannerTests).
     /// </summary>
     [TestCaseSource(nameof(SingleWithoutBias))]
     public void APassOnHopperIsItsOwnWhereItComputesTheVariant(Variants variants)
     {
         string[] own =
         [
-            "a sliding window", "attention chunks", "softcap", "ALiBi slopes", "attention sinks", "sequences of different lengths", "a boolean mask", "a block mask",
+            "a sliding window", "attention chunks", "softcap", "ALiBi slopes", "attention sinks", "sequences of different lengths", "a boolean mask",
+            "a block mask",
         ];
         // Sets of kernels have softcap or ALiBi or masks, and masks no sequences.
         bool masks = variants.Visible != PairShape.None || variants.Block is not null;

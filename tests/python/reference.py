@@ -1,4 +1,5 @@
-"""Attention from the definition, in float64 with torch's autograd: the oracle of the Python tests. Also the naive form in the dtype of the inputs, for the 2x rule."""
+"""Attention from the definition, in float64 with torch's autograd: the oracle of the Python tests. Also the naive form in the dtype of the inputs, for the 2x
+rule."""
 
 import torch
 

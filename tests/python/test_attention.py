@@ -45,8 +45,8 @@ def max_error(actual, expected):
 
 class AttentionTest(unittest.TestCase):
     def assert_close(self, name, actual, expected, naive, dtype):
-        """The field's rule: at most twice the error of the naive form in the same dtype, plus one rounding of the largest value (eight in float32, whose sums are
-        accumulated in float32 too, in another order than the naive form's)."""
+        """The field's rule: at most twice the error of the naive form in the same dtype, plus one rounding of the largest value (eight in float32, whose sums
+        are accumulated in float32 too, in another order than the naive form's)."""
         largest = expected.abs().max().item() if expected.numel() else 0.0
         allowed = 2 * max_error(naive, expected) + (8 if dtype == torch.float32 else 1) * EPSILON[dtype] * max(largest, 1e-3)
         error = max_error(actual, expected)

@@ -17,7 +17,9 @@ public sealed class SeveralDevicesTests
         devices = [.. Enumerable.Range(0, count).Select(Device.Cuda)];
     }
 
-    /// <summary>Kernels, their shared memory limits and their workspaces are set up for each device, whichever came first. Devices of one model give equal bits.</summary>
+    /// <summary>
+    /// Kernels, their shared memory limits and their workspaces are set up for each device, whichever came first. Devices of one model give equal bits.
+    /// </summary>
     [Test]
     public void EveryDeviceComputes()
     {

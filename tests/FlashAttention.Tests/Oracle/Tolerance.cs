@@ -58,7 +58,9 @@ internal static class Tolerance
         }
     }
 
-    /// <remarks>Where a probability is too small for the type, an infinite value gives 0 · ∞ = NaN in any implementation that rounds P to it, the naive one included.</remarks>
+    /// <remarks>
+    /// Where a probability is too small for the type, an infinite value gives 0 · ∞ = NaN in any implementation that rounds P to it, the naive one included.
+    /// </remarks>
     private static void AssertSameClass(string name, int i, double actual, double exact, double naive)
     {
         bool same = double.IsNaN(exact) ? double.IsNaN(actual) : actual == exact || (double.IsNaN(naive) && double.IsNaN(actual));

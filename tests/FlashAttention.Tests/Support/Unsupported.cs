@@ -16,5 +16,6 @@ internal static class Unsupported
 
     /// <summary>One line for each variant and pass that a device refused.</summary>
     public static string[] List(TestDevice device) =>
-        Counts.Where(entry => entry.Key.StartsWith(device.Name + ":", StringComparison.Ordinal)).Select(entry => $"{entry.Key}: {entry.Value} cases").Order().ToArray();
+        Counts.Where(entry => entry.Key.StartsWith(device.Name + ":", StringComparison.Ordinal))
+            .Select(entry => $"{entry.Key}: {entry.Value} cases").Order().ToArray();
 }

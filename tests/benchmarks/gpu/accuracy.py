@@ -88,7 +88,8 @@ def together(seeds):
 
 def measure(library, a):
     """{case: [errors of each seed]}."""
-    cells = [(dtype, dim, causal, shape) for dtype in a.dtypes.split(",") for dim in map(int, a.dims.split(",")) for causal in (False, True) for shape in SHAPES]
+    cells = [(dtype, dim, causal, shape) for dtype in a.dtypes.split(",") for dim in map(int, a.dims.split(",")) for causal in (False, True)
+             for shape in SHAPES]
     found, begin, longest = {}, time.monotonic(), 0.0
     for seed in range(a.seeds):
         start = time.monotonic()
@@ -159,7 +160,8 @@ def main():
             print(f"{what} {dtype}, {name} over the better peer's: geometric mean {mean:.3f}, worst {worst:.3f} ({where}), noise {noise:.3f}")
     if a.json:
         flat = [{"dtype": k[0], "head_dim": k[1], "causal": k[2], "length": k[3], "seeds": len(s), "implementation": name,
-                 **{r: {"rms": math.sqrt(e[0]), "largest": e[1]} for r, e in results.items()}} for k, s in found.items() for name, results in together(s).items()]
+                 **{r: {"rms": math.sqrt(e[0]), "largest": e[1]} for r, e in results.items()}}
+                for k, s in found.items() for name, results in together(s).items()]
         peers.write_json(a.json, {"device": peers.device_facts(library, peers.state()), "gain": a.gain, "measurements": flat})
     rms = [values["rms"] for values in summary.values()]
     means, worst = [value[0] for value in rms], max((value[1] for value in rms), default=math.nan)

@@ -5,8 +5,8 @@ that PyTorch brings, and prints one table. Needs nvcc, an sm_90 GPU and PyTorch.
 usage: lab.py [--checks none|quick|full] [--peers] [--lengths 512,1024,…] [--out DIR] CONFIG …
 
 CONFIG is name=head_dim,warpgroups,tile_kv,stages,overlap_tiles,softmax,ping_pong[,key:value …] with 0/1 for flags and softmax o (optimistic) or l (lazy). Keys:
-teams; second_q:1 (two q tiles without overlap_tiles); order (of a causal problem's tiles: 1 pairs, 2 sections, 3 adjacent tiles; default sections); d (head_dim of the problem, default the tile's); bf16:1
-(bfloat16 beside the others' type); longest (skip longer problems); root (a folder with another version of native/, to compare with).
+teams; second_q:1 (two q tiles without overlap_tiles); order (of a causal problem's tiles: 1 pairs, 2 sections, 3 adjacent tiles; default sections); d
+(head_dim of the problem, default the tile's); bf16:1 (bfloat16 beside the others' type); longest (skip longer problems); root (a folder with another version of native/, to compare with).
 A configuration that fails a check is timed all the same; its name then ends in "!".
 """
 import ctypes
