@@ -120,7 +120,14 @@ public sealed class PlannerTests
         int heads = 2048 / headDim;
         ProblemCase problem = Base with
         {
-            Batch = batch, HeadsQ = heads, HeadsKv = heads, HeadDim = headDim, HeadDimV = headDim, LenQ = length, LenKv = length, Mask = mask,
+            Batch = batch,
+            HeadsQ = heads,
+            HeadsKv = heads,
+            HeadDim = headDim,
+            HeadDimV = headDim,
+            LenQ = length,
+            LenKv = length,
+            Mask = mask,
         };
         fa_plan_description plan = PlanQuery.Of(problem, fa_pass.FA_PASS_FORWARD, Cuda, 90);
         Assert.That(plan.blocks, Is.EqualTo(blocks), plan.Reason());
@@ -191,7 +198,14 @@ public sealed class PlannerTests
         {
             ProblemCase problem = Base with
             {
-                LenQ = lenQ, LenKv = lenKv, Batch = batch, HeadsQ = 2, HeadsKv = 1, HeadDim = headDim, HeadDimV = headDim, Deterministic = deterministic,
+                LenQ = lenQ,
+                LenKv = lenKv,
+                Batch = batch,
+                HeadsQ = 2,
+                HeadsKv = 1,
+                HeadDim = headDim,
+                HeadDimV = headDim,
+                Deterministic = deterministic,
             };
             fa_plan_description plan = PlanQuery.Of(problem, fa_pass.FA_PASS_BACKWARD, Cuda, 90);
             AssertSensible(plan, SharedMemoryLimit(90));
@@ -214,7 +228,9 @@ public sealed class PlannerTests
         {
             ProblemCase problem = Base with
             {
-                HeadDim = headDim, HeadDimV = headDim, Mask = mask == "none" ? MaskKind.None : MaskKind.BottomRight,
+                HeadDim = headDim,
+                HeadDimV = headDim,
+                Mask = mask == "none" ? MaskKind.None : MaskKind.BottomRight,
             };
             fa_status status = PlanQuery.Try(
                 problem, fa_pass.FA_PASS_BACKWARD, Cuda, out fa_plan_description plan, 90, bias: new(element, rows, problem.LenKv, rowStride), softcap: softcap);

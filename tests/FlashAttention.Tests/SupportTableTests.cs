@@ -161,7 +161,15 @@ public sealed class SupportTableTests
 
     private static ProblemCase Base() => new()
     {
-        Format = ElementFormat.Float16, Batch = 1, HeadsQ = 2, HeadsKv = 1, LenQ = 16, LenKv = 32, HeadDim = 64, HeadDimV = 64, Mask = MaskKind.TopLeft,
+        Format = ElementFormat.Float16,
+        Batch = 1,
+        HeadsQ = 2,
+        HeadsKv = 1,
+        LenQ = 16,
+        LenKv = 32,
+        HeadDim = 64,
+        HeadDimV = 64,
+        Mask = MaskKind.TopLeft,
     };
 
     private static void CheckEverywhere(Variants variants, (int D, int Dv)[] headDims)
