@@ -5,7 +5,7 @@
 #
 # Stages (default: all, in this order)
 #   build     the native library, with the CUDA compiler of this machine, into .gpu/build (a minute on 16 cores with CMAKE_ARGS=-DFA_CUDA_SM80_CODE=sm_90); then
-#             the kernel guard beside the other stages: it fails where ptxas serialised the wgmma of a kernel
+#             the kernel guard by what ptxas said: it fails where the wgmma of a kernel is serialised
 #   nunit     the whole NUnit suite on the GPU; FLASH_ATTENTION_REQUIRE_GPU=1 makes a skip for want of a GPU a failure
 #   cli       flashattn verify: random problems against a float64 computation
 #   python    the Python binding and the kernel checks against PyTorch in float64 (needs PyTorch with CUDA)
@@ -154,10 +154,10 @@ build_library() {
     ls -l "$FLASH_ATTENTION_LIBRARY"
 }
 
-# With another compiler than the one that budgets are stated for, what exceeds them is only reported, in the log.
+# Without the machine code, which takes longer to read than to make here; CI reads it. What exceeds budgets, which are stated for nvcc 12.4, is reported.
 judge_kernels() {
-  limited nice cmake --build "$build" --target fa_kernel_guard && return
-  grep -E "is serialised by|is not made|held up by|no [A-Z0-9.x]+ in the machine code" "$out/guard.log" | sort -u
+  cmake -DOBJECTS="$build/cuda_objects.txt" -DKERNELS="$root/native/src/kernels" -DMACHINE_CODE=OFF -DADVISORY=ON -P "$root/cmake/PtxasGuard.cmake" && return
+  grep -E "is serialised by|is not made" "$out/guard.log" | sort -u
   return 1
 }
 
@@ -232,7 +232,7 @@ for stage in "${stages[@]}"; do
     build)
       step build 1 libflash_attention build_library
       ((${#failed[@]} == 0)) || break
-      beside 20 guard 1 'kernel guard: [1-9][0-9]* kernels' judge_kernels ;;
+      step guard 1 'kernel guard: [1-9][0-9]* kernels' judge_kernels ;;
     nunit | cli)
       ((unpacked)) || { step unpack 1 app unpack; unpacked=1; }
       if [[ $stage == nunit ]]; then beside 110 nunit 5 'succeeded: [1-9]' run_nunit; else beside 30 cli 12 '[1-9][0-9]* passed, 0 failed' run_cli; fi ;;

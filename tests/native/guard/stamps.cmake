@@ -23,6 +23,7 @@ endfunction()
 # Stamps that are not newer than what they judge do not count; file systems may keep times in seconds.
 file(WRITE "${budget}" "forward_kernel require=HMMA.16816.F32.BF16\nspilling_kernel\n")
 execute_process(COMMAND ${CMAKE_COMMAND} -E sleep 1.1)
+judge("without machine code" 0 "6 kernels in 1 objects without serialised wgmma" -DMACHINE_CODE=OFF -DADVISORY=ON)
 judge("first" 1 "no HMMA.16816.F32.BF16 in the machine code")
 judge("again" 1 "no HMMA.16816.F32.BF16 in the machine code.*756 bytes of spills")
 judge("elsewhere" 1 "only reported.*756 bytes of spills.*no HMMA.16816.F32.BF16 in the machine code" -DADVISORY=ON)
