@@ -2,17 +2,18 @@
 """Errors of our kernels, FlashAttention-2 and cuDNN (both through PyTorch) against float64 on the same inputs: o and the three gradients.
 
 usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 accuracy.py [--json FILE] [--dims 64,128,256] [--dtypes float16,bfloat16] [--seeds 3]
-           [--gain 1] [--kernel auto] [--limit SECONDS] [--worst RATIO]
+           [--gain 1] [--kernel auto] [--jobs 6] [--worst RATIO]
 
 Inputs are random normal, --gain multiplies q (8: most rows have one key that outweighs the rest). Each implementation computes its gradients from its own o and
 log-sum-exp. Per case, over all seeds: the root mean square of the error, and the largest, in units of 1e-5; ratios are ours over the better peer's. Noise: how
-far the ratio of one seed lies from that of all, at most. With --limit, seeds that do not fit into it are left out, but not the first. Ends with 1 where a ratio
-of root mean squares is above --worst.
+far the ratio of one seed lies from that of all, at most. Ends with 1 where a ratio of root mean squares is above --worst. What takes long is that cuDNN compiles
+each case: each type and head_dim is a process, --jobs of them at a time.
 """
 import argparse
+import concurrent.futures
 import math
+import multiprocessing
 import sys
-import time
 
 import torch
 
@@ -53,7 +54,7 @@ def results_of(case, kernel):
         except RuntimeError as error:
             text = f"{name} is left out at d{case.dim}: {str(error).splitlines()[0][:120]}"
             if text not in refusals:
-                print(text)
+                print(text, flush=True)
             refusals.add(text)
     return found
 
@@ -86,24 +87,25 @@ def together(seeds):
     return {name: {r: (sum(s[name][r][0] for s in seeds) / len(seeds), max(s[name][r][1] for s in seeds)) for r in RESULTS} for name in seeds[0]}
 
 
-def measure(library, a):
-    """{case: [errors of each seed]}."""
-    cells = [(dtype, dim, causal, shape) for dtype in a.dtypes.split(",") for dim in map(int, a.dims.split(",")) for causal in (False, True)
-             for shape in SHAPES]
-    found, begin, longest = {}, time.monotonic(), 0.0
-    for seed in range(a.seeds):
-        start = time.monotonic()
-        if seed and a.limit and start - begin + longest > a.limit:
-            print(f"{seed} of {a.seeds} seeds in {start - begin:.0f} s")
-            break
-        for index, (dtype, dim, causal, (batch, length, heads)) in enumerate(cells):
+def measure_head_dim(dtype, dim, kernel, gain, num_seeds):
+    """{case: [errors of each seed]} of a type and head_dim. Runs in a process of its own."""
+    library, found = peers.Library(), {}
+    for index, (causal, (batch, length, heads)) in enumerate((c, s) for c in (False, True) for s in SHAPES):
+        for seed in range(num_seeds):
             torch.manual_seed(1000 * seed + index)
             case = peers.Case(library, dim, length, causal, getattr(torch, dtype), batch, heads)
-            case.q *= a.gain
-            found.setdefault((dtype, dim, causal, length), []).append(errors_of(case, a.kernel))
-            del case
-        # The first round also compiles what the peers run.
-        longest = time.monotonic() - start if seed else 0.0
+            case.q *= gain
+            found.setdefault((dtype, dim, causal, length), []).append(errors_of(case, kernel))
+    return found
+
+
+def measure(a):
+    """{case: [errors of each seed]}."""
+    parts = [(dtype, dim) for dtype in a.dtypes.split(",") for dim in map(int, a.dims.split(","))]
+    found = {}
+    with concurrent.futures.ProcessPoolExecutor(a.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for part in [pool.submit(measure_head_dim, dtype, dim, a.kernel, a.gain, a.seeds) for dtype, dim in parts]:
+            found |= part.result()
     return found
 
 
@@ -148,11 +150,10 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--gain", type=float, default=1.0)
     parser.add_argument("--kernel", default="auto")
-    parser.add_argument("--limit", type=float)
+    parser.add_argument("--jobs", type=int, default=6)
     parser.add_argument("--worst", type=float)
     a = parser.parse_args()
-    library = peers.Library()
-    found = measure(library, a)
+    found = measure(a)
     print_cases(found)
     summary = summaries(found)
     for (dtype, what), values in summary.items():
@@ -162,7 +163,7 @@ def main():
         flat = [{"dtype": k[0], "head_dim": k[1], "causal": k[2], "length": k[3], "seeds": len(s), "implementation": name,
                  **{r: {"rms": math.sqrt(e[0]), "largest": e[1]} for r, e in results.items()}}
                 for k, s in found.items() for name, results in together(s).items()]
-        peers.write_json(a.json, {"device": peers.device_facts(library, peers.state()), "gain": a.gain, "measurements": flat})
+        peers.write_json(a.json, {"device": peers.device_facts(peers.Library(), peers.state()), "gain": a.gain, "measurements": flat})
     rms = [values["rms"] for values in summary.values()]
     means, worst = [value[0] for value in rms], max((value[1] for value in rms), default=math.nan)
     print(f"root mean square over the better peer's: geometric mean {peers.geometric_mean(means):.3f}, worst {worst:.3f}")
