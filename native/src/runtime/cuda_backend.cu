@@ -73,7 +73,7 @@ class CudaBackend final : public Backend {
     info->shared_memory_per_block_bytes = properties.sharedMemPerBlockOptin;
     cuda_check(cudaDriverGetVersion(&info->driver_version), "cudaDriverGetVersion");
     info->clock_khz = attribute(index, cudaDevAttrClockRate);
-    std::snprintf(info->name, sizeof(info->name), "%s", properties.name);
+    std::snprintf(info->name, sizeof(info->name), "%.*s", static_cast<int>(sizeof(info->name) - 1), properties.name);
   }
 
   void synchronize(int index) override {

@@ -48,12 +48,17 @@ class ModifiedRepair {
     if (!(flags & kRepairGradQ)) {
       return;
     }
-    const uint32_t bad_keys = kBias ? nonfinite_keys() : 0;
     // Rows of the query tiles that were multiplied with the keys although some of them do not see them.
     if constexpr (kMask) {
       repair_listed_rows();
-      return;
+    } else {
+      repair_visited_rows(warp, kBias ? nonfinite_keys() : 0);
     }
+  }
+
+ private:
+  /// bad_keys: of a bias, which may hide any pair.
+  __device__ __forceinline__ void repair_visited_rows(int warp, uint32_t bad_keys) const {
 #pragma unroll 1
     for (int step = work_.first_step; step < work_.end_step; ++step) {
       const int first_row = step * p_.tile_q, end_row = min(first_row + p_.tile_q, range_.len_q);
@@ -71,7 +76,6 @@ class ModifiedRepair {
     }
   }
 
- private:
   __device__ __forceinline__ static KeyWork item(const ModifiedRepairParams& params, int num_tiles, int index) {
     if constexpr (kBias) {
       const int num_items = num_tiles * params.main.order.num_heads, batch = index / num_items;
