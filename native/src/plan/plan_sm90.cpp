@@ -118,6 +118,7 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
                    masks                                       ? "persistent blocks go through lists of visible tiles, longest first"
                    : sequences                                 ? "persistent blocks, tiles of the longest sequence first"
                    : order == Sm90ForwardOrder::kSequence      ? "persistent blocks, all tiles alike"
+                   : order == Sm90ForwardOrder::kShortTilesLast ? "persistent blocks, tiles that see fewer keys last"
                    : order == Sm90ForwardOrder::kPairs         ? "persistent blocks, causal tiles in pairs of equal work"
                    : order == Sm90ForwardOrder::kAdjacentTiles ? "persistent blocks, causal tiles of a head side by side, back and forth"
                    : persistent                                ? "persistent blocks, causal tiles longest first, back and forth"

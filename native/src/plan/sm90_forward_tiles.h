@@ -164,7 +164,25 @@ enum class Sm90ForwardOrder {
   kSections,
   /// Sections of heads; in all but the last the tiles of a head follow each other, so that they run side by side and read its keys at the same time.
   kAdjacentTiles,
+  /// Causal windows: of each head the tiles that see as many keys as any, head by head; at last the others of all heads, longest first.
+  kShortTilesLast,
 };
+
+/// Query tiles at the beginning of a head that see fewer keys than others, since the window of their rows begins in front of the first key. 0 if they are not
+/// to come last: with other variants than the kernel knows this order for, and where the keys of all heads' beginnings, which are read at the same time then,
+/// take more than L2 while fewer than four blocks share a head's.
+inline int64_t sm90_short_tiles(const Problem& problem, const Sm90ForwardTile& tile, int64_t q_tiles, int64_t blocks) {
+  const uint32_t variants = variants_of(problem);
+  if ((variants & kVariantWindow) == 0 || (variants & ~(kVariantWindow | kVariantSinks)) != 0 || problem.variants.window_right != 0) {
+    return 0;
+  }
+  const int64_t left = problem.variants.window_left < 0 ? problem.len_q : problem.variants.window_left;
+  const int64_t offset = problem.bottom_right() ? problem.len_kv - problem.len_q : 0;
+  const int64_t rows = std::clamp<int64_t>(std::min(left, problem.len_q) - offset, 0, problem.len_q);
+  const int64_t short_tiles = std::min((rows + tile.tile_q() - 1) / tile.tile_q(), q_tiles), all_heads = problem.batch * problem.heads_q;
+  const int64_t bytes = std::min(rows + std::max<int64_t>(offset, 0), problem.len_kv) * (problem.head_dim + problem.head_dim_v) * dtype_bytes(problem.dtype);
+  return bytes * problem.batch * problem.heads_kv <= kSm90SectionBytes || all_heads * 4 <= blocks ? short_tiles : 0;
+}
 
 /// In which order lists of visible tiles are worked on: sections of heads whose keys and values fit L2. A section is section_sharers of the heads that share a
 /// plane; only if that is all of them it may be several planes.
@@ -193,7 +211,7 @@ inline VisibleTilesLayout sm90_mask_layout(const Problem& problem, const Sm90For
 /// A function of the grid alone, so that the planner and the launch agree. `blocks`: persistent ones.
 inline Sm90ForwardOrder sm90_forward_order(const Problem& problem, const Sm90ForwardTile& tile, int64_t q_tiles, int64_t blocks) {
   if (!problem.is_causal()) {
-    return Sm90ForwardOrder::kSequence;
+    return sm90_short_tiles(problem, tile, q_tiles, blocks) > 0 ? Sm90ForwardOrder::kShortTilesLast : Sm90ForwardOrder::kSequence;
   }
   const int64_t workers = blocks * tile.teams, all_heads = problem.batch * problem.heads_q;
   // Where every worker has at most one tile, or every tile has a block, none follows another.

@@ -46,13 +46,40 @@ TEST(ForwardOrder, WithoutAMaskTilesGoInSequence) {
   EXPECT_EQ(order_of(problem), fa::Sm90ForwardOrder::kSequence);
 }
 
-TEST(ForwardOrder, WindowsAreLikeNoMask) {
-  fa::Problem problem = causal_problem(8192);
+fa::Problem window_problem(int64_t length, int64_t left) {
+  fa::Problem problem = causal_problem(length);
   problem.mask = fa::Mask::kWindowBottomRight;
-  problem.variants.window_left = 1023;
+  problem.variants.window_left = left;
   problem.variants.window_right = 0;
+  return problem;
+}
+
+TEST(ForwardOrder, WindowsTakeTheirFirstTilesLast) {
+  EXPECT_TRUE(persistent(window_problem(8192, 1023)));
+  EXPECT_EQ(order_of(window_problem(8192, 1023)), fa::Sm90ForwardOrder::kShortTilesLast);
+  EXPECT_EQ(fa::sm90_short_tiles(window_problem(8192, 1023), kTile, 64, kWorkers), 8);
+  EXPECT_EQ(fa::sm90_short_tiles(window_problem(8192, 1024), kTile, 64, kWorkers), 8) << "row 1023 sees 1024 of 1025 keys, row 1024 all";
+  EXPECT_EQ(fa::sm90_short_tiles(window_problem(8192, 1025), kTile, 64, kWorkers), 9);
+  EXPECT_EQ(fa::sm90_short_tiles(window_problem(8192, 100000), kTile, 64, kWorkers), 64);
+  EXPECT_EQ(fa::sm90_short_tiles(window_problem(8192, -1), kTile, 64, kWorkers), 64);
+  fa::Problem prefix = window_problem(8192, 1023);
+  prefix.len_kv += 900;
+  EXPECT_EQ(fa::sm90_short_tiles(prefix, kTile, 64, kWorkers), 1) << "123 rows";
+  prefix.len_kv += 900;
+  EXPECT_EQ(order_of(prefix), fa::Sm90ForwardOrder::kSequence);
+}
+
+TEST(ForwardOrder, OtherWindowsAreLikeNoMask) {
+  fa::Problem problem = window_problem(8192, 1023);
+  problem.variants.window_right = 100;
   EXPECT_TRUE(persistent(problem));
   EXPECT_EQ(order_of(problem), fa::Sm90ForwardOrder::kSequence);
+  problem = window_problem(8192, 1023);
+  problem.variants.alibi = true;
+  EXPECT_EQ(order_of(problem), fa::Sm90ForwardOrder::kSequence);
+  problem = window_problem(8192, 8191);
+  problem.batch = 4;
+  EXPECT_EQ(order_of(problem), fa::Sm90ForwardOrder::kSequence) << "256 MiB of keys and values read by two blocks each";
 }
 
 TEST(ForwardOrder, ShortCausalProblemsKeepTheTilesOfAHeadTogether) {

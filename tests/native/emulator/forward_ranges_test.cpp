@@ -4,8 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <climits>
 #include <random>
+#include <set>
+#include <tuple>
 
+#include "emulator.h"
 #include "kernels/sm90/forward/schedule.cuh"
 #include "plan/sm90_forward_tiles.h"
 
@@ -20,7 +24,12 @@ struct RangeConfig {
   static constexpr fa::Sm90ForwardTile kTile = fa::kSm90ModifiedForwardTiles[kRow];
   struct Scores {
     static constexpr bool kAlibi = false;
+    static constexpr bool kBias = false;
+    static constexpr bool kMask = false;
+    static constexpr bool kModified = true;
+    static constexpr bool kChangesScores = false;
   };
+  static constexpr int kTeams = kTile.teams;
   static constexpr int kWarpgroups = kTile.warpgroups;
   static constexpr int kTileQ = kTile.tile_q();
   static constexpr int kTileKv = kTile.tile_kv;
@@ -98,6 +107,51 @@ TEST(ForwardRanges, EveryVisiblePairIsInOneStep) {
     check_head<1>(range);
     check_head<2>(range);
     check_head<fa::kSm90RangeForwardTile>(range);
+  }
+}
+
+/// Windows whose first tiles come last: every tile of every head once, and those of the last section longest first.
+void check_short_tiles_last(int heads, int batch, int q_tiles, int short_tiles) {
+  using Config = RangeConfig<fa::kSm90RangeForwardTile>;
+  fa::sm90::ModifiedForwardParams params{};
+  params.q_tiles = q_tiles;
+  params.heads_q = heads;
+  params.heads = fa::FastDivisor(heads);
+  params.num_units = q_tiles * heads * batch;
+  params.first_row = short_tiles * Config::kTileQ;
+  params.units_of_head = fa::FastDivisor(std::max(q_tiles - short_tiles, 1));
+  params.whole_units = (q_tiles - short_tiles) * heads * batch;
+  params.last_section_heads = fa::FastDivisor(heads * batch);
+  std::set<std::tuple<int, int, int>> taken;
+  emulator::grid_blocks = 7;
+  for (int block = 0; block < 7; ++block) {
+    emulator::run_block(block, 32, 0, [&] {
+      if (threadIdx.x != 0) return;
+      int row_before = INT_MAX;
+      for (fa::sm90::ModifiedWorkIterator<Config> work(params, 0); !work.done(); work.advance()) {
+        fa::sm90::SequenceExtents extents{};
+        const fa::sm90::WorkTile tile = work.tile(extents);
+        EXPECT_TRUE(taken.emplace(tile.first_row, tile.head, tile.batch).second) << "row " << tile.first_row << " of head " << tile.head;
+        EXPECT_TRUE(tile.first_row >= 0 && tile.first_row < q_tiles * Config::kTileQ && tile.head < heads && tile.batch < batch);
+        const bool is_short = tile.first_row < short_tiles * Config::kTileQ;
+        EXPECT_TRUE(is_short ? tile.first_row <= row_before : row_before == INT_MAX);
+        row_before = is_short ? tile.first_row : INT_MAX;
+      }
+    });
+  }
+  EXPECT_EQ(taken.size(), static_cast<size_t>(params.num_units));
+}
+
+TEST(ForwardRanges, ShortTilesComeLast) {
+  for (const int heads : {1, 3, 16}) {
+    for (const int batch : {1, 2}) {
+      for (const int q_tiles : {1, 5, 43}) {
+        for (int short_tiles = 1; short_tiles <= q_tiles; short_tiles += 2) {
+          SCOPED_TRACE(testing::Message() << heads << " heads, batch " << batch << ", " << short_tiles << " of " << q_tiles << " tiles");
+          check_short_tiles_last(heads, batch, q_tiles, short_tiles);
+        }
+      }
+    }
   }
 }
 

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <climits>
 
 #include "kernels/sm90/forward/launch.h"
 #include "kernels/sm90/tensor_map.h"
@@ -81,6 +82,14 @@ ModifiedForwardParams make_modified_forward_params(const Sm90ForwardTile& tile, 
   const Problem& problem = args.problem;
   ModifiedForwardParams params{make_forward_params(tile, args, blocks, order), score_params_of(problem, args.variants)};
   params.packed = problem.variants.sequences.packed;
+  params.whole_units = INT_MAX;
+  if (order == Sm90ForwardOrder::kShortTilesLast) {
+    const int64_t q_tiles = params.q_tiles, short_tiles = sm90_short_tiles(problem, tile, q_tiles, blocks), all_heads = problem.batch * problem.heads_q;
+    params.first_row = static_cast<int>(short_tiles * tile.tile_q());
+    params.units_of_head = FastDivisor(std::max<int64_t>(q_tiles - short_tiles, 1));
+    params.whole_units = static_cast<int>((q_tiles - short_tiles) * all_heads);
+    params.last_section_heads = FastDivisor(all_heads);
+  }
   if (problem.variants.sequences.given) {
     params.sequences = sequence_table_at(args.workspace, problem, true, tile.tile_q()).table;
     const int64_t kv_bytes = problem.max_len_kv() * (problem.head_dim + problem.head_dim_v) * dtype_bytes(problem.dtype);

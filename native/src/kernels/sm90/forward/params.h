@@ -46,7 +46,7 @@ struct ForwardParams {
   int num_units;              ///< of work, over all heads
   int unit_shift;             ///< log2 of a unit's query tiles: 1 with pairs, else 0
   int q_tiles;                ///< query tiles per head
-  int first_row;              ///< of a head's first tile: 0, or -64 or -128 if that one is not full
+  int first_row;              ///< of a head's first tile: 0, or -64 or -128 if that one is not full; behind those that a last section takes (whole_units)
   FastDivisor units_of_head;  ///< q_tiles, or half as many with pairs
   FastDivisor heads;          ///< heads_q
   // Sections of heads (over the batch too) that are worked on together; the last one may be smaller, or larger with adjacent tiles.
@@ -68,6 +68,8 @@ struct ModifiedForwardParams : ForwardParams {
   bool packed;              ///< batch entry 0 holds all sequences
   /// The batch entries of a head follow each other, so that they read a shared bias together: `heads` is the batch then. Only with a bias.
   bool batch_inside;
+  /// Units of work from this one on are a last section: the tiles in front of first_row, longest first, each of last_section_heads heads. INT_MAX: none are.
+  int whole_units;
   CUtensorMap map_bias;  ///< over (key, query, head, batch or sequence), 128-byte swizzle, boxes of 64 x tile_q
 };
 

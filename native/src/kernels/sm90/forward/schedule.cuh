@@ -1,6 +1,7 @@
 // Which query tiles a team of consumers works on, in which order, and which key tiles each needs.
 //
-// Without a mask every tile is the same work: the grid is one block per multiprocessor, tiles of one head follow each other so that its keys stay in L2.
+// Without a mask every tile is the same work: the grid is one block per multiprocessor, tiles of one head follow each other so that its keys stay in L2. So it
+// is with a window, but for the first tiles of a head: those of all heads come at the end, longest first.
 // With a causal mask the tiles of a head differ. Where the numbers allow it, they go out in pairs of equal work, tile i of n with tile n - 1 - i. Otherwise
 // sections of heads whose keys and values fit L2 together are taken one after the other: long problems launch one block per tile, longest first, and leave the
 // balance to the hardware's block scheduler; short ones run persistent blocks that go through the order back and forth, so that a block which had the longer
@@ -222,6 +223,14 @@ class ModifiedWorkIterator : WorkIterator<Config> {
   __device__ __forceinline__ WorkTile tile(SequenceExtents& extents) const {
     if (modified_.sequences.data == nullptr) {
       extents = {modified_.len_q, modified_.scores.range.len_kv, 0, 0};
+      if constexpr (!Config::Scores::kChangesScores && !Config::Scores::kMask) {
+        const int in_last_section = Base::unit() - modified_.whole_units;
+        if (in_last_section >= 0) {
+          const int step = modified_.last_section_heads.quotient(in_last_section);
+          const int flat_head = modified_.last_section_heads.remainder(in_last_section, step), batch = modified_.heads.quotient(flat_head);
+          return {modified_.first_row - (step + 1) * Config::kTileQ, modified_.heads.remainder(flat_head, batch), batch};
+        }
+      }
       const WorkTile tile = Base::tile();
       return Config::Scores::kBias && modified_.batch_inside ? WorkTile{tile.first_row, tile.batch, tile.head} : tile;
     }
