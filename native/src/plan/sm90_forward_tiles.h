@@ -87,7 +87,7 @@ inline constexpr Sm90ForwardTile kSm90ModifiedForwardTiles[] = {
     {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32},
     {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16},
     {128, 2, 128, 2, false, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32, false, true},
-    {128, 3, 64, 4, false, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32, false, false, true},
+    {128, 3, 64, 4, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 4, 32, 32, false, false, true},
 };
 /// For a bias, of which two tiles take the place of the second q tile and of o's.
 inline constexpr int kSm90BiasForwardTile = 3;
