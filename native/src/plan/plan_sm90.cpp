@@ -115,14 +115,14 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
   std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "sm90_forward_d%d_%dx%d%s", tile.head_dim, tile.tile_q(), tile.tile_kv,
                 kSm90ScoreNames[sm90_score_set_of(variants_of(problem))]);
   plan->reason.set("Hopper: wgmma and TMA, %d x %d consumer warpgroups of 64 query rows, head_dim padded to %d; %s", tile.teams, tile.warpgroups, tile.head_dim,
-                   masks                                       ? "persistent blocks go through lists of visible tiles, longest first"
-                   : sequences                                 ? "persistent blocks, tiles of the longest sequence first"
-                   : order == Sm90ForwardOrder::kSequence      ? "persistent blocks, all tiles alike"
+                   masks                                        ? "persistent blocks go through lists of visible tiles, longest first"
+                   : sequences                                  ? "persistent blocks, tiles of the longest sequence first"
+                   : order == Sm90ForwardOrder::kSequence       ? "persistent blocks, all tiles alike"
                    : order == Sm90ForwardOrder::kShortTilesLast ? "persistent blocks, tiles that see fewer keys last"
-                   : order == Sm90ForwardOrder::kPairs         ? "persistent blocks, causal tiles in pairs of equal work"
-                   : order == Sm90ForwardOrder::kAdjacentTiles ? "persistent blocks, causal tiles of a head side by side, back and forth"
-                   : persistent                                ? "persistent blocks, causal tiles longest first, back and forth"
-                                                               : "one block per causal tile, longest first");
+                   : order == Sm90ForwardOrder::kPairs          ? "persistent blocks, causal tiles in pairs of equal work"
+                   : order == Sm90ForwardOrder::kAdjacentTiles  ? "persistent blocks, causal tiles of a head side by side, back and forth"
+                   : persistent                                 ? "persistent blocks, causal tiles longest first, back and forth"
+                                                                : "one block per causal tile, longest first");
   return true;
 }
 
