@@ -30,11 +30,6 @@ __device__ __forceinline__ void tma_load_4d(const CUtensorMap* map, uint64_t* ba
       : "memory");
 }
 
-/// Brings a box of a 4-d tensor into L2. cp.async.bulk.prefetch.tensor.4d.L2
-__device__ __forceinline__ void tma_prefetch_4d(const CUtensorMap* map, int c0, int c1, int c2, int c3) {
-  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global [%0, {%1, %2, %3, %4}];\n" ::"l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(c3) : "memory");
-}
-
 /// Loads the box at coordinates (c0, c1) of a matrix, innermost first, and reports its bytes to the barrier.
 /// cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes
 __device__ __forceinline__ void tma_load_2d(const CUtensorMap* map, uint64_t* barrier, void* s_destination, int c0, int c1) {

@@ -13,9 +13,6 @@
 
 namespace fa::sm90 {
 
-/// So many key tiles before it is loaded, a tile of a bias is brought into L2: two stages leave less time than device memory takes. 0: not at all.
-inline constexpr int kBiasTilesAhead = 3;
-
 /// Room for tiles of a bias, in panels of 64 keys as k has them of columns; none without stages.
 template <typename Element, int kStages, int kTileQ, int kTileKv>
 struct BiasStorage {

@@ -124,6 +124,7 @@ class Consumer {
     float o[Config::kOutputs];
     uint32_t p[Config::kScores / 2];
     RowState rows;
+    rows.counts_all_tiles = Scores::kBias;
     if constexpr (kModified) {
       slope_ = ScoreModifier<Config>::slope_of(params_, tile);
     }

@@ -64,13 +64,13 @@ struct BiasFragment<Config, true> {
   /// ldmatrix deals 8 x 8 blocks out as the accumulators lie.
   __device__ __forceinline__ void load(const void* s_bias) {
     s_tile = s_bias;
-    const int thread = ptx::fresh_thread_index(), lane = thread % 32;
-    const int row = thread / 32 * 16 + lane % 16;  // of the block's: the consumers are its first warps
-    const uint32_t address = ptx::shared_address(s_bias);
+    const auto thread = static_cast<uint32_t>(ptx::fresh_thread_index());
+    const auto row = static_cast<int>(thread / 32 * 16 + thread % 16), half = static_cast<int>(thread / 16 % 2);  // the consumers are the block's first warps
+    const uint32_t address = ptx::shared_address(s_bias) + tile::swizzled_offset_bytes(row, half);
 #pragma unroll
     for (int block = 0; block < Config::kScores / 8; ++block) {  // of 16 keys: rows, rows + 8 at the first eight, then at the others
-      ptx::ldmatrix_x4(reinterpret_cast<uint32_t(&)[4]>(words[4 * block]),
-                       address + block / 4 * (Config::kTileQ * tile::kPanelRowBytes) + tile::swizzled_offset_bytes(row, block % 4 * 2 + lane / 16));
+      // The chunk is in bits 4 to 6 of an address in a tile of aligned rows.
+      ptx::ldmatrix_x4(reinterpret_cast<uint32_t(&)[4]>(words[4 * block]), (address ^ (block % 4 * 32)) + block / 4 * (Config::kTileQ * tile::kPanelRowBytes));
     }
   }
   /// What is needed only in rare cases should not take registers until then.

@@ -20,10 +20,10 @@ __device__ __forceinline__ void load_kv_tile(const CUtensorMap* map, typename Co
   cursor.advance();
 }
 
-/// Key tile n of k with the bias of a work tile's rows, in one buffer. begin: the last tile to come.
+/// Key tile n of k with the bias of a work tile's rows, in one buffer.
 template <typename Config>
 __device__ __forceinline__ void load_k_and_bias(const ModifiedForwardParams& params, typename Config::SharedStorage& smem, RingCursor<Config::kStages>& cursor,
-                                                const WorkTile& tile, const SequenceExtents& extents, int n, int begin, int kv_head) {
+                                                const WorkTile& tile, const SequenceExtents& extents, int n, int kv_head) {
   const int stage = cursor.stage();
   uint64_t* full = &smem.k_full[stage];
   ptx::mbarrier_wait(&smem.k_empty[stage], cursor.phase() ^ 1);
@@ -39,12 +39,6 @@ __device__ __forceinline__ void load_k_and_bias(const ModifiedForwardParams& par
   for (int panel = 0; panel < Config::kTileKv / 64; ++panel) {
     ptx::tma_load_4d(&params.map_bias, full, smem.bias.tiles[stage][panel], n * Config::kTileKv + 64 * panel, tile.first_row, bias_head, bias_batch,
                      ptx::L2Hint::kEvictFirst);
-  }
-  if (kBiasTilesAhead > 0 && n - kBiasTilesAhead >= begin) {
-#pragma unroll
-    for (int panel = 0; panel < Config::kTileKv / 64; ++panel) {
-      ptx::tma_prefetch_4d(&params.map_bias, (n - kBiasTilesAhead) * Config::kTileKv + 64 * panel, tile.first_row, bias_head, bias_batch);
-    }
   }
   cursor.advance();
 }
@@ -87,7 +81,7 @@ __device__ __forceinline__ void produce(const typename Config::Params& params, t
     const KeyTiles keys = key_tiles<Config::kTileKv>(rows_of(params, extents), tile.first_row, Config::kTileQ);
     const auto load_k = [&](int n) {
       if constexpr (Config::Scores::kBias) {
-        load_k_and_bias<Config>(params, smem, k_cursor, tile, extents, n, keys.begin, kv_head);
+        load_k_and_bias<Config>(params, smem, k_cursor, tile, extents, n, kv_head);
       } else {
         load_kv_tile<Config>(&params.map_k, smem.k, smem.k_full, smem.k_empty, k_cursor, extents.kv_begin + n * Config::kTileKv, kv_head, batch);
       }

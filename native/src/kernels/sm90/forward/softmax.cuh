@@ -30,21 +30,32 @@ inline constexpr float kLargestTileSum = 18446744073709551616.0f;  // 2^64
 /// The least that counts as outweighing a first tile of which a mask hides part.
 inline constexpr float kBoundAfterMask = 256.0f;
 
+/// The part of the sum of all tiles so far that an outweighing tile exceeds, too, where they count.
+inline constexpr float kShareOfAllTiles = 0.5f;
+
 /// State of the thread's two rows.
 struct RowState {
   float reference[2] = {kMinusInfinity, kMinusInfinity};  ///< in units of S
   float sum[2] = {0.0f, 0.0f};                            ///< this thread's columns only, relative to the reference
   float bound[2];                                         ///< what outweighs the tile before; set by every step
+  /// Whether a tile must outweigh half of all tiles so far as well. A constant of the kernel.
+  bool counts_all_tiles = false;
 };
 
 /// A tile outweighs the one before if a thread's sum of it (lazy: its largest P) exceeds 1, so that some P may be above 1, by more than a few times the sum of
-/// the tile before. Sums of random logits of standard deviation 1 do not.
+/// the tile before. Sums of random logits of standard deviation 1 do not. A bias makes logits vary more: at a standard deviation of sqrt(2) such tiles are 8 to
+/// 10 % of a warp's, and the whole block waits for each. But rounding a P matters only as far as its key is a large part of the whole row, so there, sums of
+/// all tiles count too.
 template <int kNum>
 __device__ __forceinline__ void set_bounds(RowState& rows, const float (&tile_sum)[2]) {
   constexpr float kTimes = kNum >= 48 ? 4.0f : 6.0f;  // sums of fewer columns vary more
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    rows.bound[r] = fminf(fmaf(kTimes, tile_sum[r], 1.0f), kMaxTileSum);  // sums that creep up must stay in range too
+    float bound = fmaf(kTimes, tile_sum[r], 1.0f);
+    if (rows.counts_all_tiles) {
+      bound = fmaf(kShareOfAllTiles, rows.sum[r], bound);
+    }
+    rows.bound[r] = fminf(bound, kMaxTileSum);  // sums that creep up must stay in range too
   }
 }
 
