@@ -70,7 +70,7 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
     return false;
   }
   const bool modified = variants_of(problem) != 0;
-  const int variant = modified ? sm90_modified_forward_tile_of(problem) : sm90_forward_tile_of(problem);
+  const int variant = modified ? sm90_modified_forward_tile_of(problem) : sm90_forward_tile_of(problem, caps.multiprocessors);
   const Sm90ForwardTile& tile = modified ? kSm90ModifiedForwardTiles[variant] : kSm90ForwardTiles[variant];
   const bool masks = has_masks(problem);
   if (masks && !visible_tiles_fit(sm90_mask_layout(problem, tile))) {

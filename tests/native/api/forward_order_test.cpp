@@ -100,7 +100,7 @@ TEST(ForwardOrder, AdjacentTilesTakeAnEvenNumberOfFullRounds) {
   EXPECT_EQ(fa::sm90_even_blocks(kTile, 4, 66, kWorkers), 132);
   EXPECT_EQ(fa::sm90_even_blocks(kTile, 8, 33, kWorkers), 0);                       // 132 blocks are no whole number of heads
   EXPECT_EQ(fa::sm90_even_blocks(fa::kSm90ForwardTiles[0], 4, 1024, kWorkers), 0);  // two teams
-  constexpr fa::Sm90ForwardTile kD256 = fa::kSm90ForwardTiles[5];
+  constexpr fa::Sm90ForwardTile kD256 = fa::kSm90ForwardTiles[6];
   fa::Problem problem = causal_problem(1024);
   problem.batch = 16;
   problem.heads_q = problem.heads_kv = 8;

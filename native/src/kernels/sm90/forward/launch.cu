@@ -24,6 +24,7 @@ constexpr Launcher kLaunchers[][2] = {
     {launch_forward<Planned<__half, 3>>, launch_forward<Planned<__nv_bfloat16, 3>>},
     {launch_forward<Planned<__half, 4>>, launch_forward<Planned<__nv_bfloat16, 4>>},
     {launch_forward<Planned<__half, 5>>, launch_forward<Planned<__nv_bfloat16, 5>>},
+    {launch_forward<Planned<__half, 6>>, launch_forward<Planned<__nv_bfloat16, 6>>},
 };
 static_assert(sizeof(kLaunchers) / sizeof(kLaunchers[0]) == kNumSm90ForwardTiles, "one row per tile");
 
