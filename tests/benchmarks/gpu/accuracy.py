@@ -2,18 +2,21 @@
 """Errors of our kernels, FlashAttention-2 and cuDNN (both through PyTorch) against float64 on the same inputs: o and the three gradients.
 
 usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 accuracy.py [--json FILE] [--dims 64,128,256] [--dtypes float16,bfloat16] [--seeds 3]
-           [--gain 1] [--kernel auto] [--jobs 6] [--worst RATIO]
+           [--gain 1] [--kernel auto] [--limit SECONDS] [--worst RATIO]
 
 Inputs are random normal, --gain multiplies q (8: most rows have one key that outweighs the rest). Each implementation computes its gradients from its own o and
 log-sum-exp. Per case, over all seeds: the root mean square of the error, and the largest, in units of 1e-5; ratios are ours over the better peer's. Noise: how
-far the ratio of one seed lies from that of all, at most. Ends with 1 where a ratio of root mean squares is above --worst. What takes long is that cuDNN compiles
-each case: each type and head_dim is a process, --jobs of them at a time.
+far the ratio of one seed lies from that of all, at most. Ends with 1 where a ratio of root mean squares is above --worst.
+
+Each type and head_dim is a process, since what takes long is that cuDNN compiles each case; every case is measured with one seed before any is with the next.
+What is measured is printed at once, and at the --limit the summary is of what there is.
 """
 import argparse
-import concurrent.futures
 import math
 import multiprocessing
+import queue
 import sys
+import time
 
 import torch
 
@@ -40,39 +43,82 @@ def exact(q, k, v, grad_o, causal):
     return [t.transpose(0, 1) for t in (o, ds @ k * scale, ds.transpose(1, 2) @ q * scale, grad_v)]
 
 
-refusals = set()
+def results_of(case, kernel, name):
+    """An implementation's (batch, length, heads, head_dim) results."""
+    if name == "ours":
+        case.ours(kernel, "backward")()
+        return [case.o, case.grad_q, case.grad_k, case.grad_v]
+    method = getattr(case, PEERS[name])
+    out, gradients = method("forward")()[0], method("backward")()
+    return [t.transpose(1, 2) for t in (out, *gradients[:3])]
 
 
-def results_of(case, kernel):
-    """{implementation: (batch, length, heads, head_dim) results}; without the peers that refuse the case, which are said once."""
-    case.ours(kernel, "backward")()
-    found = {"ours": [case.o, case.grad_q, case.grad_k, case.grad_v]}
-    for name, method in PEERS.items():
+def errors_of(case, wants, tensors):
+    """{result: (mean square, largest)} of one implementation. wants: of each batch entry."""
+    errors = {}
+    for place, result in enumerate(RESULTS):
+        differences = [tensors[place][b].double() - wants[b][place] for b in range(case.batch)]
+        errors[result] = (sum(float(d.square().mean()) for d in differences) / case.batch, max(float(d.abs().max()) for d in differences))
+    return errors
+
+
+def measure_head_dim(dtype, dim, kernel, gain, num_seeds, results):
+    """Puts (case, seed, implementation, its errors or why there are none) into the queue. Runs in a process of its own."""
+    library = peers.Library()
+    for seed in range(num_seeds):
+        for index, (causal, (batch, length, heads)) in enumerate((c, s) for c in (False, True) for s in SHAPES):
+            torch.manual_seed(1000 * seed + index)
+            case = peers.Case(library, dim, length, causal, getattr(torch, dtype), batch, heads)
+            case.q *= gain
+            wants = [exact(case.q[b], case.k[b], case.v[b], case.grad_o[b], causal) for b in range(batch)]
+            for name in ("ours", *PEERS):
+                try:
+                    errors = errors_of(case, wants, results_of(case, kernel, name))
+                except RuntimeError as error:
+                    errors = str(error).splitlines()[0][:120]
+                results.put(((dtype, dim, causal, length), seed, name, errors))
+            del wants
+
+
+def case_text(key):
+    return f"{key[0]:8} d{key[1]:<3} {'causal' if key[2] else 'full  '} {key[3]:4}"
+
+
+def text_of(errors):
+    return ", ".join(f"{result} {math.sqrt(square) * 1e5:.2f} {largest * 1e5:.0f}" for result, (square, largest) in errors.items())
+
+
+def measure(a):
+    """{case: [errors by implementation of each seed]}, and whether all that ours has is finite. Ends at the limit."""
+    context, begin, sound = multiprocessing.get_context("spawn"), time.monotonic(), True
+    found, refused, results = {}, set(), context.Queue()
+    parts = [(dtype, dim) for dtype in a.dtypes.split(",") for dim in map(int, a.dims.split(","))]
+    processes = [context.Process(target=measure_head_dim, args=(*part, a.kernel, a.gain, a.seeds, results), daemon=True) for part in parts]
+    for process in processes:
+        process.start()
+    left = len(parts) * 2 * len(SHAPES) * a.seeds * (1 + len(PEERS))
+    while left and not (a.limit and time.monotonic() - begin > a.limit):
         try:
-            out, gradients = getattr(case, method)("forward")()[0], getattr(case, method)("backward")()
-            found[name] = [t.transpose(1, 2) for t in (out, *gradients[:3])]
-        except RuntimeError as error:
-            text = f"{name} is left out at d{case.dim}: {str(error).splitlines()[0][:120]}"
-            if text not in refusals:
-                print(text, flush=True)
-            refusals.add(text)
-    return found
-
-
-def errors_of(case, kernel):
-    """{implementation: {result: (mean square, largest)}} of one set of inputs."""
-    found, sums = results_of(case, kernel), {}
-    for b in range(case.batch):
-        wants = exact(case.q[b], case.k[b], case.v[b], case.grad_o[b], case.causal)
-        for name, tensors in found.items():
-            for result, got, want in zip(RESULTS, tensors, wants):
-                error = got[b].double() - want
-                square, largest = sums.setdefault(name, {}).setdefault(result, (0.0, 0.0))
-                here = float(error.abs().max())
-                if not math.isfinite(here):
-                    sys.exit(f"{name}: {result} is not finite: d{case.dim} {'causal' if case.causal else 'full'} {case.length} {case.q.dtype}")
-                sums[name][result] = (square + float(error.square().mean()) / case.batch, max(here, largest))
-    return sums
+            key, seed, name, errors = results.get(timeout=0.5)
+        except queue.Empty:
+            if all(not process.is_alive() for process in processes):
+                break
+            continue
+        left -= 1
+        missing = isinstance(errors, str)
+        if seed == 0 or missing:
+            print(f"{time.monotonic() - begin:3.0f} s  {case_text(key)} {name:5} {errors if missing else text_of(errors)}", flush=True)
+        if missing or not all(math.isfinite(x) for pair in errors.values() for x in pair):
+            sound = sound and name != "ours"
+            refused.add((key, name))
+            continue
+        found.setdefault(key, {}).setdefault(seed, {})[name] = errors
+    for process in processes:
+        process.terminate()
+    sound = sound and (bool(a.limit) or all(process.exitcode in (None, 0, -15) for process in processes))
+    print(f"{left} of the measurements missing after {time.monotonic() - begin:.0f} s" if left else "all measured")
+    whole = {key: {name for name in ("ours", *PEERS) if (key, name) not in refused} for key in found}
+    return {key: [errors for errors in seeds.values() if set(errors) == whole[key] and len(errors) > 1] for key, seeds in found.items()}, sound
 
 
 def over_peers(errors, result):
@@ -87,34 +133,12 @@ def together(seeds):
     return {name: {r: (sum(s[name][r][0] for s in seeds) / len(seeds), max(s[name][r][1] for s in seeds)) for r in RESULTS} for name in seeds[0]}
 
 
-def measure_head_dim(dtype, dim, kernel, gain, num_seeds):
-    """{case: [errors of each seed]} of a type and head_dim. Runs in a process of its own."""
-    library, found = peers.Library(), {}
-    for index, (causal, (batch, length, heads)) in enumerate((c, s) for c in (False, True) for s in SHAPES):
-        for seed in range(num_seeds):
-            torch.manual_seed(1000 * seed + index)
-            case = peers.Case(library, dim, length, causal, getattr(torch, dtype), batch, heads)
-            case.q *= gain
-            found.setdefault((dtype, dim, causal, length), []).append(errors_of(case, kernel))
-    return found
-
-
-def measure(a):
-    """{case: [errors of each seed]}."""
-    parts = [(dtype, dim) for dtype in a.dtypes.split(",") for dim in map(int, a.dims.split(","))]
-    found = {}
-    with concurrent.futures.ProcessPoolExecutor(a.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for part in [pool.submit(measure_head_dim, dtype, dim, a.kernel, a.gain, a.seeds) for dtype, dim in parts]:
-            found |= part.result()
-    return found
-
-
 def print_cases(found):
     names = ("ours", *PEERS)
     print(f"root mean square, largest error of {'/'.join(names)} in 1e-5")
-    for (dtype, dim, causal, length), seeds in found.items():
+    for key, seeds in found.items():
         errors = together(seeds)
-        print(f"{dtype:8} d{dim:<3} {'causal' if causal else 'full  '} {length:4}", end="")
+        print(case_text(key), end="")
         for result in RESULTS:
             rms, largest = ("/".join(form(errors[n][result]) if n in errors else "-" for n in names)
                             for form in (lambda e: f"{math.sqrt(e[0]) * 1e5:.2f}", lambda e: f"{e[1] * 1e5:.0f}"))
@@ -150,10 +174,11 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--gain", type=float, default=1.0)
     parser.add_argument("--kernel", default="auto")
-    parser.add_argument("--jobs", type=int, default=6)
+    parser.add_argument("--limit", type=float)
     parser.add_argument("--worst", type=float)
     a = parser.parse_args()
-    found = measure(a)
+    found, sound = measure(a)
+    found = {key: seeds for key, seeds in sorted(found.items()) if seeds}
     print_cases(found)
     summary = summaries(found)
     for (dtype, what), values in summary.items():
@@ -167,7 +192,7 @@ def main():
     rms = [values["rms"] for values in summary.values()]
     means, worst = [value[0] for value in rms], max((value[1] for value in rms), default=math.nan)
     print(f"root mean square over the better peer's: geometric mean {peers.geometric_mean(means):.3f}, worst {worst:.3f}")
-    return 1 if a.worst is not None and not worst <= a.worst else 0
+    return 1 if not sound or not found or (a.worst is not None and not worst <= a.worst) else 0
 
 
 if __name__ == "__main__":
