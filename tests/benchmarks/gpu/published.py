@@ -5,8 +5,9 @@ usage: python3 published.py [--write] [--summary]
 
 A comment in front of a table says what it holds: `<!-- results: PASS TYPE, OURS / PEER|PEER -->` TFLOP/s of ours and of the better of the peers, by head_dim,
 mask and length, which the table's first two columns and its head name; `<!-- results: variants -->` TFLOP/s of ours and the ratio to the fastest peer, by the
-cases of VARIANT_ROWS, and `<!-- results: variants PASS -->` those of one pass, with the peer's. The results are those of the newest run in tests/benchmarks/results. Without --write: exit code 1 if a number is another. --summary prints
-what the text beside the tables says of the same run: means, worst cells, steps of training.
+cases of VARIANT_ROWS, and `<!-- results: variants PASS -->` those of one pass, with the peer's. The results are those of the newest run in
+tests/benchmarks/results. Without --write: exit code 1 if a number is another. --summary prints what the text beside the tables says of the same run: means,
+worst cells, steps of training.
 """
 import argparse
 import glob
