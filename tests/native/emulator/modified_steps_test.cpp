@@ -101,5 +101,45 @@ TEST(ModifiedBackwardSteps, StoresComeFirstAndWhatNeighboursStoreComesLast) {
   EXPECT_GT(late_steps, 1000);
 }
 
+TEST(ModifiedBackwardSteps, AWarpgroupIsLeftOutOnlyWhereItSeesNothing) {
+  std::mt19937 random(20261126);
+  int64_t left_out = 0, both = 0;
+  for (int i = 0; i < 3000; ++i) {
+    const PairRange range = random_range(random);
+    const int tile_q = i % 2 == 0 ? 64 : 128, tile_kv = 128;
+    const int own_tiles = i % 3 == 0 ? range.len_q / tile_q : (range.len_q + tile_q - 1) / tile_q;
+    for (int first_key = 0; first_key < range.len_kv; first_key += tile_kv) {
+      const StepRange visited = fa::sm90::visited_steps(range, first_key, tile_q, tile_kv);
+      if (visited.end <= visited.first) {
+        continue;
+      }
+      const int last_key = first_key + tile_kv - 1;
+      StepRange whole{last_key < range.len_kv ? (range.begin_row(last_key) + tile_q - 1) / tile_q : visited.end, range.end_row(first_key) / tile_q};
+      whole.first = std::max(std::min(whole.first, visited.end), visited.first);
+      whole.end = std::max(std::min(whole.end, visited.end), whole.first);
+      const fa::sm90::HalfSteps halves = fa::sm90::half_steps(range, visited, whole, own_tiles, first_key, tile_q, tile_kv);
+      ASSERT_TRUE(halves.both.first <= whole.first && (halves.both.end >= whole.end || whole.first == whole.end));
+      for (int step = visited.first; step < visited.end; ++step) {
+        const bool in_both = step >= halves.both.first && step < halves.both.end && (step < whole.first || step >= whole.end);
+        for (int w = 0; w < 2; ++w) {
+          const bool taken = step >= halves.seen[w].first && step < halves.seen[w].end;
+          bool sees = false;
+          for (int row = step * tile_q; row < std::min((step + 1) * tile_q, range.len_q) && !sees; ++row) {
+            const int first = first_key + 64 * w, end = std::min(first + 64, range.len_kv);
+            sees = std::max(range.begin_key(row), first) < std::min(range.end_key(row), end);
+          }
+          ASSERT_TRUE(taken || !sees) << "query tile " << step << ", key " << first_key << ", half " << w;
+          ASSERT_TRUE(taken || !in_both) << "query tile " << step << ", key " << first_key << ", half " << w;
+          left_out += taken ? 0 : 1;
+        }
+        ASSERT_TRUE(!in_both || step < own_tiles);
+        both += in_both ? 1 : 0;
+      }
+    }
+  }
+  EXPECT_GT(left_out, 1000);
+  EXPECT_GT(both, 1000);
+}
+
 }  // namespace
 }  // namespace fa_test

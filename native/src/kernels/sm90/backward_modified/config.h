@@ -45,6 +45,12 @@ struct ModifiedBackwardConfig {
   /// head_dim 64, ALiBi and a bias have no registers for it.
   static constexpr bool kEdgeLoop = !Policy::kMask && !kBeginsScores && !Policy::kBias && kHeadDim == 128;
 
+  /// A spare thread adds the parts of grad_q in bulk (bulk_items.cuh). They take the memory of the second buffer of v.
+  static constexpr bool kAddsInBulk = kHeadDim == 128 && !Policy::kSoftcap && !Policy::kMask && !Policy::kBias;
+  /// Some of a step's exponentials in front of the wait for dP. ALiBi has no registers for it.
+  static constexpr bool kExponentiatesEarly = kAddsInBulk && !Policy::kAlibi;
+  static constexpr int kValueBuffers = kAddsInBulk ? 1 : kBuffers;
+
   /// The kernel may begin while the one in front of it ends. Not with lists: that one may end before those that write them.
   static constexpr bool kBeginsEarly = !Policy::kMask;
 
@@ -56,11 +62,13 @@ struct ModifiedBackwardConfig {
     // Panels of 64 columns with 128-byte swizzle: 1024-byte alignment (tile/wgmma_descriptor.cuh).
     using KeyTile = Element[kPanels][kTileKv][64];
     using QTile = Element[kPanels][kTileQ][64];
-    alignas(1024) KeyTile k[kBuffers];  ///< afterwards grad_k
-    alignas(1024) KeyTile v[kBuffers];  ///< afterwards grad_v
+    alignas(1024) KeyTile k[kBuffers];       ///< afterwards grad_k
+    alignas(1024) KeyTile v[kValueBuffers];  ///< afterwards grad_v, unless kAddsInBulk
     alignas(1024) QTile q[kStages];
     alignas(1024) QTile grad_o[kStages];
     alignas(1024) Element ds[kStages][kWarpgroups][kTileQ][64];  ///< dS: rows are queries, panel w holds the keys of warpgroup w
+    /// kAddsInBulk: the step's part of grad_q of each warpgroup; behind the last step grad_v, as a KeyTile.
+    alignas(1024) float grad_q[kAddsInBulk ? kWarpgroups : 1][kAddsInBulk ? kGradQBlock : 4];
     alignas(128) float shift[kStages][kTileQ];
     alignas(128) float delta[kStages][kTileQ];
     KeyWork work[kBuffers];
@@ -68,13 +76,16 @@ struct ModifiedBackwardConfig {
     int untold_flag;            ///< for the producer's first lane
     int entry[kStages];         ///< with lists VisibleEntry of the step; there with q
     uint64_t k_full[kBuffers];  ///< k and work
-    uint64_t v_full[kBuffers];
+    uint64_t v_full[kValueBuffers];
     uint64_t done[kBuffers];      ///< grad_k and grad_v are in place of k and v, the additions to grad_q are queued
     uint64_t kv_empty[kBuffers];  ///< grad_k and grad_v have left the buffer, and all have read the item
     uint64_t q_full[kStages];     ///< q and shift
     uint64_t q_empty[kStages];
     uint64_t grad_o_full[kStages];  ///< grad_o and delta
     uint64_t grad_o_empty[kStages];
+    uint64_t v_empty;                    ///< kAddsInBulk, as those below: no product of the item will read v
+    uint64_t grad_q_full[kWarpgroups];   ///< of each step
+    uint64_t grad_q_empty[kWarpgroups];  ///< a step's part has been read, or an item's grad_v
 
     /// Bytes from a tile of q to the tile of grad_o of the same stage.
     static constexpr uint32_t kToGradO = kStages * sizeof(QTile);
@@ -83,6 +94,7 @@ struct ModifiedBackwardConfig {
   static_assert(!Policy::kPairs, "functions of single pairs are computed by the portable kernels");
   static_assert(kHeadDim == 64 || kHeadDim == 128, "panels are 64 columns wide");
   static_assert(kStages == 2 && kWarpgroups == 2 && kBuffers == 2, "the exchange of dS between the warpgroups; parities of barriers");
+  static_assert(!kAddsInBulk || sizeof(SharedStorage::grad_q) == sizeof(typename SharedStorage::KeyTile), "grad_v takes the place of grad_q");
   static_assert(kTileQ / 64 * kPanels == kWarpgroups, "each warpgroup computes one 64 x 64 block of grad_q");
   static_assert(kSm90ModifiedRowPadding % kTileQ == 0, "tiles of the workspace");
   static_assert(kTile.consumer_registers() * kWarpgroups + kTile.producer_registers() <= 168 * (kWarpgroups + 1),

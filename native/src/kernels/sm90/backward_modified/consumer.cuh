@@ -5,6 +5,7 @@
 
 #include "kernels/sm90/backward/pairs.cuh"
 #include "kernels/sm90/backward_modified/bias.cuh"
+#include "kernels/sm90/backward_modified/bulk_items.cuh"
 #include "kernels/sm90/backward_modified/config.h"
 #include "kernels/sm90/backward_modified/finisher.cuh"
 #include "kernels/sm90/backward_modified/key_gradients.cuh"
@@ -56,7 +57,8 @@ class ModifiedConsumer {
         desc_q_(tile::k_major_descriptor(smem.q[0])),
         desc_q_rows_(tile::mn_major_descriptor(smem.q[0], Config::kTileQ)),
         desc_ds_(tile::k_major_descriptor(smem.ds[0][0][64 * (warpgroup / Config::kPanels)])),
-        desc_k_rows_(tile::mn_major_descriptor(smem.k[0][warpgroup % Config::kPanels], Config::kTileKv)) {
+        desc_k_rows_(tile::mn_major_descriptor(smem.k[0][warpgroup % Config::kPanels], Config::kTileKv)),
+        parts_(smem, warpgroup) {
     const int thread = threadIdx.x % 128, lane = thread % 32, matrix = lane / 8, row = lane % 8;
     s_ds_ = ptx::shared_address(smem.ds[0][warpgroup]) + tile::swizzled_offset_bytes(matrix / 2 * 8 + row, thread / 32 * 2 + matrix % 2);
   }
@@ -76,7 +78,8 @@ class ModifiedConsumer {
         grad_k[i] = 0.0f;
         grad_v[i] = 0.0f;
       }
-      ptx::mbarrier_wait(&smem_.v_full[buffer.stage], buffer.phase);
+      const RingCursor values = value_cursor<Config>(buffer);
+      ptx::mbarrier_wait(&smem_.v_full[values.stage], values.phase);
       if (work.kind == KeyWork::kWithSteps) {
         take_keys(work, buffer.stage);
         if constexpr (Config::Policy::kBias) {
@@ -95,7 +98,13 @@ class ModifiedConsumer {
           }
         }
       }
-      report_nonfinite(grad_k, grad_v, work, buffer.stage);
+      if constexpr (Config::kAddsInBulk) {
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) {
+          ptx::mbarrier_arrive(&smem_.v_empty);
+        }
+      }
+      report_nonfinite<Config>(p_, smem_, grad_k, grad_v, work, warpgroup_, buffer.stage);
       hand_over(grad_k, grad_v, work, buffer.stage);
     }
     if (p_.finish_inside) {
@@ -113,7 +122,7 @@ class ModifiedConsumer {
 #pragma unroll 1
     while (true) {
       if constexpr (Config::kEdgeLoop) {
-        const int stop = step >= edge_end_ ? max(first, edge_end_) : step < edge_first_ ? first : step + 1;
+        const int stop = step >= edge_.end ? max(first, edge_.end) : step < edge_.first ? first : step + 1;
 #pragma unroll 1
         for (; step >= stop; --step) {
           process<true, true>(next, grad_k, grad_v, work, step);
@@ -121,7 +130,7 @@ class ModifiedConsumer {
       }
       const int stop = step >= work.whole_last    ? max(first, work.whole_last)
                        : step >= work.whole_first ? step + 1
-                       : Config::kEdgeLoop        ? max(first, edge_first_)
+                       : Config::kEdgeLoop        ? max(first, edge_.first)
                                                   : first;
 #pragma unroll 1
       for (; step >= stop; --step) {
@@ -143,7 +152,9 @@ class ModifiedConsumer {
         late = first == work.first_step;
         const int last = (late ? work.first_stored : work.first_late) - 1;
         first = late ? work.first_late : work.first_step;
-        g_lane_ += int64_t{last - step} * (Config::kTileQ * Config::kHeadDim);
+        if constexpr (!Config::kAddsInBulk) {
+          g_lane_ += int64_t{last - step} * (Config::kTileQ * Config::kHeadDim);
+        }
         step = last;
       }
     }
@@ -169,7 +180,7 @@ class ModifiedConsumer {
 
   /// What is the same for all steps of a query head.
   __device__ __forceinline__ void take_head(const KeyWork& work, int group_head) {
-    if constexpr (!Config::Policy::kMask) {
+    if constexpr (!Config::Policy::kMask && !Config::kAddsInBulk) {
       const int64_t first_row = (work.workspace_head + group_head) * p_.padded_rows + work.row_begin + (work.end_step - 1) * Config::kTileQ;
       g_lane_ = p_.grad_q_accumulator + first_row * Config::kHeadDim + warpgroup_ * kGradQBlock + 4 * (threadIdx.x % 128);
     }
@@ -192,11 +203,13 @@ class ModifiedConsumer {
     first_key_position_ = first_key - range.offset;
     if (!Config::Policy::kMask && work.has_foreign_keys(p_, Config::kTileKv)) {
       // Hidden pairs weigh 0, but grad_q would take 0 * NaN.
-      clean_rows(smem_.k[buffer], work.len_kv - work.first_key);
+      clean_rows<Config>(smem_.k[buffer], work.len_kv - work.first_key, warpgroup_);
     }
-    const int warpgroup_key = work.first_key + 64 * warpgroup_, last_key = min(warpgroup_key + 64, range.len_kv) - 1;
-    first_step_ = range.begin_row(warpgroup_key) / Config::kTileQ;
-    end_step_ = last_key < warpgroup_key ? 0 : (range.end_row(last_key) + Config::kTileQ - 1) / Config::kTileQ;
+    const int own_tiles = p_.table.data != nullptr ? work.len_q / Config::kTileQ : work.end_step;
+    const HalfSteps halves =
+        half_steps(range, {work.first_step, work.end_step}, {work.whole_first, work.whole_last}, own_tiles, work.first_key, Config::kTileQ, Config::kTileKv);
+    seen_ = warpgroup_ == 0 ? halves.seen[0] : halves.seen[1];
+    edge_ = halves.both;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       // Relative to the thread's first column. Nobody sees a key at the padding.
@@ -204,27 +217,6 @@ class ModifiedConsumer {
       begin_row_[r] = range.begin_row(key) - lane % 4 * 2;
       end_row_[r] = key < range.len_kv ? range.end_row(key) - lane % 4 * 2 : 0;
     }
-    if constexpr (Config::kEdgeLoop) {
-      // Both warpgroups see all query tiles between these, and none has queries of another sequence.
-      const int middle = work.first_key + 64, lower_end = range.end_row(min(middle, range.len_kv) - 1);
-      const int whole_tiles = p_.table.data != nullptr ? work.len_q / Config::kTileQ : work.end_step;
-      edge_end_ = max(middle < range.len_kv ? min((lower_end + Config::kTileQ - 1) / Config::kTileQ, whole_tiles) : 0, work.whole_last);
-      edge_first_ = min(max(range.begin_row(middle) / Config::kTileQ, work.first_step), work.whole_first);
-    }
-  }
-
-  /// Sets the rows of a tile from first_row on to zero. By all consumers, who may read it afterwards.
-  template <int kRows>
-  __device__ __forceinline__ void clean_rows(Element (&s_tile)[Config::kPanels][kRows][64], int first_row) {
-    constexpr int kChunks = tile::kPanelRowBytes / 16;
-#pragma unroll
-    for (int panel = 0; panel < Config::kPanels; ++panel) {
-      for (int i = first_row * kChunks + 128 * warpgroup_ + threadIdx.x % 128; i < kRows * kChunks; i += Config::kConsumerThreads) {
-        reinterpret_cast<uint4*>(s_tile[panel])[i] = uint4{0, 0, 0, 0};
-      }
-    }
-    ptx::fence_proxy_async_shared();
-    ptx::named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);
   }
 
   /// One tile of queries. Every product is waited for before the end: a group in flight across the loop's back edge makes ptxas serialise all of them (C7514).
@@ -237,7 +229,7 @@ class ModifiedConsumer {
     constexpr bool kListed = Config::Policy::kMask;
     const int stage = cursor_.stage, first_query = step * Config::kTileQ;
     const uint32_t stage_step = stage * kQStageStep, buffer_step = key_step_;
-    const bool seen = !kConditional || (kListed ? (step < work.first_step) == (warpgroup_ == 0) : step >= first_step_ && step < end_step_);
+    const bool seen = !kConditional || (kListed ? (step < work.first_step) == (warpgroup_ == 0) : step >= seen_.first && step < seen_.end);
     Operand p_operand, ds_operand;
     mbarrier_wait(&smem_.q_full[stage], cursor_.phase);
     if constexpr (kConditional && !kListed) {
@@ -278,7 +270,7 @@ class ModifiedConsumer {
       if (threadIdx.x % 32 == 0) {
         mbarrier_arrive(&smem_.grad_o_empty[stage]);
       }
-      add_grad_q(grad_q, !Config::Policy::kMask && step >= work.first_stored, stage);
+      pass_on_grad_q(grad_q, work, step, stage);
       if constexpr (!kMasked && Config::kBeginsScores) {
         begin_whole_scores(next.s, step - 1);
       }
@@ -294,7 +286,7 @@ class ModifiedConsumer {
       }
       wgmma_wait_group<0>();
       pin_registers(grad_q);
-      add_grad_q(grad_q, !Config::Policy::kMask && step >= work.first_stored, stage);
+      pass_on_grad_q(grad_q, work, step, stage);
       release_q(stage);
     }
     advance();
@@ -347,7 +339,7 @@ class ModifiedConsumer {
       entry = said_entry(stage);
     }
     mbarrier_wait(&smem_.grad_o_full[stage], cursor_.phase);
-    multiply_scores<false>(dp, desc_v_, buffer_step, stage_step + kToGradO);
+    multiply_scores<false>(dp, desc_v_, Config::kAddsInBulk ? value_step_ : buffer_step, stage_step + kToGradO);
     wgmma_commit_group();
 
     StepScores scores;
@@ -396,6 +388,9 @@ class ModifiedConsumer {
       pin_registers(s);
       using Left = std::conditional_t<kBegun, HopperScores<kSm90RangeVariants>, typename Config::Policy>;
       weigh_scores<Element, Left, kMasked>(s, p_operand, s_shift, scores);
+      if constexpr (Config::kExponentiatesEarly) {
+        mbarrier_wait(&smem_.q_full[stage], cursor_.phase);  // long complete; but a branch, which keeps some of the exponentials in front of the next wait
+      }
       wgmma_wait_group<0>();
       pin_registers(dp);
       differentiate_scores<Element, kMasked, kSwapsRows<typename Config::Policy>>(ds_operand, dp, s, s_delta, scores);
@@ -443,14 +438,17 @@ class ModifiedConsumer {
   __device__ __forceinline__ void advance() {
     cursor_.advance();
     key_step_ += static_cast<uint32_t>(p_.zero);
+    if constexpr (Config::kAddsInBulk) {
+      value_step_ += static_cast<uint32_t>(p_.zero);
+    }
   }
 
   /// Before the first product of a step whose q is there: rows behind the end of the sequence count for nothing, whatever was loaded. All consumers come here.
   __device__ __forceinline__ void clean_queries(const KeyWork& work, int first_query) {
     if (work.has_foreign_queries(p_, first_query + Config::kTileQ)) {
       ptx::mbarrier_wait(&smem_.grad_o_full[cursor_.stage], cursor_.phase);
-      clean_rows(smem_.q[cursor_.stage], work.len_q - first_query);
-      clean_rows(smem_.grad_o[cursor_.stage], work.len_q - first_query);
+      clean_rows<Config>(smem_.q[cursor_.stage], work.len_q - first_query, warpgroup_);
+      clean_rows<Config>(smem_.grad_o[cursor_.stage], work.len_q - first_query, warpgroup_);
     }
   }
 
@@ -500,6 +498,15 @@ class ModifiedConsumer {
     return {static_cast<uint32_t>(said(smem_.entry, stage))};
   }
 
+  /// The step's part of grad_q leaves the registers.
+  __device__ __forceinline__ void pass_on_grad_q(const float (&grad_q)[Config::kGradQ], const KeyWork& work, int step, int stage) {
+    if constexpr (Config::kAddsInBulk) {
+      parts_.leave(grad_q);
+    } else {
+      add_grad_q(grad_q, !Config::Policy::kMask && step >= work.first_stored, stage);
+    }
+  }
+
   /// Adds to the accumulator, or begins its sum. With lists the producer says whether, and of which tile.
   __device__ __forceinline__ void add_grad_q(const float (&grad_q)[Config::kGradQ], bool begins, int stage) {
     float* g_lane = g_lane_;
@@ -526,35 +533,31 @@ class ModifiedConsumer {
     }
   }
 
-  /// Tells the repair pass of NaN and infinity that may have come from masked pairs: the tensor core multiplies them with zero, and 0 * NaN is NaN.
-  __device__ __forceinline__ void report_nonfinite(const Gradient& grad_k, const Gradient& grad_v, const KeyWork& work, int buffer) {
-    const int thread = threadIdx.x % 128, lane = thread % 32, slice = 4 * warpgroup_ + thread / 32;
-    bool bad_key = false;
-    if (work.kind == KeyWork::kWithSteps) {
-#pragma unroll
-      for (int panel = 0; panel < Config::kPanels; ++panel) {
-        bad_key |= has_nonfinite<Element, kRepairKeys * tile::kPanelRowBytes>(smem_.k[buffer][panel][kRepairKeys * slice]);
-      }
-    }
-    const bool bad_gradients = __any_sync(0xFFFFFFFF, has_nonfinite(grad_k, grad_v));
-    const bool bad_keys = __any_sync(0xFFFFFFFF, bad_key);
-    if (lane == 0) {
-      p_.repair_flags[kRepairSlices * static_cast<int64_t>(work.index) + slice] = (bad_gradients ? kRepairGradKv : 0) | (bad_keys ? kRepairGradQ : 0);
+  /// Where the item's grad_v is left.
+  __device__ __forceinline__ typename SharedStorage::KeyTile& grad_v_tile(int buffer) {
+    if constexpr (Config::kAddsInBulk) {
+      return staged_grad_v(smem_);
+    } else {
+      return smem_.v[buffer];
     }
   }
 
-  /// grad_k and grad_v into the memory of k and v, from where a spare thread stores them (store_items).
+  /// grad_k and grad_v into shared memory, from where a spare thread stores them (store_items, add_and_store_items).
   __device__ __forceinline__ void hand_over(const Gradient& grad_k, const Gradient& grad_v, const KeyWork& work, int buffer) {
     using namespace ptx;
     named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);  // the other warpgroup has read k for the last time
     stage_gradient<Element>(smem_.k[buffer], grad_k, warpgroup_, p_.scale);
-    stage_gradient<Element>(smem_.v[buffer], grad_v, warpgroup_, 1.0f);
+    if constexpr (Config::kAddsInBulk) {
+      parts_.wait_for_all();
+    }
+    auto& s_grad_v = grad_v_tile(buffer);
+    stage_gradient<Element>(s_grad_v, grad_v, warpgroup_, 1.0f);
     fence_proxy_async_shared();
     if (work.has_foreign_keys(p_, Config::kTileKv)) {
       named_barrier_sync(Config::kBarrierWarpgroup + warpgroup_, 128);
       const int rows = min(work.len_kv - work.first_key - 64 * warpgroup_, 64);
       copy_rows(p_.grad_k, p_.grad_k_strides, p_.head_dim, smem_.k[buffer], warpgroup_, rows, work);
-      copy_rows(p_.grad_v, p_.grad_v_strides, p_.head_dim_v, smem_.v[buffer], warpgroup_, rows, work);
+      copy_rows(p_.grad_v, p_.grad_v_strides, p_.head_dim_v, s_grad_v, warpgroup_, rows, work);
     }
     __syncwarp();
     if (threadIdx.x % 32 == 0) {
@@ -574,16 +577,16 @@ class ModifiedConsumer {
   const tile::Descriptor desc_k_rows_;  // B of grad_q
   RingCursor cursor_;
   uint32_t key_step_ = 0;    // from the first buffer of k and v to that of the item, in descriptor units
+  uint32_t value_step_ = 0;  // kAddsInBulk: 0, as key_step_ for v
+  LeftParts<Config> parts_;  // kAddsInBulk
   float* g_lane_ = nullptr;  // the thread's first element of the next step's block of the accumulator
   float slope_log2_ = 0.0f;  // kAlibi: of the query head
   float slope_raw_ = 0.0f;   // kBeginsScores: in units of S, before it is scaled
   int query_head_;           // kBias
-  int first_step_;           // query tiles that see a key of the warpgroup
-  int end_step_;
-  int edge_first_;          // query tiles from here …
-  int edge_end_;            // … to the one before this both warpgroups see
-  int first_key_position_;  // the thread's first key, as a query's number
-  int begin_row_[2];        // queries that see the thread's keys, less the thread's first column
+  StepRange seen_;           // query tiles that see a key of the warpgroup
+  StepRange edge_;           // those between these both warpgroups see, at least in front of the whole ones and behind them
+  int first_key_position_;   // the thread's first key, as a query's number
+  int begin_row_[2];         // queries that see the thread's keys, less the thread's first column
   int end_row_[2];
   uint32_t s_ds_;  // the lane's row of stmatrix in stage 0
   std::conditional_t<Config::Policy::kMask, ListedTiles, NoList> listed_;

@@ -1,6 +1,7 @@
 // Hopper backward kernel with modified scores. README.md beside this file has the resource arithmetic, the schedule and the measurements.
 #pragma once
 
+#include "kernels/sm90/backward_modified/bulk_items.cuh"
 #include "kernels/sm90/backward_modified/config.h"
 #include "kernels/sm90/backward_modified/consumer.cuh"
 #include "kernels/sm90/backward_modified/finisher.cuh"
@@ -33,9 +34,18 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_modified_kernel(
     }
     for (int buffer = 0; buffer < Config::kBuffers; ++buffer) {
       ptx::mbarrier_init(&smem.k_full[buffer], 1);
-      ptx::mbarrier_init(&smem.v_full[buffer], 1);
       ptx::mbarrier_init(&smem.done[buffer], Config::kConsumerWarps);
       ptx::mbarrier_init(&smem.kv_empty[buffer], Config::kConsumerWarps + 1);
+    }
+    for (int buffer = 0; buffer < Config::kValueBuffers; ++buffer) {
+      ptx::mbarrier_init(&smem.v_full[buffer], 1);
+    }
+    if constexpr (Config::kAddsInBulk) {
+      ptx::mbarrier_init(&smem.v_empty, Config::kConsumerWarps);
+      for (int w = 0; w < Config::kWarpgroups; ++w) {
+        ptx::mbarrier_init(&smem.grad_q_full[w], 4);
+        ptx::mbarrier_init(&smem.grad_q_empty[w], 1);
+      }
     }
     for (int stage = 0; stage < Config::kStages; ++stage) {
       ptx::mbarrier_init(&smem.q_full[stage], 1);
@@ -60,7 +70,11 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_modified_kernel(
       ModifiedProducer<Config>(params, smem).run();
     } else if (warp == 1) {
       if (threadIdx.x % 32 == 0) {
-        store_items<Config>(params, smem);
+        if constexpr (Config::kAddsInBulk) {
+          add_and_store_items<Config>(params, smem);
+        } else {
+          store_items<Config>(params, smem);
+        }
       }
     } else if (params.finish_inside) {
       finish_blocks<Config>(params);

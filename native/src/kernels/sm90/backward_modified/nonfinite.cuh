@@ -4,6 +4,10 @@
 #include <cuda_runtime.h>
 
 #include "kernels/sm90/backward/pairs.cuh"
+#include "kernels/sm90/backward/params.h"
+#include "kernels/sm90/backward_modified/params.h"
+#include "kernels/sm90/backward_modified/work.cuh"
+#include "tile/wgmma_descriptor.cuh"
 
 namespace fa::sm90 {
 
@@ -35,6 +39,27 @@ __device__ __forceinline__ bool has_nonfinite(const void* s_elements) {
   }
   const float2 sum = to_float2(__hadd2(__hadd2(sums[0], sums[1]), __hadd2(sums[2], sums[3])));
   return !(sum.x + sum.y == 0.0f);
+}
+
+/// Tells the repair pass of NaN and infinity that may have come from masked pairs: the tensor core multiplies them with zero, and 0 * NaN is NaN. By a
+/// consumer warpgroup.
+template <typename Config>
+__device__ __forceinline__ void report_nonfinite(const ModifiedBackwardParams& params, typename Config::SharedStorage& smem,
+                                                 const float (&grad_k)[Config::kGradients], const float (&grad_v)[Config::kGradients], const KeyWork& work,
+                                                 int warpgroup, int buffer) {
+  const int thread = threadIdx.x % 128, lane = thread % 32, slice = 4 * warpgroup + thread / 32;
+  bool bad_key = false;
+  if (work.kind == KeyWork::kWithSteps) {
+#pragma unroll
+    for (int panel = 0; panel < Config::kPanels; ++panel) {
+      bad_key |= has_nonfinite<typename Config::Element, kRepairKeys * tile::kPanelRowBytes>(smem.k[buffer][panel][kRepairKeys * slice]);
+    }
+  }
+  const bool bad_gradients = __any_sync(0xFFFFFFFF, has_nonfinite(grad_k, grad_v));
+  const bool bad_keys = __any_sync(0xFFFFFFFF, bad_key);
+  if (lane == 0) {
+    params.repair_flags[kRepairSlices * static_cast<int64_t>(work.index) + slice] = (bad_gradients ? kRepairGradKv : 0) | (bad_keys ? kRepairGradQ : 0);
+  }
 }
 
 }  // namespace fa::sm90

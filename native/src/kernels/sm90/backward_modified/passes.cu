@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kPassThreads) modified_prepare_kernel(const __
   ptx::launch_dependents();
   const int lane = threadIdx.x % kLanes;
   // The counters lie one behind the other.
-  for (int i = static_cast<int>(blockIdx.x * kPassThreads + threadIdx.x); i < p.num_counters; i += static_cast<int>(gridDim.x) * kPassThreads) {
+  for (int64_t i = int64_t{blockIdx.x} * kPassThreads + threadIdx.x; i < p.num_counters; i += int64_t{gridDim.x} * kPassThreads) {
     p.main.work_counter[i] = 0;
   }
   if (p.num_rows == 0) {
@@ -109,21 +109,30 @@ __global__ void __launch_bounds__(kPassThreads) modified_prepare_kernel(const __
   const int in_head = (static_cast<int>(blockIdx.x) - flat_head * head_blocks) * kPrepareRows + threadIdx.x / kLanes;
   const QueryPlace place = query_place(p, flat_head, in_head);
   const int64_t g_row = (int64_t{place.batch} * p.main.scores.heads_q + place.head) * p.len_q + place.position;
-  const uint16_t* g_o = p.o + place.batch * p.o_strides.batch + place.head * p.o_strides.head + place.position * p.o_strides.seq + 8 * lane;
-  const uint16_t* g_grad_o =
-      p.grad_o + place.batch * p.grad_o_strides.batch + place.head * p.grad_o_strides.head + place.position * p.grad_o_strides.seq + 8 * lane;
-  // All loads at once; what rows that count for nothing hold does not matter.
+  const uint16_t* g_o = p.o + place.batch * p.o_strides.batch + place.head * p.o_strides.head + place.position * p.o_strides.seq;
+  const uint16_t* g_grad_o = p.grad_o + place.batch * p.grad_o_strides.batch + place.head * p.grad_o_strides.head + place.position * p.grad_o_strides.seq;
+  // All loads at once, without a condition around one of them: rows behind the last, and columns that there are not, read the first.
   float lse[kSteps], sums[kSteps];
+  if (place.rows_left > 0) {
+    const int column = 8 * lane < p.head_dim_v ? 8 * lane : 0;
+    uint4 o[kSteps], grad_o[kSteps];
 #pragma unroll
-  for (int i = 0; i < kSteps; ++i) {
-    lse[i] = -INFINITY;
-    sums[i] = 0.0f;
-    if (place.rows_left > i * kRows) {
-      lse[i] = p.lse[g_row + i * kRows];
-      if (8 * lane < p.head_dim_v) {
-        const uint4 o = __ldcs(reinterpret_cast<const uint4*>(g_o + i * kRows * p.o_strides.seq));  // grad_o is read again soon, o is not
-        sums[i] = dot8<Element>(o, *reinterpret_cast<const uint4*>(g_grad_o + i * kRows * p.grad_o_strides.seq), 0.0f);
-      }
+    for (int i = 0; i < kSteps; ++i) {
+      const int row = place.rows_left > i * kRows ? i * kRows : 0;
+      o[i] = __ldcs(reinterpret_cast<const uint4*>(g_o + row * p.o_strides.seq + column));  // grad_o is read again soon, o is not
+      grad_o[i] = __ldca(reinterpret_cast<const uint4*>(g_grad_o + row * p.grad_o_strides.seq + column));
+      lse[i] = __ldca(p.lse + g_row + row);
+    }
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) {
+      sums[i] = 8 * lane < p.head_dim_v ? dot8<Element>(o[i], grad_o[i], 0.0f) : 0.0f;
+      lse[i] = place.rows_left > i * kRows ? lse[i] : -INFINITY;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) {
+      lse[i] = -INFINITY;
+      sums[i] = 0.0f;
     }
   }
   const float slope_log2 = alibi_slope_log2(p.main.scores, place.sequence, place.head);

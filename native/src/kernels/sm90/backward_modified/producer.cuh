@@ -117,7 +117,8 @@ class ModifiedProducer {
     if (work.kind == KeyWork::kUnseen) {
       if (first_lane_) {
         ptx::mbarrier_arrive(&smem_.k_full[buffer]);
-        ptx::mbarrier_arrive(&smem_.v_full[buffer]);
+        wait_for_values();
+        ptx::mbarrier_arrive(&smem_.v_full[value_cursor<Config>(buffer_).stage]);
       }
       return;
     }
@@ -149,10 +150,15 @@ class ModifiedProducer {
       if constexpr (Config::Policy::kBias) {
         load_bias(stage, first_row, head, work);
       }
-      load_values(work, v_loaded);
+      if constexpr (!Config::kAddsInBulk) {
+        load_values(work, v_loaded);
+      }
       stored_.wait_for(step, work, cursor_);  // without grad_o nothing is added
       ptx::mbarrier_wait(&smem_.grad_o_empty[stage], cursor_.phase ^ 1);
       load_queries(&p_.map_grad_o, smem_.grad_o[stage], smem_.delta[stage], p_.num_heads + statistics_row, &smem_.grad_o_full[stage], first_row, head, work);
+      if constexpr (Config::kAddsInBulk) {
+        load_values(work, v_loaded);  // waits for the last product of the item before
+      }
       stored_.end_step(i + 1 < num_steps ? work.visited_step(i + 1) : work.first_stored, work);
       cursor_.advance();
     }
@@ -198,8 +204,17 @@ class ModifiedProducer {
   /// v of an item, behind its first q.
   __device__ __forceinline__ void load_values(const KeyWork& work, bool& v_loaded) const {
     if (!v_loaded) {
-      load_keys(&p_.map_v, smem_.v[buffer_.stage], &smem_.v_full[buffer_.stage], work);
+      wait_for_values();
+      const int buffer = value_cursor<Config>(buffer_).stage;
+      load_keys(&p_.map_v, smem_.v[buffer], &smem_.v_full[buffer], work);
       v_loaded = true;
+    }
+  }
+
+  /// kAddsInBulk: until v of the item before has been read for the last time.
+  __device__ __forceinline__ void wait_for_values() const {
+    if constexpr (Config::kAddsInBulk) {
+      ptx::mbarrier_wait(&smem_.v_empty, value_cursor<Config>(buffer_).phase ^ 1);
     }
   }
 
@@ -247,7 +262,7 @@ class ModifiedProducer {
   const ModifiedBackwardParams& p_;
   SharedStorage& smem_;
   const bool first_lane_;
-  std::conditional_t<Config::Policy::kMask, BegunTiles, StoredTiles> stored_;
+  std::conditional_t<Config::Policy::kMask, BegunTiles, StoredTiles<!Config::kAddsInBulk>> stored_;
   RingCursor buffer_;  // of k and v
   RingCursor cursor_;  // of q and grad_o
 };

@@ -30,6 +30,28 @@ __device__ __forceinline__ int step_in_order(StepRange visited, int first_stored
   return step >= first_stored ? step : i < num_steps - late ? step - late : step + (first_late - visited.first);
 }
 
+/// What the two halves of a key tile, 64 keys of each warpgroup, see of its query tiles.
+struct HalfSteps {
+  StepRange seen[2];  ///< query tiles that see a key of the half
+  StepRange both;     ///< of those in front of the whole ones and behind them, the ones that both halves see and that have no queries of another sequence
+};
+
+/// whole: the tile's query tiles that need no mask. own_tiles: those with no queries of another sequence.
+__device__ __forceinline__ HalfSteps half_steps(const PairRange& range, StepRange visited, StepRange whole, int own_tiles, int first_key, int tile_q,
+                                                int tile_kv) {
+  HalfSteps halves;
+#pragma unroll
+  for (int w = 0; w < 2; ++w) {
+    const int first = first_key + w * (tile_kv / 2), last = min(first + tile_kv / 2, range.len_kv) - 1;
+    halves.seen[w].first = range.begin_row(first) / tile_q;
+    halves.seen[w].end = last < first ? 0 : (range.end_row(last) + tile_q - 1) / tile_q;
+  }
+  const bool has_second = first_key + tile_kv / 2 < range.len_kv;
+  halves.both.first = min(max(halves.seen[1].first, visited.first), whole.first);
+  halves.both.end = max(has_second ? min(halves.seen[0].end, own_tiles) : 0, whole.first < whole.end ? whole.end : 0);
+  return halves;
+}
+
 /// Whether no key tile may visit the row's query tile. True for every row of such a tile, also those behind the last.
 __device__ __forceinline__ bool may_stay_unvisited(const PairRange& range, int row) {
   return row >= range.len_q || range.begin_key(row) >= range.end_key(row);

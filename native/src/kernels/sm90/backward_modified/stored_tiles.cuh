@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/sm90/backward_modified/work.cuh"
+#include "ptx/fence_proxy.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/reduce.cuh"
 
@@ -20,9 +21,16 @@ struct RingCursor {
   }
 };
 
+/// Where an item's v is: that of the item's buffer of k, or where there is but one of v, the one; items then take turns in the phases of its barriers.
+template <class Config>
+__device__ __forceinline__ RingCursor value_cursor(RingCursor buffer) {
+  return Config::kValueBuffers == 1 ? RingCursor{0, static_cast<uint32_t>(buffer.stage)} : buffer;
+}
+
 /// What a block's producer warp tells and asks of the others. A buffer of q that is free again says that the step which used it has stored its tile. It tells
 /// behind its own loads, which the release would hold up, and asks a step ahead; but who must wait tells first what it knows. It waits only for key tiles of
-/// the same head that were handed out before its own: so the earliest item that is not yet done always goes on.
+/// the same head that were handed out before its own: so the earliest item that is not yet done always goes on. kTells: false where another thread tells.
+template <bool kTells>
 class StoredTiles {
  public:
   /// s_flags: of the steps whose buffers are in use, what others wait for; negative where they add. s_untold: of one that has stored.
@@ -41,7 +49,7 @@ class StoredTiles {
 
   /// Behind the wait for the buffer of q.
   __device__ __forceinline__ void begin_step(int q_tile, const KeyWork& work, int stage) {
-    if (first_lane_) {
+    if (kTells && first_lane_) {
       s_untold_ = s_flags_[stage];
       s_flags_[stage] = q_tile >= work.first_stored ? first_flag_ + q_tile : kNone;
     }
@@ -53,7 +61,7 @@ class StoredTiles {
 #pragma unroll 1
     while (!is_known(q_tile, work)) {
       tell();
-      if (first_lane_ && s_flags_[cursor.stage] != kNone && ptx::mbarrier_test(&q_empty_[cursor.stage], cursor.phase ^ 1)) {
+      if (kTells && first_lane_ && s_flags_[cursor.stage] != kNone && ptx::mbarrier_test(&q_empty_[cursor.stage], cursor.phase ^ 1)) {
         s_untold_ = s_flags_[cursor.stage];
         s_flags_[cursor.stage] = kNone;
       }
@@ -72,7 +80,7 @@ class StoredTiles {
   /// Tells of the last two steps. cursor: behind them.
   __device__ __forceinline__ void finish(RingCursor cursor) {
 #pragma unroll 1
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; kTells && i < 2; ++i) {
       ptx::mbarrier_wait(&q_empty_[cursor.stage], cursor.phase ^ 1);
       if (first_lane_) {
         s_untold_ = s_flags_[cursor.stage];
@@ -86,7 +94,7 @@ class StoredTiles {
   static constexpr int kNone = -1;
 
   __device__ __forceinline__ void tell() {
-    if (first_lane_ && s_untold_ != kNone) {
+    if (kTells && first_lane_ && s_untold_ != kNone) {
       ptx::increment_release(g_flags_ + s_untold_);
       s_untold_ = kNone;
     }
@@ -101,6 +109,9 @@ class StoredTiles {
     const int tile = q_tile - static_cast<int>(threadIdx.x % 32);
     const bool stored = tile < work.first_step || ptx::load_acquire(g_flags_ + first_flag_ + tile) != 0;
     const uint32_t missing = ~__ballot_sync(0xFFFFFFFF, stored);
+    if constexpr (!kTells) {
+      ptx::fence_proxy_async_global();  // what follows is added in bulk
+    }
     known_ = {q_tile + 1 - (missing == 0 ? 32 : __ffs(static_cast<int>(missing)) - 1), q_tile + 1};
     __syncwarp();
   }
