@@ -149,11 +149,13 @@ public sealed class PlannerTests
         });
     }
 
-    /// <summary>At head_dim 128 and from 2048 queries parts of grad_q go through shared memory, 32 KiB more of it.</summary>
+    /// <summary>From 2048 queries at head_dim 128 and from 1025 at 64 parts of grad_q go through shared memory, 32 KiB more of it.</summary>
     [TestCase(128, 2047, false)]
     [TestCase(128, 2048, true)]
     [TestCase(96, 5000, true)]
-    [TestCase(64, 5000, false)]
+    [TestCase(64, 1024, false)]
+    [TestCase(64, 1025, true)]
+    [TestCase(40, 5000, true)]
     public void LongSequencesAddInBulk(int headDim, int length, bool inBulk)
     {
         ProblemCase problem = Base with { LenQ = length, LenKv = 300, HeadDim = headDim, HeadDimV = headDim };
@@ -181,20 +183,62 @@ public sealed class PlannerTests
     }
 
     /// <summary>
-    /// Above head_dim 128 key tiles are added in order, with one kernel less, for 257 to 4096 queries of at least 32 key heads, and always when that is
-    /// asked for.
+    /// Above head_dim 128 key tiles are added in order, with one kernel less, for 257 to 4096 queries of at least 32 key heads (up to 1024 with head_dim above
+    /// 192 and no mask), and always when that is asked for.
     /// </summary>
-    [TestCase(256, 256, 32, false, false)]
-    [TestCase(257, 256, 32, false, true)]
-    [TestCase(300, 500, 32, false, true)]
-    [TestCase(512, 512, 31, false, false)]
-    [TestCase(4096, 4096, 32, false, true)]
-    [TestCase(4096, 4097, 32, false, false)]
-    [TestCase(4097, 4096, 32, false, false)]
-    [TestCase(100, 5000, 1, true, true)]
-    public void WideHeadsAddInOrder(int lenQ, int lenKv, int batch, bool deterministic, bool ordered)
+    [TestCase(256, 256, 32, false, false, false)]
+    [TestCase(257, 256, 32, false, true, true)]
+    [TestCase(300, 500, 32, false, true, true)]
+    [TestCase(512, 512, 31, false, false, false)]
+    [TestCase(1024, 1024, 32, false, true, true)]
+    [TestCase(1025, 1024, 32, false, true, false)]
+    [TestCase(1024, 1025, 32, false, true, false)]
+    [TestCase(4096, 4096, 32, false, true, false)]
+    [TestCase(4096, 4097, 32, false, false, false)]
+    [TestCase(4097, 4096, 32, false, false, false)]
+    [TestCase(100, 5000, 1, true, true, true)]
+    public void WideHeadsAddInOrder(int lenQ, int lenKv, int batch, bool deterministic, bool ordered, bool orderedWidest)
     {
         foreach (int headDim in new[] { 136, 192, 200, 256 })
+        {
+            foreach (MaskKind mask in new[] { MaskKind.None, MaskKind.BottomRight })
+            {
+                ProblemCase problem = Base with
+                {
+                    LenQ = lenQ,
+                    LenKv = lenKv,
+                    Batch = batch,
+                    HeadsQ = 2,
+                    HeadsKv = 1,
+                    HeadDim = headDim,
+                    HeadDimV = headDim,
+                    Deterministic = deterministic,
+                    Mask = mask,
+                };
+                fa_plan_description plan = PlanQuery.Of(problem, fa_pass.FA_PASS_BACKWARD, Cuda, 90);
+                AssertSensible(plan, SharedMemoryLimit(90));
+                bool expected = mask == MaskKind.None && headDim > 192 ? orderedWidest : ordered;
+                int launches = (expected ? 2 : 3) + (mask == MaskKind.None ? 0 : 1);
+                Assert.That(plan.KernelName().EndsWith("_deterministic", StringComparison.Ordinal), Is.EqualTo(expected), plan.Reason());
+                Assert.That(plan.launches, Is.EqualTo(launches), "prepare, main, unless the main kernel rounds grad_q finish, and with a mask repair");
+            }
+        }
+    }
+
+    /// <summary>At head_dim 64 persistent blocks serve 257 to 1024 queries and keys of at least four key tiles per multiprocessor.</summary>
+    [TestCase(512, 512, 132, 64, false, true)]
+    [TestCase(512, 512, 131, 64, false, false)]
+    [TestCase(257, 257, 176, 40, false, true)]
+    [TestCase(256, 257, 176, 64, false, false)]
+    [TestCase(257, 256, 300, 64, false, false)]
+    [TestCase(1024, 1024, 66, 64, false, true)]
+    [TestCase(1025, 1024, 66, 64, false, false)]
+    [TestCase(1024, 1025, 66, 64, false, false)]
+    [TestCase(512, 512, 132, 72, false, false)]
+    [TestCase(512, 512, 132, 64, true, false)]
+    public void ShortBackwardProblemsTakePersistentBlocks(int lenQ, int lenKv, int batch, int headDim, bool deterministic, bool persistent)
+    {
+        foreach (MaskKind mask in new[] { MaskKind.None, MaskKind.TopLeft, MaskKind.BottomRight })
         {
             ProblemCase problem = Base with
             {
@@ -206,11 +250,11 @@ public sealed class PlannerTests
                 HeadDim = headDim,
                 HeadDimV = headDim,
                 Deterministic = deterministic,
+                Mask = mask,
             };
             fa_plan_description plan = PlanQuery.Of(problem, fa_pass.FA_PASS_BACKWARD, Cuda, 90);
             AssertSensible(plan, SharedMemoryLimit(90));
-            Assert.That(plan.KernelName().EndsWith("_deterministic", StringComparison.Ordinal), Is.EqualTo(ordered), plan.Reason());
-            Assert.That(plan.launches, Is.EqualTo(ordered ? 2 : 3), "prepare, main and, unless the main kernel rounds grad_q, finish");
+            Assert.That(plan.KernelName().EndsWith("_persistent", StringComparison.Ordinal), Is.EqualTo(persistent), plan.KernelName());
         }
     }
 

@@ -18,8 +18,20 @@ constexpr double kMaxRows = 8.0 * kMaxBlocks;
 
 /// Whether a deterministic tile is the faster one for a call that asks for no order: for its lengths and heads.
 bool serves_any_order(const Sm90BackwardTile& tile, const Problem& problem) {
-  return !problem.deterministic && tile.deterministic && problem.len_q >= tile.any_order_min && problem.len_q <= tile.any_order_max && problem.len_kv > 0 &&
-         problem.len_kv <= tile.any_order_max && problem.batch * problem.heads_kv >= tile.any_order_heads;
+  const int64_t longest = problem.is_causal() || tile.any_order_full_max == 0 ? tile.any_order_max : tile.any_order_full_max;
+  return !problem.deterministic && tile.deterministic && problem.len_q >= tile.any_order_min && problem.len_q <= longest && problem.len_kv > 0 &&
+         problem.len_kv <= longest && problem.batch * problem.heads_kv >= tile.any_order_heads;
+}
+
+/// Whether the persistent blocks of the kernel for score variants are the faster ones (README.md of the kernel, log 26): they load the next tile of keys
+/// beside the work on the current one, which pays where tiles have few steps and blocks many tiles.
+bool takes_persistent_blocks(const Problem& problem) {
+  constexpr int64_t kShortest = 257, kLongest = 1024, kTilesPerBlock = 4;
+  const Sm90ModifiedBackwardTile& tile = kSm90ModifiedBackwardTiles[0];
+  const auto is_short = [](int64_t length) { return length >= kShortest && length <= kLongest; };
+  const int64_t tiles = problem.batch * problem.heads_kv * ((problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv());
+  return !problem.deterministic && std::max(problem.head_dim, problem.head_dim_v) <= tile.head_dim && is_short(problem.len_q) && is_short(problem.len_kv) &&
+         tiles >= kTilesPerBlock * kSm90ResidentBlocks;
 }
 
 /// Index of the tile for a problem; -1 if there is none.
@@ -82,6 +94,11 @@ bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* pl
   }
   if (!supported(problem, caps, why_not)) {
     return false;
+  }
+  if (Reason ignored; takes_persistent_blocks(problem) && plan_sm90_backward_modified(problem, caps, plan, &ignored)) {
+    std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "sm90_backward_d%d_%dx%d_persistent", kSm90ModifiedBackwardTiles[0].head_dim, plan->tile_q,
+                  plan->tile_kv);
+    return true;
   }
   const int variant = choose_tile(problem);
   const Sm90BackwardTile& tile = kSm90BackwardTiles[variant];

@@ -20,6 +20,8 @@ inline constexpr int64_t kSm90TurnQuarterSteps = 9;
 /// of the kernel, deterministic mode).
 inline constexpr int64_t kSm90ShortKeyTiles = 4;
 inline constexpr int64_t kSm90ShortCausalKeyTiles = 8;
+/// In any order: up to so many key tiles, all of a head's are resident at once, and of several heads beside each other.
+inline constexpr int64_t kSm90ResidentKeyTiles = 16;
 /// What the query tiles of heads that are worked on side by side stream through L2 should fit half of.
 inline constexpr int64_t kSm90CacheBytes = int64_t{50} << 20;
 
@@ -57,11 +59,18 @@ inline int64_t sm90_backward_section_heads(const Sm90BackwardTile& tile, const P
   }
   const int64_t head_bytes = problem.len_q * (2 * (problem.head_dim + problem.head_dim_v) + 4 * tile.head_dim) * problem.group_size();
   const int64_t fitting = std::clamp<int64_t>(head_bytes > 0 ? kSm90CacheBytes / 2 / head_bytes : key_heads, 1, key_heads);
-  wanted = std::max(wanted, problem.is_causal() ? sm90_level_section(key_heads, fitting) : fitting);
+  // At head_dim 64 a larger share of the cache costs more than a level last section gains, unless blocks are added in turns.
+  const bool level = problem.is_causal() && (tile.head_dim > 64 || tile.deterministic);
+  wanted = std::max(wanted, level ? sm90_level_section(key_heads, fitting) : fitting);
   const int64_t key_tiles = std::max<int64_t>((problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv(), 1);
   if (tile.from_last_key_tile() && key_tiles <= (problem.is_causal() ? kSm90ShortCausalKeyTiles : kSm90ShortKeyTiles)) {
     // About as many heads as fill the multiprocessors with all their key tiles, at head_dim 64, with half as many steps, twice as many.
     wanted = std::min(wanted, sm90_level_section(key_heads, kSm90ResidentBlocks * 3 / 4 / key_tiles * (tile.tile_q / 64)));
+  } else if (tile.finishes_earlier_heads && !tile.deterministic && key_tiles <= kSm90ResidentKeyTiles && steps >= kSm90ShortKeyTiles) {
+    // More heads than fill the multiprocessors with all their key tiles only take cache, and leave more to the pass behind. Where heads are shortest, half as
+    // many.
+    const int64_t filling = kSm90ResidentBlocks / key_tiles;
+    wanted = std::min(wanted, key_tiles <= kSm90ShortKeyTiles && tile.tile_q == 64 ? filling / 2 : filling);
   }
   return std::clamp<int64_t>(wanted, 1, key_heads);
 }

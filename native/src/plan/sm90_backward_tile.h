@@ -8,10 +8,6 @@ namespace fa {
 struct Sm90BackwardTile {
   int head_dim;  ///< columns of all tiles in shared memory; smaller head dims are padded with zeros
   int tile_q;    ///< query rows per step
-  /// True: grad_q of a step is computed in the step behind it, so that the warpgroups need not wait for each other's dS; the second is kept half a step behind
-  /// the first; query tiles from the last to the first. False: in the same step, and from the first to the last. The wide kernel always delays it, and goes
-  /// from the last to the first.
-  bool delayed_grad_q;
   /// True: key tiles are added to grad_q in a fixed order. In the wide kernel in the order of their keys, the first begins the sum and the last rounds it;
   /// otherwise, with first_tile_stores, from the last key tile to the first, and query tiles from the first to the last.
   bool deterministic;
@@ -29,6 +25,8 @@ struct Sm90BackwardTile {
   /// With those two, in any order: parts of grad_q go through shared memory, and a thread of the producer warpgroup adds, or stores, each in one piece.
   /// Otherwise the threads that have computed them add them from their registers.
   bool adds_in_bulk = false;
+  /// With any_order_max: without a mask only up to so many queries and keys; 0: the same.
+  int64_t any_order_full_max = 0;
 
   static constexpr int kWarpgroups = 2;  ///< consumer warpgroups, each with 64 keys; in the wide kernel both with the 64 keys of their block
   static constexpr int kStages = 2;      ///< tiles of q and of grad_o in flight, and of dS
@@ -37,8 +35,8 @@ struct Sm90BackwardTile {
   /// A head's rows are padded to a multiple of this.
   static constexpr int64_t row_padding() { return 128; }
   constexpr int threads() const { return 128 * (1 + kWarpgroups); }
-  constexpr int consumer_registers() const { return is_wide() || (finishes_earlier_heads && !delayed_grad_q) ? 232 : 240; }
-  constexpr int producer_registers() const { return is_wide() || (finishes_earlier_heads && !delayed_grad_q) ? 40 : 24; }
+  constexpr int consumer_registers() const { return is_wide() || finishes_earlier_heads ? 232 : 240; }
+  constexpr int producer_registers() const { return is_wide() || finishes_earlier_heads ? 40 : 24; }
   constexpr int64_t q_tile_bytes() const { return int64_t{2} * tile_q * head_dim; }
   constexpr int64_t kv_tile_bytes() const { return int64_t{2} * tile_kv() * head_dim; }
   constexpr int64_t score_tile_bytes() const { return int64_t{2} * tile_q * tile_kv(); }
@@ -47,7 +45,7 @@ struct Sm90BackwardTile {
 
   // The wide kernel (src/kernels/sm90/backward_wide), for more than 128 columns: a cluster of two blocks shares a tile of keys, each with 64 of them.
   constexpr bool is_wide() const { return head_dim > 128; }
-  constexpr bool from_last_query_tile() const { return !from_last_key_tile() && (is_wide() || delayed_grad_q || first_tile_stores); }
+  constexpr bool from_last_query_tile() const { return !from_last_key_tile() && (is_wide() || first_tile_stores); }
   /// Key tiles are launched, and added, from the last to the first: under the causal mask each comes to a query tile a tile of keys later than the one behind
   /// it, without having waited.
   constexpr bool from_last_key_tile() const { return deterministic && !is_wide(); }

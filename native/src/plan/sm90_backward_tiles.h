@@ -16,16 +16,16 @@ bool plan_sm90_backward(const Problem& problem, const DeviceCaps& caps, Plan* pl
 
 /// A problem takes the smallest head_dim that holds it, and of those one that serves any order, otherwise the one for the longest sequences that it reaches.
 inline constexpr Sm90BackwardTile kSm90BackwardTiles[] = {
-    {64, 128, false, false, 0, 1, 0, 1, true, true},
-    {128, 64, false, false, 0, 1, 0, 1, true, true},
-    {192, 64, false, false, 0},
-    {256, 64, false, false, 0},
-    {64, 128, true, false, 4096, 1, 0, 1, true, false},
-    {64, 128, false, true, 0, 1, 0, 1, true, true},
-    {128, 64, false, true, 0, 1, 0, 1, true, true},
-    {192, 64, true, true, 0, 257, 4096, 32},
-    {256, 64, true, true, 0, 257, 4096, 32},
-    {128, 64, false, false, 2048, 1, 0, 1, true, true, true},
+    {64, 128, false, 0, 1, 0, 1, true, true},
+    {128, 64, false, 0, 1, 0, 1, true, true},
+    {192, 64, false, 0},
+    {256, 64, false, 0},
+    {64, 128, false, 1025, 1, 0, 1, true, true, true},
+    {64, 128, true, 0, 1, 0, 1, true, true},
+    {128, 64, true, 0, 1, 0, 1, true, true},
+    {192, 64, true, 0, 257, 4096, 32},
+    {256, 64, true, 0, 257, 4096, 32, false, false, false, 1024},
+    {128, 64, false, 2048, 1, 0, 1, true, true, true},
 };
 inline constexpr int kNumSm90BackwardTiles = sizeof(kSm90BackwardTiles) / sizeof(kSm90BackwardTiles[0]);
 

@@ -42,7 +42,7 @@ class Variant(Configuration):
         values, _, folder = values.partition("@")
         v = values.split(",")
         self.head_dim, self.tile_q = int(v[0]), int(v[1])
-        self.deterministic = v[3] == "1"
+        self.deterministic = v[2] == "1"
         flags = [{"0": "false", "1": "true"}.get(x, x) for x in v[2:]]
         root = os.path.abspath(folder) if folder else ROOT
         parts = ["tensor_map.cu"] + [f"backward/{part}.cu" for part in ("make_params", "passes", "repair", "run_backward")]

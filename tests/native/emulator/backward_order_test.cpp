@@ -120,6 +120,35 @@ TEST(BackwardOrder, HeadsSideBySideInTurns) {
   }
 }
 
+/// The same in any order: up to 16 key tiles as many heads as are resident with all their tiles, half as many at head_dim 128 where they are four; beyond, as
+/// share the cache, at head_dim 128 with a level last section under the causal mask.
+TEST(BackwardOrder, HeadsSideBySideInAnyOrder) {
+  for (const auto& [dim, length, full, causal] : {std::array<int64_t, 4>{128, 512, 16, 16},
+                                                  {128, 1024, 16, 16},
+                                                  {128, 2048, 8, 8},
+                                                  {128, 4096, 6, 8},
+                                                  {128, 16384, 1, 1},
+                                                  {64, 512, 33, 33},
+                                                  {64, 1024, 16, 16},
+                                                  {64, 2048, 8, 8},
+                                                  {64, 4096, 12, 12},
+                                                  {64, 8192, 6, 6},
+                                                  {64, 16384, 3, 3}}) {
+    Sm90BackwardTile tile{};
+    tile.head_dim = static_cast<int>(dim);
+    tile.tile_q = static_cast<int>(8192 / dim);
+    tile.first_tile_stores = tile.finishes_earlier_heads = true;
+    Problem problem{};
+    problem.batch = 16384 / length;
+    problem.heads_q = problem.heads_kv = 2048 / dim;
+    problem.len_q = problem.len_kv = length;
+    problem.head_dim = problem.head_dim_v = dim;
+    EXPECT_EQ(fa::sm90_backward_order(tile, problem).section_heads, full) << length;
+    problem.mask = fa::Mask::kCausalTopLeft;
+    EXPECT_EQ(fa::sm90_backward_order(tile, problem).section_heads, causal) << length;
+  }
+}
+
 Problem modified_problem(int64_t batch, int64_t heads, int64_t length) {
   Problem problem{};
   problem.batch = batch;

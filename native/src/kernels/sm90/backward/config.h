@@ -27,7 +27,6 @@ struct BackwardConfig {
   static constexpr int kConsumerThreads = 128 * kWarpgroups;
   static constexpr int kConsumerWarps = 4 * kWarpgroups;
   static constexpr int kPanels = kHeadDim / 64;
-  static constexpr bool kDelayedGradQ = kTile.delayed_grad_q;
   static constexpr bool kFirstTileStores = kTile.first_tile_stores;
   static constexpr bool kInTurns = kTile.deterministic;  ///< additions to grad_q in a fixed order (turns.cuh)
   static constexpr bool kAddsInBulk = kTile.adds_in_bulk;
@@ -38,11 +37,12 @@ struct BackwardConfig {
   static constexpr int kGradients = kHeadDim / 2;
   static constexpr int kGradQ = 32;
 
+  /// Exponentials of a step in front of a branch that keeps them there (consumer.cuh). At head_dim 64 all do not fit the registers.
+  static constexpr int kFirstExponentials = kAddsInBulk && kHeadDim == 64 ? kScores / 2 : kScores;
+
   /// Named barriers. 0 is __syncthreads.
   static constexpr int kBarrierConsumers = 1;  ///< all consumers
   static constexpr int kBarrierWarpgroup = 2;  ///< + w: consumer warpgroup w alone
-  static constexpr int kBarrierStart = 4;      ///< the first warpgroup lets the second begin
-  static constexpr int kBarrierExchange = 5;   ///< + 2 * stage + w: warpgroup w has written dS of the stage and has read that of the other
 
   struct SharedStorage {
     // Panels of 64 columns with 128-byte swizzle: 1024-byte alignment (tile/wgmma_descriptor.cuh).
@@ -69,8 +69,8 @@ struct BackwardConfig {
   };
 
   static_assert(kHeadDim == 64 || kHeadDim == 128, "panels are 64 columns wide");
-  static_assert(!kInTurns || (kFirstTileStores && !kDelayedGradQ && !kFromLastQueryTile), "what the order of additions is made for");
-  static_assert(!kAddsInBulk || (kFromLastQueryTile && !kDelayedGradQ && kTile.finishes_earlier_heads), "the order of steps, and who counts what is done");
+  static_assert(!kInTurns || (kFirstTileStores && !kFromLastQueryTile), "what the order of additions is made for");
+  static_assert(!kAddsInBulk || (kFromLastQueryTile && kTile.finishes_earlier_heads), "the order of steps, and who counts what is done");
   static_assert(kTile.first_tile_stores || !kTile.finishes_earlier_heads, "its counters are cleared with those");
   static_assert(kStages == 2 && kWarpgroups == 2, "the exchange of dS between the warpgroups");
   static_assert(kTileQ / 64 * kPanels == kWarpgroups, "each warpgroup computes one 64 x 64 block of grad_q");

@@ -65,12 +65,6 @@ class BackwardConsumer {
     }
     ptx::mbarrier_wait(&smem_.k_full, 0);
     ptx::mbarrier_wait(&smem_.v_full, 0);
-    if constexpr (Config::kDelayedGradQ) {
-      exchange_arrive(Config::kStages - 1);
-      if (warpgroup_ == 1 && tile_.first_step < params_.num_q_tiles) {
-        ptx::named_barrier_sync(Config::kBarrierStart, Config::kConsumerThreads);
-      }
-    }
 #pragma unroll 1
     for (int group_head = 0; group_head < params_.group_size; ++group_head) {
       const int first_tile = (tile_.first_head + group_head) * static_cast<int>(params_.padded_rows / Config::kTileQ);
@@ -96,9 +90,6 @@ class BackwardConsumer {
         }
       }
     }
-    if constexpr (Config::kDelayedGradQ) {
-      add_last_grad_q();
-    }
     if (params_.causal) {
       report_nonfinite(grad_k, grad_v);
     }
@@ -107,7 +98,6 @@ class BackwardConsumer {
 
  private:
   static constexpr int kNever = 1 << 30;
-  static constexpr int kNone = -1;
 
   /// One tile of queries. Every product is waited for before the end: a group in flight across the loop's back edge makes ptxas serialise all of them (C7514).
   template <bool kMasked>
@@ -129,12 +119,18 @@ class BackwardConsumer {
     // P, dS
     wgmma_wait_group<1>();
     pin_registers(p);
-    exponentiate_scores(p, &smem_.lse_log2[stage][threadIdx.x % 4 * 2], params_.scale_log2);
+    const float* s_lse = &smem_.lse_log2[stage][threadIdx.x % 4 * 2];
+    exponentiate_scores<0, Config::kFirstExponentials>(p, s_lse, params_.scale_log2);
+    // k is long complete; but waiting for it is a branch, which keeps some of the exponentials in front of the next wait.
+    if constexpr (Config::kFirstExponentials < Config::kScores) {
+      mbarrier_wait(&smem_.k_full, 0);
+      exponentiate_scores<Config::kFirstExponentials>(p, s_lse, params_.scale_log2);
+    }
     if constexpr (kMasked) {
       hide_scores(p, first_row_, query_tile * Config::kTileQ);
     }
-    if constexpr (Config::kDelayedGradQ || Config::kAddsInBulk) {
-      mbarrier_wait(&smem_.k_full, 0);  // long complete; but a branch, which keeps some of the exponentials in front of the next wait
+    if constexpr (Config::kAddsInBulk && Config::kFirstExponentials == Config::kScores) {
+      mbarrier_wait(&smem_.k_full, 0);
     }
     wgmma_wait_group<0>();
     pin_registers(ds);
@@ -143,12 +139,7 @@ class BackwardConsumer {
       hide_scores(ds, first_row_, query_tile * Config::kTileQ);
     }
 
-    if constexpr (Config::kDelayedGradQ) {
-      finish_delayed(grad_k, grad_v, p, ds, stage);
-      previous_ = first_tile + query_tile;
-    } else {
-      finish_at_once(grad_k, grad_v, p, ds, stage, first_tile + query_tile, begins(query_tile));
-    }
+    finish_step(grad_k, grad_v, p, ds, stage, first_tile + query_tile, begins(query_tile));
     if constexpr (Config::kFirstTileStores) {
       __syncwarp();  // it also says that grad_q is stored (StoredTiles)
     }
@@ -159,8 +150,8 @@ class BackwardConsumer {
   }
 
   /// The rest of a step: grad_v, then grad_q and grad_k, for both of which dS of both warpgroups must be there.
-  __device__ __forceinline__ void finish_at_once(float (&grad_k)[Config::kGradients], float (&grad_v)[Config::kGradients], const float (&p)[Config::kScores],
-                                                 const float (&ds)[Config::kScores], int stage, int tile, bool begun) {
+  __device__ __forceinline__ void finish_step(float (&grad_k)[Config::kGradients], float (&grad_v)[Config::kGradients], const float (&p)[Config::kScores],
+                                              const float (&ds)[Config::kScores], int stage, int tile, bool begun) {
     using namespace ptx;
     const uint32_t stage_step = stage * kQStageStep;
     uint32_t p_operand[Config::kScores / 2], ds_operand[Config::kScores / 2];
@@ -195,46 +186,6 @@ class BackwardConsumer {
     pin_registers(grad_k);
   }
 
-  /// The rest of a step, with grad_q of the step before: the other warpgroup's part of that dS has had half a step to arrive.
-  __device__ __forceinline__ void finish_delayed(float (&grad_k)[Config::kGradients], float (&grad_v)[Config::kGradients], const float (&p)[Config::kScores],
-                                                 const float (&ds)[Config::kScores], int stage) {
-    using namespace ptx;
-    const uint32_t stage_step = stage * kQStageStep;
-    uint32_t p_operand[Config::kScores / 2], ds_operand[Config::kScores / 2];
-    if (warpgroup_ == 0 && previous_ == kNone) {
-      named_barrier_arrive(Config::kBarrierStart, Config::kConsumerThreads);
-    }
-    round_to_operand<Element>(p_operand, p);
-    round_to_operand<Element>(ds_operand, ds);
-
-    exchange_wait(stage ^ 1);
-    float grad_q[Config::kGradQ];
-    wgmma_fence();
-    grad_q_.multiply(grad_q, stage ^ 1);
-    wgmma_commit_group();
-
-    share_ds(ds_operand, stage);
-    fence_proxy_async_shared();
-    accumulate(grad_v, p_operand, stage_step + kToGradO);
-    wgmma_commit_group();
-    accumulate(grad_k, ds_operand, stage_step);
-    wgmma_commit_group();
-
-    wgmma_wait_group<2>();
-    pin_registers(grad_q);
-    exchange_arrive(stage);
-    if (previous_ != kNone) {
-      grad_q_.add(grad_q, accumulator_tile(previous_), tile_.first_key == 0);
-    }
-    wgmma_wait_group<1>();
-    pin_registers(grad_v);
-    if (threadIdx.x % 32 == 0) {
-      mbarrier_arrive(&smem_.grad_o_empty[stage]);
-    }
-    wgmma_wait_group<0>();
-    pin_registers(grad_k);
-  }
-
   /// Leaves the warpgroup's part of grad_q to add_in_bulk, which has long read that of the step before.
   __device__ __forceinline__ void leave_grad_q(const float (&grad_q)[Config::kGradQ]) {
     ptx::mbarrier_wait(&smem_.grad_q_empty[warpgroup_], grad_q_phase_ ^ 1);
@@ -247,27 +198,6 @@ class BackwardConsumer {
     grad_q_phase_ ^= 1;
   }
 
-  /// The grad_q that the last step has left over.
-  __device__ __forceinline__ void add_last_grad_q() {
-    const int stage = cursor_.stage ^ 1;
-    exchange_wait(stage);
-    if (previous_ != kNone) {
-      float grad_q[Config::kGradQ];
-      ptx::wgmma_fence();
-      grad_q_.multiply(grad_q, stage);
-      ptx::wgmma_commit_group();
-      ptx::wgmma_wait_group<0>();
-      ptx::pin_registers(grad_q);
-      grad_q_.add(grad_q, accumulator_tile(previous_), tile_.first_key == 0);
-      if constexpr (Config::kFirstTileStores) {
-        __syncwarp();
-        if (threadIdx.x % 32 == 0) {
-          ptx::mbarrier_arrive(&smem_.q_empty[cursor_.stage]);  // of no tile any more
-        }
-      }
-    }
-  }
-
   /// Whether the block stores its part of a query tile instead of adding it: it is the first to come.
   __device__ __forceinline__ bool begins(int query_tile) const {
     return Config::kInTurns ? query_tile < end_begun_ : tile_.first_key == 0;
@@ -275,16 +205,6 @@ class BackwardConsumer {
 
   __device__ __forceinline__ float* accumulator_tile(int tile) const {
     return params_.grad_q_accumulator + static_cast<int64_t>(tile) * (Config::kTileQ * Config::kHeadDim);
-  }
-
-  /// Tells the other warpgroup that this one's dS of the stage is there, and that it has read dS of the other stage, which may be overwritten.
-  __device__ __forceinline__ void exchange_arrive(int stage) {
-    ptx::named_barrier_arrive(Config::kBarrierExchange + 2 * stage + warpgroup_, Config::kConsumerThreads);
-  }
-
-  /// Waits for the other warpgroup's exchange_arrive of the stage, and for all of this warpgroup.
-  __device__ __forceinline__ void exchange_wait(int stage) {
-    ptx::named_barrier_sync(Config::kBarrierExchange + 2 * stage + (warpgroup_ ^ 1), Config::kConsumerThreads);
   }
 
   /// scores = the warpgroup's 64 rows of k or v times a tile of q or grad_o, transposed.
@@ -380,7 +300,6 @@ class BackwardConsumer {
   GradQPart<Config> grad_q_;
   StepCursor<Config::kStages> cursor_;
   uint32_t grad_q_phase_ = 0;  // if kAddsInBulk: parity of the step's phase
-  int previous_ = kNone;       // tile of the accumulator that grad_q of the step before belongs to
   int end_begun_ = 0;          // query tiles in front of this one the block begins, if kInTurns
   int first_row_[2];           // first query that sees the thread's keys, less the thread's first column
   uint32_t s_ds_;              // the lane's row of stmatrix in stage 0

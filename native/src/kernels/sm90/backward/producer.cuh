@@ -36,12 +36,12 @@ __device__ __forceinline__ void load_query_tile(const CUtensorMap* map, typename
 }
 
 /// The first key tile's word to the others of its head: how many query tiles of grad_q it has stored. A buffer of q that is free again says that the step which
-/// used it has stored its tile, or where grad_q is delayed that of the step before.
+/// used it has stored its tile.
 template <typename Config>
 class StoredTiles {
  public:
   /// Loads after which a tile is known to be stored.
-  static constexpr int kLag = Config::kStages + (Config::kDelayedGradQ ? 1 : 0);
+  static constexpr int kLag = Config::kStages;
 
   __device__ __forceinline__ StoredTiles(int* g_counter, int steps) : g_counter_(g_counter), steps_(steps), left_(steps) {}
 

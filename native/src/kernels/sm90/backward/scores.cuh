@@ -26,11 +26,11 @@ __device__ __forceinline__ void hide_scores(float (&s)[kNum], const int (&first_
   }
 }
 
-/// S -> P = exp(scale S - lse). s_lse: of the thread's first pair of columns, in the order of statistics_row.
-template <int kNum>
+/// S -> P = exp(scale S - lse) of the scores kBegin … kEnd, or all. s_lse: of the thread's first pair of columns, in the order of statistics_row.
+template <int kBegin = 0, int kEnd = -1, int kNum>
 __device__ __forceinline__ void exponentiate_scores(float (&s)[kNum], const float* s_lse, float scale_log2) {
 #pragma unroll
-  for (int j = 0; j < kNum / 4; ++j) {
+  for (int j = kBegin / 4; j < (kEnd < 0 ? kNum : kEnd) / 4; ++j) {
     const float2 lse = *reinterpret_cast<const float2*>(s_lse + 8 * j);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
