@@ -30,15 +30,16 @@ __device__ __forceinline__ void load_k_and_bias(const ModifiedForwardParams& par
   ptx::mbarrier_arrive_expect_tx(full, sizeof(smem.k[0]) + sizeof(smem.bias.tiles[0]));
   const PairTensor& bias = params.scores.bias;
   const int bias_head = bias.heads > 1 ? tile.head : 0, bias_batch = bias.batches > 1 ? tile.batch : 0;
-#pragma unroll
-  for (int panel = 0; panel < Config::kPanels; ++panel) {
-    ptx::tma_load_4d(&params.map_k, full, smem.k[stage][panel], 64 * panel, extents.kv_begin + n * Config::kTileKv, kv_head, batch_entry(params, tile),
-                     ptx::L2Hint::kEvictLast);
-  }
+  // The bias first: it comes from device memory.
 #pragma unroll
   for (int panel = 0; panel < Config::kTileKv / 64; ++panel) {
     ptx::tma_load_4d(&params.map_bias, full, smem.bias.tiles[stage][panel], n * Config::kTileKv + 64 * panel, tile.first_row, bias_head, bias_batch,
                      ptx::L2Hint::kEvictFirst);
+  }
+#pragma unroll
+  for (int panel = 0; panel < Config::kPanels; ++panel) {
+    ptx::tma_load_4d(&params.map_k, full, smem.k[stage][panel], 64 * panel, extents.kv_begin + n * Config::kTileKv, kv_head, batch_entry(params, tile),
+                     ptx::L2Hint::kEvictLast);
   }
   cursor.advance();
 }
