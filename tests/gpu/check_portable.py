@@ -214,6 +214,22 @@ def run(checker, quick):
         for kind in ("k:nan@200", "q:nan@100", "grad_o:nan@100", "v:nan@299", "q:nan@0"):
             checker.case(1, 300, 300, 2, 1, dim, dim, f16, "bottom_right", poison=kind)
             checker.case(1, 300, 300, 2, 1, dim, dim, b16, "bottom_right", poison=kind, deterministic=True)
+    if not quick:
+        run_many_tiles(checker)
+
+
+def run_many_tiles(checker):
+    """So many query tiles that the Hopper forward kernel takes its large tile at head_dim 128: five rounds of blocks under a causal mask and more than 512 keys,
+    without a mask more than 1024 keys and a last round that is fuller than with smaller tiles."""
+    f16, b16 = torch.float16, torch.bfloat16
+    for i, (len_q, len_kv) in enumerate(((385, 513), (400, 575), (449, 577), (513, 640), (576, 560), (577, 577))):
+        checker.case(2, len_q, len_kv, 110, 22, 128, 128, b16 if i % 2 else f16, "top_left" if i % 3 == 2 else "bottom_right", grad_lse=i == 1)
+    checker.case(2, 380, 1100, 33, 11, 128, 128, f16)
+    checker.case(1, 570, 1281, 44, 44, 96, 128, b16)
+    checker.case(2, 520, 520, 110, 110, 80, 72, f16, "bottom_right", "packed")
+    checker.case(2, 530, 530, 110, 10, 128, 128, f16, "bottom_right", amplitude=8.0)
+    for kind in ("v:nan@500", "k:nan@200"):
+        checker.case(2, 530, 530, 110, 10, 128, 128, f16, "bottom_right", poison=kind)
 
 
 def run_head_dim_512(checker):

@@ -104,19 +104,21 @@ static_assert(kSm90ForwardTiles[kSm90MediumForwardTile].head_dim == kSm90Forward
 /// Without a mask, that one is slower up to so many keys.
 inline constexpr int64_t kSm90MaxMediumKeys = 1024;
 
+/// Under a causal mask, whose tiles differ and fill rounds of blocks up, it takes so many rounds of them.
+inline constexpr int64_t kSm90MinLargeRounds = 5;
+
 /// Whether a problem takes the tile behind kSm90MediumForwardTile: its steps are 2 to 7 % faster, but its query tiles are larger, so that the last round of
-/// blocks may cost more than that. Under a causal mask tiles differ and fill rounds up, if there are two rounds at least.
+/// blocks may cost more than that.
 inline bool sm90_takes_large_tile(const Problem& problem, int64_t multiprocessors) {
   const auto tiles = [&](int index) {
     const int64_t rows = kSm90ForwardTiles[index].tile_q();
     return (problem.len_q + rows - 1) / rows * problem.batch * problem.heads_q;
   };
   const auto rows_of_a_block = [&](int index) { return (tiles(index) + multiprocessors - 1) / multiprocessors * kSm90ForwardTiles[index].tile_q(); };
-  if (problem.is_causal() && tiles(kSm90MediumForwardTile + 1) >= 2 * multiprocessors) {
-    return true;
+  if (problem.is_causal()) {
+    return tiles(kSm90MediumForwardTile + 1) >= kSm90MinLargeRounds * multiprocessors;
   }
-  return (problem.is_causal() || problem.len_kv > kSm90MaxMediumKeys) &&
-         rows_of_a_block(kSm90MediumForwardTile + 1) * 19 <= rows_of_a_block(kSm90MediumForwardTile) * 20;
+  return problem.len_kv > kSm90MaxMediumKeys && rows_of_a_block(kSm90MediumForwardTile + 1) * 19 <= rows_of_a_block(kSm90MediumForwardTile) * 20;
 }
 
 /// Index of the tile for a problem whose head dims fit the last one.
