@@ -46,9 +46,9 @@ struct ModifiedBackwardConfig {
   static constexpr bool kEdgeLoop = !Policy::kMask && !kBeginsScores && !Policy::kBias && kHeadDim == 128;
 
   /// A spare thread adds the parts of grad_q in bulk (bulk_items.cuh). They take the memory of the second buffer of v.
-  static constexpr bool kAddsInBulk = kHeadDim == 128 && !Policy::kSoftcap && !Policy::kMask && !Policy::kBias;
-  /// Some of a step's exponentials in front of the wait for dP. ALiBi has no registers for it.
-  static constexpr bool kExponentiatesEarly = kAddsInBulk && !Policy::kAlibi;
+  static constexpr bool kAddsInBulk = kHeadDim == 128 && !Policy::kMask && !Policy::kBias;
+  /// Some of a step's exponentials in front of the wait for dP. ALiBi and softcap have no registers for it.
+  static constexpr bool kExponentiatesEarly = kAddsInBulk && !Policy::kAlibi && !Policy::kSoftcap;
   static constexpr int kValueBuffers = kAddsInBulk ? 1 : kBuffers;
 
   /// The kernel may begin while the one in front of it ends. Not with lists: that one may end before those that write them.
