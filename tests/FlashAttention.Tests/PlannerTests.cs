@@ -225,12 +225,14 @@ public sealed class PlannerTests
         }
     }
 
-    /// <summary>At head_dim 64 persistent blocks serve 257 to 1024 queries and keys of at least four key tiles per multiprocessor.</summary>
+    /// <summary>At head_dim 64 persistent blocks serve 129 to 1024 queries and keys of at least four key tiles per multiprocessor.</summary>
     [TestCase(512, 512, 132, 64, false, true)]
     [TestCase(512, 512, 131, 64, false, false)]
     [TestCase(257, 257, 176, 40, false, true)]
-    [TestCase(256, 257, 176, 64, false, false)]
-    [TestCase(257, 256, 300, 64, false, false)]
+    [TestCase(129, 129, 264, 64, false, true)]
+    [TestCase(129, 129, 263, 64, false, false)]
+    [TestCase(128, 129, 264, 64, false, false)]
+    [TestCase(129, 128, 600, 64, false, false)]
     [TestCase(1024, 1024, 66, 64, false, true)]
     [TestCase(1025, 1024, 66, 64, false, false)]
     [TestCase(1024, 1025, 66, 64, false, false)]

@@ -26,7 +26,7 @@ bool serves_any_order(const Sm90BackwardTile& tile, const Problem& problem) {
 /// Whether the persistent blocks of the kernel for score variants are the faster ones (README.md of the kernel, log 26): they load the next tile of keys
 /// beside the work on the current one, which pays where tiles have few steps and blocks many tiles.
 bool takes_persistent_blocks(const Problem& problem) {
-  constexpr int64_t kShortest = 257, kLongest = 1024, kTilesPerBlock = 4;
+  constexpr int64_t kShortest = 129, kLongest = 1024, kTilesPerBlock = 4;
   const Sm90ModifiedBackwardTile& tile = kSm90ModifiedBackwardTiles[0];
   const auto is_short = [](int64_t length) { return length >= kShortest && length <= kLongest; };
   const int64_t tiles = problem.batch * problem.heads_kv * ((problem.len_kv + tile.tile_kv() - 1) / tile.tile_kv());
