@@ -67,10 +67,10 @@ inline int64_t sm90_backward_section_heads(const Sm90BackwardTile& tile, const P
     // About as many heads as fill the multiprocessors with all their key tiles, at head_dim 64, with half as many steps, twice as many.
     wanted = std::min(wanted, sm90_level_section(key_heads, kSm90ResidentBlocks * 3 / 4 / key_tiles * (tile.tile_q / 64)));
   } else if (tile.finishes_earlier_heads && !tile.deterministic && key_tiles <= kSm90ResidentKeyTiles && steps >= kSm90ShortKeyTiles) {
-    // More heads than fill the multiprocessors with all their key tiles only take cache, and leave more to the pass behind. Where heads are shortest, half as
-    // many.
+    // More heads than fill the multiprocessors with all their key tiles only take cache, and leave more to the pass behind. Where heads are shortest, three
+    // quarters.
     const int64_t filling = kSm90ResidentBlocks / key_tiles;
-    wanted = std::min(wanted, key_tiles <= kSm90ShortKeyTiles && tile.tile_q == 64 ? filling / 2 : filling);
+    wanted = std::min(wanted, key_tiles <= kSm90ShortKeyTiles && tile.tile_q == 64 ? filling * 3 / 4 : filling);
   }
   return std::clamp<int64_t>(wanted, 1, key_heads);
 }
