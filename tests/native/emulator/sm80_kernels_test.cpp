@@ -82,8 +82,8 @@ TEST(Sm80Kernels, Dim512) {
 }
 
 /// Where racecheck of compute-sanitizer has named accesses to k, to v and to the word that tells of outgrown references (the forward kernel's README.md):
-/// several tiles of keys, of which half of the warps sit one out. The emulator would find any two accesses that no barrier orders.
-TEST(Sm80Kernels, Dim512WarpsThatSitTilesOut) {
+/// several tiles of keys, one of which half of a block's rows see nothing of. The emulator would find any two accesses that no barrier orders.
+TEST(Sm80Kernels, Dim512TilesThatHalfOfTheRowsMiss) {
   check_d512({.batch = 2, .len_q = 100, .len_kv = 140, .heads_q = 2, .heads_kv = 1, .head_dim = 512, .head_dim_v = 512, .mask = kBottomRight});
 }
 
@@ -141,6 +141,13 @@ TEST_P(NonFinite, ReachesOnlyWhatSeesIt) {
   options.poisoned_row = 40;
   check_d512(options);
   options.poisoned_column = 300;
+  check_d512(options);
+  // Of a block's rows only the last 16 see something of its last tile; and rows that see nothing.
+  options.len_kv = 110;
+  options.poisoned_row = 67;
+  check_d512(options);
+  options.len_kv = 20;
+  options.poisoned_row = 3;
   check_d512(options);
 }
 

@@ -33,6 +33,9 @@ struct ForwardConfig {
   static constexpr int kBlocksPerSm = kVariant.blocks_per_sm;
   static constexpr int kSlices = kVariant.slices;  ///< warps that share rows: the keys of a tile and the columns of O
   static constexpr bool kPairs = kSlices > 1;
+  /// Whether a warp none of whose rows sees a tile sits it out. With two pairs nobody does: it costs nothing there, since the others take as long, and every
+  /// warp passes the same barriers (README.md).
+  static constexpr bool kSitsOut = !(kPairs && kWarps == 4);
   static constexpr int kKeys = kTileKV / kSlices;  ///< of a tile, whose scores a warp computes
 
   /// Row blocks of 16 per warp; columns of S and O in groups of 8; steps of 16 of both products.
@@ -50,7 +53,8 @@ struct ForwardConfig {
   struct Base {
     const uint16_t* k;
     const uint16_t* v;
-    int outgrown_tile;  ///< of pairs: the last tile in which a score of the block outgrew its reference
+    int outgrown_tile;  ///< of pairs: the last tile in which a score of the block outgrew its reference. A second pass may find it from the first: then
+                        ///< rows follow their maxima in one tile more than they need to
     // Of the modified kernels.
     int first_kv_tile;
     int head;                      ///< query head
