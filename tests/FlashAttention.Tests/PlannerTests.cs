@@ -203,26 +203,33 @@ public sealed class PlannerTests
         {
             foreach (MaskKind mask in new[] { MaskKind.None, MaskKind.BottomRight })
             {
-                ProblemCase problem = Base with
-                {
-                    LenQ = lenQ,
-                    LenKv = lenKv,
-                    Batch = batch,
-                    HeadsQ = 2,
-                    HeadsKv = 1,
-                    HeadDim = headDim,
-                    HeadDimV = headDim,
-                    Deterministic = deterministic,
-                    Mask = mask,
-                };
-                fa_plan_description plan = PlanQuery.Of(problem, fa_pass.FA_PASS_BACKWARD, Cuda, 90);
-                AssertSensible(plan, SharedMemoryLimit(90));
+                fa_plan_description plan = HopperBackwardPlan(lenQ, lenKv, batch, headDim, deterministic, mask);
                 bool expected = mask == MaskKind.None && headDim > 192 ? orderedWidest : ordered;
                 int launches = (expected ? 2 : 3) + (mask == MaskKind.None ? 0 : 1);
                 Assert.That(plan.KernelName().EndsWith("_deterministic", StringComparison.Ordinal), Is.EqualTo(expected), plan.Reason());
                 Assert.That(plan.launches, Is.EqualTo(launches), "prepare, main, unless the main kernel rounds grad_q finish, and with a mask repair");
             }
         }
+    }
+
+    /// <summary>The plan of a backward pass of two query heads that share a key head.</summary>
+    private static fa_plan_description HopperBackwardPlan(int lenQ, int lenKv, int batch, int headDim, bool deterministic, MaskKind mask)
+    {
+        ProblemCase problem = Base with
+        {
+            LenQ = lenQ,
+            LenKv = lenKv,
+            Batch = batch,
+            HeadsQ = 2,
+            HeadsKv = 1,
+            HeadDim = headDim,
+            HeadDimV = headDim,
+            Deterministic = deterministic,
+            Mask = mask,
+        };
+        fa_plan_description plan = PlanQuery.Of(problem, fa_pass.FA_PASS_BACKWARD, Cuda, 90);
+        AssertSensible(plan, SharedMemoryLimit(90));
+        return plan;
     }
 
     /// <summary>At head_dim 64 persistent blocks serve 129 to 1024 queries and keys of at least four key tiles per multiprocessor.</summary>
@@ -242,20 +249,7 @@ public sealed class PlannerTests
     {
         foreach (MaskKind mask in new[] { MaskKind.None, MaskKind.TopLeft, MaskKind.BottomRight })
         {
-            ProblemCase problem = Base with
-            {
-                LenQ = lenQ,
-                LenKv = lenKv,
-                Batch = batch,
-                HeadsQ = 2,
-                HeadsKv = 1,
-                HeadDim = headDim,
-                HeadDimV = headDim,
-                Deterministic = deterministic,
-                Mask = mask,
-            };
-            fa_plan_description plan = PlanQuery.Of(problem, fa_pass.FA_PASS_BACKWARD, Cuda, 90);
-            AssertSensible(plan, SharedMemoryLimit(90));
+            fa_plan_description plan = HopperBackwardPlan(lenQ, lenKv, batch, headDim, deterministic, mask);
             Assert.That(plan.KernelName().EndsWith("_persistent", StringComparison.Ordinal), Is.EqualTo(persistent), plan.KernelName());
         }
     }

@@ -2,14 +2,14 @@
 #pragma once
 
 #include "ptx/ldmatrix.cuh"
-#include "ptx/thread_index.cuh"
+#include "ptx/special_registers.cuh"
 
 namespace fa::ptx {
 
 /// *s_address, a 16-byte aligned place in shared memory, in lane 0; 0 in the others. ld.volatile.shared.v4.b32
 __device__ __forceinline__ int4 load_shared_by_first_lane(const int4* s_address) {
   int4 value = make_int4(0, 0, 0, 0);
-  if (fresh_thread_index() % 32 == 0) {
+  if (thread_index_anew() % 32 == 0) {
     asm volatile("ld.volatile.shared.v4.b32 {%0, %1, %2, %3}, [%4];\n"
                  : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
                  : "r"(shared_address(s_address)));

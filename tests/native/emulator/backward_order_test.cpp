@@ -95,7 +95,21 @@ TEST(BackwardOrder, SectionsAreLevelUnderTheCausalMask) {
   }
 }
 
-/// Key heads side by side in deterministic mode, of 16384 queries and heads of 2048 columns in all.
+/// Key heads side by side of 16384 queries and heads of 2048 columns in all, without a mask and causal; tile without its size.
+void expect_heads_side_by_side(Sm90BackwardTile tile, int64_t dim, int64_t length, int64_t full, int64_t causal) {
+  tile.head_dim = static_cast<int>(dim);
+  tile.tile_q = static_cast<int>(8192 / dim);
+  Problem problem{};
+  problem.batch = 16384 / length;
+  problem.heads_q = problem.heads_kv = 2048 / dim;
+  problem.len_q = problem.len_kv = length;
+  problem.head_dim = problem.head_dim_v = dim;
+  EXPECT_EQ(fa::sm90_backward_order(tile, problem).section_heads, full) << length;
+  problem.mask = fa::Mask::kCausalTopLeft;
+  EXPECT_EQ(fa::sm90_backward_order(tile, problem).section_heads, causal) << length;
+}
+
+/// In deterministic mode.
 TEST(BackwardOrder, HeadsSideBySideInTurns) {
   for (const auto& [dim, length, full, causal] : {std::array<int64_t, 4>{128, 512, 32, 32},
                                                   {128, 1024, 25, 16},
@@ -106,21 +120,12 @@ TEST(BackwardOrder, HeadsSideBySideInTurns) {
                                                   {64, 2048, 25, 32},
                                                   {64, 16384, 3, 4}}) {
     Sm90BackwardTile tile{};
-    tile.head_dim = static_cast<int>(dim);
-    tile.tile_q = static_cast<int>(8192 / dim);
     tile.deterministic = tile.first_tile_stores = true;
-    Problem problem{};
-    problem.batch = 16384 / length;
-    problem.heads_q = problem.heads_kv = 2048 / dim;
-    problem.len_q = problem.len_kv = length;
-    problem.head_dim = problem.head_dim_v = dim;
-    EXPECT_EQ(fa::sm90_backward_order(tile, problem).section_heads, full) << length;
-    problem.mask = fa::Mask::kCausalTopLeft;
-    EXPECT_EQ(fa::sm90_backward_order(tile, problem).section_heads, causal) << length;
+    expect_heads_side_by_side(tile, dim, length, full, causal);
   }
 }
 
-/// The same in any order: up to 16 key tiles as many heads as are resident with all their tiles, three quarters at head_dim 128 where they are four; beyond, as
+/// In any order: up to 16 key tiles as many heads as are resident with all their tiles, three quarters at head_dim 128 where they are four; beyond, as
 /// share the cache, at head_dim 128 with a level last section under the causal mask.
 TEST(BackwardOrder, HeadsSideBySideInAnyOrder) {
   for (const auto& [dim, length, full, causal] : {std::array<int64_t, 4>{128, 512, 24, 24},
@@ -135,17 +140,8 @@ TEST(BackwardOrder, HeadsSideBySideInAnyOrder) {
                                                   {64, 8192, 6, 6},
                                                   {64, 16384, 3, 3}}) {
     Sm90BackwardTile tile{};
-    tile.head_dim = static_cast<int>(dim);
-    tile.tile_q = static_cast<int>(8192 / dim);
     tile.first_tile_stores = tile.finishes_earlier_heads = true;
-    Problem problem{};
-    problem.batch = 16384 / length;
-    problem.heads_q = problem.heads_kv = 2048 / dim;
-    problem.len_q = problem.len_kv = length;
-    problem.head_dim = problem.head_dim_v = dim;
-    EXPECT_EQ(fa::sm90_backward_order(tile, problem).section_heads, full) << length;
-    problem.mask = fa::Mask::kCausalTopLeft;
-    EXPECT_EQ(fa::sm90_backward_order(tile, problem).section_heads, causal) << length;
+    expect_heads_side_by_side(tile, dim, length, full, causal);
   }
 }
 

@@ -9,7 +9,7 @@
 #include "kernels/sm90/forward/schedule.cuh"
 #include "kernels/sm90/forward/softmax.cuh"
 #include "ptx/mbarrier.cuh"
-#include "ptx/thread_index.cuh"
+#include "ptx/special_registers.cuh"
 #include "ptx/wgmma.cuh"
 
 namespace fa::sm90 {
@@ -66,7 +66,7 @@ class Consumer {
     return tile.first_row + 64 * warpgroup_;
   }
   __device__ __forceinline__ int thread_row(const Tile& tile) const {
-    const int thread = ptx::fresh_thread_index();
+    const int thread = ptx::thread_index_anew();
     return first_row(tile) + thread % 128 / 32 * 16 + thread % 32 / 4;
   }
 
@@ -308,7 +308,7 @@ class Consumer {
     } else {
       if (params_.causal) {
         const int end = key_tiles<Config::kTileKv>(params_, first_row(tile), 64).end * Config::kTileKv;
-        remove_masked_values<Element>(params_, place_of(params_, tile), row - ptx::fresh_thread_index() % 32 / 4, row, end, rows, o);
+        remove_masked_values<Element>(params_, place_of(params_, tile), row - ptx::thread_index_anew() % 32 / 4, row, end, rows, o);
       }
       total_sums(params_, row, rows, sum, inverse_sum);
     }
@@ -363,7 +363,7 @@ class Consumer {
     pin_registers(s);
     Rescale rescale;
     const auto recompute = [&](float(&scores)[Config::kScores]) {
-      recompute_scores<Config>(scores, smem_.q(q_cursor_.stage()), smem_.k[k_cursor_.stage()], 64 * warpgroup_ + ptx::fresh_thread_index() % 128 / 32 * 16);
+      recompute_scores<Config>(scores, smem_.q(q_cursor_.stage()), smem_.k[k_cursor_.stage()], 64 * warpgroup_ + ptx::thread_index_anew() % 128 / 32 * 16);
     };
     if constexpr (Scores::kMask && kKind == TileKind::kExact) {
       // Not the exact step, which would not overlap with the product: with masks such tiles are many.
@@ -409,7 +409,7 @@ class Consumer {
     Rescale rescale;
     const auto recompute = [&](float(&again)[kHalf / 2]) {
       recompute_scores<Config>(again, smem_.q(q_cursor_.stage()), smem_.k[k_cursor_.stage()][0][kHalf],
-                               64 * warpgroup_ + ptx::fresh_thread_index() % 128 / 32 * 16);
+                               64 * warpgroup_ + ptx::thread_index_anew() % 128 / 32 * 16);
     };
     const ScoreModifier<Config> modifier(params_, tile, slope_);
     modifier.template optimistic<true>(s, rows, rescale, first_row(tile), thread_row(tile), n * Config::kTileKv + kHalf, recompute);
@@ -511,7 +511,7 @@ class Consumer {
 
   template <int kScores>
   __device__ __forceinline__ void mask(float (&s)[kScores], const Tile& tile, int n) const {
-    const int row = thread_row(tile), first_column = n * Config::kTileKv + ptx::fresh_thread_index() % 4 * 2;
+    const int row = thread_row(tile), first_column = n * Config::kTileKv + ptx::thread_index_anew() % 4 * 2;
     const int visible[2] = {visible_keys(params_, row) - first_column, visible_keys(params_, row + 8) - first_column};
     // Seen by every row of the warpgroup in an aligned causal tile: the lower half.
     constexpr int kHalf = kScores / 2;

@@ -7,8 +7,8 @@
 #include "ptx/mbarrier.cuh"
 #include "ptx/mma_sync.cuh"
 #include "ptx/named_barrier.cuh"
+#include "ptx/special_registers.cuh"
 #include "ptx/stmatrix.cuh"
-#include "ptx/thread_index.cuh"
 #include "ptx/tma.cuh"
 #include "tile/wgmma_descriptor.cuh"
 
@@ -31,7 +31,7 @@ __device__ __forceinline__ void total_sums(const ForwardParams& params, int row,
 /// After O is on its way: the fence in front of its store waits for all earlier stores of the thread. kKnown: sum is the log-sum-exp itself.
 template <bool kKnown>
 __device__ __forceinline__ void store_log_sum_exp(const ForwardParams& params, const TilePlace& place, int row, const RowState& rows, const float (&sum)[2]) {
-  if (params.lse == nullptr || ptx::fresh_thread_index() % 4 != 0) {
+  if (params.lse == nullptr || ptx::thread_index_anew() % 4 != 0) {
     return;
   }
   const int64_t flat_head = static_cast<int64_t>(place.batch) * params.heads_q + place.head;
@@ -57,8 +57,8 @@ __device__ __forceinline__ void store_output_by_tma(const ForwardParams& params,
                                                     const TilePlace& place, int first_row, int warpgroup, const float (&o)[Config::kOutputs],
                                                     const float (&inverse_sum)[2]) {
   using namespace ptx;
-  const int lane = ptx::fresh_thread_index() % 32;
-  const int warp_row = 64 * warpgroup + ptx::fresh_thread_index() % 128 / 32 * 16;
+  const int lane = ptx::thread_index_anew() % 32;
+  const int warp_row = 64 * warpgroup + ptx::thread_index_anew() % 128 / 32 * 16;
   if (lane == 0) {
     tma_store_wait_read();  // the previous tile's store has read these rows
   }
@@ -91,7 +91,7 @@ __device__ __forceinline__ void store_output_by_tma(const ForwardParams& params,
 template <typename Config>
 __device__ __forceinline__ void store_output_from_registers(const ForwardParams& params, const TilePlace& place, int row, const float (&o)[Config::kOutputs],
                                                             const float (&inverse_sum)[2]) {
-  const int quad_lane = ptx::fresh_thread_index() % 4;
+  const int quad_lane = ptx::thread_index_anew() % 4;
   const bool odd = quad_lane & 1, upper = quad_lane & 2;
   auto* g_o = static_cast<uint16_t*>(params.o.data) + place.batch * params.o.batch_stride + place.head * params.o.head_stride;
 #pragma unroll
@@ -134,7 +134,7 @@ __device__ __forceinline__ float log_sum_exp_without_keys(const ModifiedForwardP
 /// A warpgroup's rows of a query tile that sees no key at all: O = 0.
 template <typename Config>
 __device__ __forceinline__ void store_rows_without_keys(const typename Config::Params& params, const TilePlace& place, int tile_row, int warpgroup) {
-  const int thread = ptx::fresh_thread_index() % 128;
+  const int thread = ptx::thread_index_anew() % 128;
   const int first_row = tile_row + 64 * warpgroup;
   const int rows = first_row < 0 ? 0 : min(64, place.queries - first_row);
   const int first_place = place.first_query + first_row;

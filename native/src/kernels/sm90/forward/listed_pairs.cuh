@@ -35,7 +35,7 @@ class ListedPairs<Config, true> {
     bits_.x = bits_.y = state == kVisibleAll ? 0xFFFFFFFFu : 0u;
     if (state == kVisibleSome) {
       const VisibleTiles& tiles = params.visible_tiles;
-      const int thread = ptx::fresh_thread_index() % 128, place = thread / 32 * 64 + thread % 32 * 2;
+      const int thread = ptx::thread_index_anew() % 128, place = thread / 32 * 64 + thread % 32 * 2;
       bits_ = __ldg(reinterpret_cast<const uint2*>(tiles.unit_bits(unit_ + warpgroup * tiles.key_units) + place));
     }
   }

@@ -8,7 +8,7 @@
 #include "kernels/sm90/forward/softmax.cuh"
 #include "ptx/exp2.cuh"
 #include "ptx/mma_sync.cuh"
-#include "ptx/thread_index.cuh"
+#include "ptx/special_registers.cuh"
 
 namespace fa::sm90 {
 
@@ -56,7 +56,7 @@ template <typename Element>
 __device__ __forceinline__ bool lane_finds_nonfinite(const ForwardParams& params, const TilePlace& place, int first, int num, int other, int end) {
   const int kv_head = params.group_size.quotient(place.head), pairs = params.head_dim_v / 2;
   bool found = false;
-  for (int i = ptx::fresh_thread_index() % 32; i < (num + end - other) * pairs; i += 32) {
+  for (int i = ptx::thread_index_anew() % 32; i < (num + end - other) * pairs; i += 32) {
     const int index = i / pairs, key = index < num ? first + index : other + index - num;
     const float2 value = detail::load_pair<Element>(params.v, place.batch, place.first_key + key, kv_head, i % pairs * 2);
     found = found || !(value.x * 0.0f + value.y * 0.0f == 0.0f);
@@ -69,7 +69,7 @@ template <typename Element>
 __device__ __forceinline__ bool lane_finds_number(const ForwardParams& params, const TilePlace& place, int first, int end) {
   const int kv_head = params.group_size.quotient(place.head), pairs = params.head_dim_v / 2;
   bool found = false;
-  for (int i = ptx::fresh_thread_index() % 32; i < (end - first) * pairs; i += 32) {
+  for (int i = ptx::thread_index_anew() % 32; i < (end - first) * pairs; i += 32) {
     const float2 value = detail::load_pair<Element>(params.v, place.batch, place.first_key + first + i / pairs, kv_head, i % pairs * 2);
     found = found || !(isnan(value.x) & isnan(value.y));
   }
@@ -100,7 +100,7 @@ template <typename Element>
 __device__ __forceinline__ bool all_nan(const ForwardParams& params, const TilePlace& place, int key) {
   const int kv_head = params.group_size.quotient(place.head);
   bool all = true;
-  for (int column = ptx::fresh_thread_index() % 32 * 2; column < params.head_dim_v; column += 64) {
+  for (int column = ptx::thread_index_anew() % 32 * 2; column < params.head_dim_v; column += 64) {
     const float2 value = detail::load_pair<Element>(params.v, place.batch, place.first_key + key, kv_head, column);
     all = all && isnan(value.x) && isnan(value.y);
   }
@@ -113,7 +113,7 @@ __device__ __forceinline__ bool all_nan(const ForwardParams& params, const TileP
 template <typename Element, int kOutputs, typename Weigh, typename Sees>
 __device__ __forceinline__ void recompute_output(const ForwardParams& params, const TilePlace& place, const int (&query)[2], int begin, int end,
                                                  const Weigh& weigh, const Sees& sees, float (&o)[kOutputs]) {
-  const int kv_head = params.group_size.quotient(place.head), quad_column = ptx::fresh_thread_index() % 4 * 2;
+  const int kv_head = params.group_size.quotient(place.head), quad_column = ptx::thread_index_anew() % 4 * 2;
 #pragma unroll
   for (int i = 0; i < kOutputs; ++i) {
     o[i] = 0.0f;
@@ -209,7 +209,7 @@ __device__ __forceinline__ void remove_masked_values(const ModifiedForwardParams
   } else {
 #pragma unroll
     for (int part = 0; part < Config::kHeadDim / 64; ++part) {
-      const int column = min(64 * part + ptx::fresh_thread_index() % 32 * 2, params.head_dim_v - 2);
+      const int column = min(64 * part + ptx::thread_index_anew() % 32 * 2, params.head_dim_v - 2);
       const float2 value =
           detail::load_pair<Element>(params.v, place.batch, place.first_key + min(common_begin, last_key - 1), params.group_size.quotient(place.head), column);
       nan = nan & isnan(value.x) & isnan(value.y);

@@ -7,7 +7,7 @@
 #include "kernels/sm90/forward/schedule.cuh"
 #include "kernels/sm90/forward/softmax.cuh"
 #include "ptx/ldmatrix.cuh"
-#include "ptx/thread_index.cuh"
+#include "ptx/special_registers.cuh"
 #include "tile/wgmma_descriptor.cuh"
 
 namespace fa::sm90 {
@@ -64,7 +64,7 @@ struct BiasFragment<Config, true> {
   /// ldmatrix deals 8 x 8 blocks out as the accumulators lie.
   __device__ __forceinline__ void load(const void* s_bias) {
     s_tile = s_bias;
-    const auto thread = static_cast<uint32_t>(ptx::fresh_thread_index());
+    const auto thread = static_cast<uint32_t>(ptx::thread_index_anew());
     const auto row = static_cast<int>(thread / 32 * 16 + thread % 16), half = static_cast<int>(thread / 16 % 2);  // the consumers are the block's first warps
     const uint32_t address = ptx::shared_address(s_bias) + tile::swizzled_offset_bytes(row, half);
 #pragma unroll
@@ -178,7 +178,7 @@ class ScoreModifier {
   /// What the range hides of a tile of kNum / 32 · 64 keys. first_row: the warpgroup's.
   template <int kNum>
   __device__ __forceinline__ HiddenKeys hidden_keys(int first_row, int row, int first_key) const {
-    const int thread_key = first_key + ptx::fresh_thread_index() % 4 * 2;
+    const int thread_key = first_key + ptx::thread_index_anew() % 4 * 2;
     const auto of = [&](const PairRange& range) {
       return HiddenKeys{range.end_key(first_row) < first_key + 2 * kNum,
                         range.begin_key(first_row + 63) > first_key,
@@ -274,7 +274,7 @@ class ScoreModifier {
 
   /// Positions of the thread's two queries, counted from its first column.
   __device__ __forceinline__ void thread_distances(int row, int first_key, float (&distance)[2]) const {
-    const int first = row + range_.offset - first_key - ptx::fresh_thread_index() % 4 * 2;
+    const int first = row + range_.offset - first_key - ptx::thread_index_anew() % 4 * 2;
     distance[0] = static_cast<float>(first);
     distance[1] = static_cast<float>(first + 8);
   }

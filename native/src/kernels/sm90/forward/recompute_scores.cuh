@@ -4,7 +4,7 @@
 
 #include "ptx/ldmatrix.cuh"
 #include "ptx/mma_sync.cuh"
-#include "ptx/thread_index.cuh"
+#include "ptx/special_registers.cuh"
 #include "tile/wgmma_descriptor.cuh"
 
 namespace fa::sm90 {
@@ -13,7 +13,7 @@ namespace fa::sm90 {
 /// a multiple of 8 rows into its panel; first_row: the warp's first row in the q tile.
 template <typename Config, int kScores>
 __device__ __forceinline__ void recompute_scores(float (&s)[kScores], const void* s_q, const void* s_k, int first_row) {
-  const int lane = ptx::fresh_thread_index() % 32;
+  const int lane = ptx::thread_index_anew() % 32;
   // ldmatrix.x4 of A takes rows 0-15 at two chunks; of B, keys 0-7 at two chunks and then keys 8-15.
   const int row = first_row + lane % 16, row_chunk = lane / 16;
   const int key = lane % 8 + lane / 16 * 8, key_chunk = lane / 8 % 2;
