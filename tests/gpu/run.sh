@@ -245,7 +245,8 @@ for stage in "${stages[@]}"; do
       settle
       step bench 80 'geometric mean' limited python3 "$root/tests/benchmarks/gpu/peers.py" --json "$out/peers.json" --plots --dtypes float16,bfloat16 \
         --kernels auto,sm80 --peers fa2,cudnn,eager --base fa2,cudnn,eager
-      step benchmark-deterministic 20 'cells, mean' limited python3 "$root/tests/benchmarks/gpu/deterministic.py" --limit 0.2 --json "$out/deterministic.json"
+      step benchmark-deterministic 20 'cells, mean' limited python3 "$root/tests/benchmarks/gpu/deterministic.py" --dims 64,96,128,192,256 --limit 0.15 \
+        --json "$out/deterministic.json"
       step benchmark-variants 60 '^bar .*(met|missed) [(]' limited python3 "$root/tests/benchmarks/gpu/variants.py" --json "$out/variants.json" ;;
   esac
 done
