@@ -5,8 +5,9 @@ usage: python3 published.py [--write] [--summary]
 
 A comment in front of a table says what it holds: `<!-- results: PASS TYPE, OURS / PEER|PEER -->` TFLOP/s of ours and of the better of the peers, by head_dim,
 mask and length, which the table's first two columns and its head name; `<!-- results: variants -->` TFLOP/s of ours and the ratio to the fastest peer, by the
-cases of VARIANT_ROWS, and `<!-- results: variants PASS -->` those of one pass, with the peer's. The results are those of the newest run in
-tests/benchmarks/results. Without --write: exit code 1 if a number is another. --summary prints what the text beside the tables says of the same run: means,
+cases of VARIANT_ROWS, and `<!-- results: variants PASS -->` those of one pass, with the peer's; `<!-- results: deterministic TYPE -->` TFLOP/s of the default
+and the deterministic backward pass and what the latter costs. The results are those of the newest run of each kind in tests/benchmarks/results: FILE.json,
+FILE-head-dims.json (peers.py --dims), FILE-variants.json, FILE-deterministic.json. Without --write: exit code 1 if a number is another. --summary prints what the text beside the tables says of the same run: means,
 worst cells, steps of training.
 """
 import argparse
@@ -46,11 +47,15 @@ VARIANT_ROWS = {
 }
 
 
-def newest(variants):
+KINDS = ("", "-head-dims", "-variants", "-deterministic", "-accuracy")
+
+
+def newest(kind=""):
     """The contents of the newest run of its kind."""
-    files = sorted(path for path in glob.glob(os.path.join(RESULTS, "*.json")) if path.endswith("-variants.json") == variants)
+    kind_of = lambda path: next((k for k in KINDS[1:] if path.endswith(f"{k}.json")), "")
+    files = sorted(path for path in glob.glob(os.path.join(RESULTS, "*.json")) if kind_of(path) == kind)
     if not files:
-        sys.exit(f"no results in {RESULTS}")
+        sys.exit(f"no results{kind} in {RESULTS}")
     with open(files[-1], encoding="utf-8") as file:
         return json.load(file)
 
@@ -58,9 +63,9 @@ def newest(variants):
 class Plain:
     """The measurements of peers.py."""
 
-    def __init__(self):
+    def __init__(self, *kinds):
         self.cells = {(m["dtype"], m["pass"], m["head_dim"], m["causal"], m["length"], m["implementation"]): m
-                      for m in newest(variants=False)["measurements"] if "tflops" in m}
+                      for kind in kinds or ("",) for m in newest(kind)["measurements"] if "tflops" in m}
 
     def tflops(self, dtype, what, dim, causal, length, names):
         """The best of several implementations; None if none has it."""
@@ -123,16 +128,47 @@ def variant_table(rows, lines, only_pass):
     return written
 
 
-def rewritten(text, plain, variants):
+def percent(share):
+    """A share as the READMEs write it."""
+    return f"{100 * share:.1f} %".replace("-", "− ") if abs(share) >= 0.0005 else "0.0 %"
+
+
+def deterministic_table(cells, dtype, lines):
+    """The lines of a table of both backward modes."""
+    found = {(c["head_dim"], c["causal"], c["length"]): c for c in cells if c["dtype"] == dtype}
+    lengths = [length_of(cell) for cell in cells_of(lines[0])[2:]]
+    written = lines[:2]
+    for line in lines[2:]:
+        dim, mask = cells_of(line)[:2]
+        row = [found[int(dim), MASKS[mask], length] for length in lengths]
+        written.append(f"| {dim} | {mask} | " +
+                       " | ".join(f"{c['default']['tflops']:.0f}/{c['deterministic']['tflops']:.0f} {percent(c['cost'])}" for c in row) + " |")
+    return written
+
+
+class Results:
+    """The newest run of each kind."""
+
+    def __init__(self):
+        self.plain = Plain("", "-head-dims")
+        self.variants = newest("-variants")["rows"]
+        self.deterministic = newest("-deterministic")["cells"]
+
+    def table(self, what, lines):
+        kind, _, rest = what.partition(" ")
+        if kind == "variants":
+            return variant_table(self.variants, lines, rest)
+        return deterministic_table(self.deterministic, rest, lines) if kind == "deterministic" else plain_table(self.plain, what, lines)
+
+
+def rewritten(text, results):
     """The text with the numbers of the results, and how many tables it has."""
     count = 0
 
     def table(match):
         nonlocal count
         count += 1
-        lines = match[3].rstrip("\n").split("\n")
-        kind, _, only_pass = match[2].partition(" ")
-        return match[1] + "\n".join(variant_table(variants, lines, only_pass) if kind == "variants" else plain_table(plain, match[2], lines)) + "\n"
+        return match[1] + "\n".join(results.table(match[2], match[3].rstrip("\n").split("\n"))) + "\n"
 
     return TABLE.sub(table, text), count
 
@@ -144,7 +180,9 @@ def readmes():
     return [path for path in glob.glob(os.path.join(ROOT, "**", "*.md"), recursive=True)]
 
 
-def print_summary(plain):
+def print_summary():
+    plain = Plain()
+
     def mean(values):
         return math.exp(sum(map(math.log, values)) / len(values))
 
@@ -167,6 +205,19 @@ def print_summary(plain):
                 if all(key in plain.cells for pair in keys.values() for key in pair):
                     ours, theirs = (sum(plain.cells[key]["ms"] for key in keys[name]) for name in ("ours:auto", "cudnn"))
                     print(f"training step {dtype} 16384 d={dim} {'causal' if causal else 'full'}: {theirs / ours:.3f} x cudnn")
+    others = Plain("-head-dims")
+    for what in ("forward", "backward"):
+        ratios = others.ratios("float16", what, "ours:auto", PEERS)
+        low = min(ratios, key=ratios.get)
+        print(f"{what} float16 at other head_dims over the better of {', '.join(PEERS)}: geometric mean {mean(list(ratios.values())):.3f}, "
+              f"worst {ratios[low]:.3f} ({place(low)})")
+    cells = newest("-deterministic")["cells"]
+    costs = {(c["dtype"], c["head_dim"], c["causal"], c["length"]): c["cost"] for c in cells}
+    for dtype in sorted({key[0] for key in costs}):
+        of_type = {key: cost for key, cost in costs.items() if key[0] == dtype}
+        worst = max(of_type, key=of_type.get)
+        print(f"deterministic {dtype}: {len(of_type)} cells, mean {percent(sum(of_type.values()) / len(of_type))}, "
+              f"worst {percent(of_type[worst])} ({place(worst[1:])}), least {percent(min(of_type.values()))}")
 
 
 def main():
@@ -174,14 +225,14 @@ def main():
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--summary", action="store_true")
     a = parser.parse_args()
-    plain, variants = Plain(), newest(variants=True)["rows"]
+    results = Results()
     if a.summary:
-        print_summary(plain)
+        print_summary()
     total, different = 0, 0
     for path in readmes():
         with open(path, encoding="utf-8") as file:
             text = file.read()
-        new, count = rewritten(text, plain, variants)
+        new, count = rewritten(text, results)
         total += count
         if new == text:
             continue
