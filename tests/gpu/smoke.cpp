@@ -369,11 +369,25 @@ Variant bias16() {
   return v;
 }
 
-Variant masks() {
+Variant masks(float dropout) {
   Variant v;
-  v.name = " boolean and block mask, dropout";
+  v.name = dropout > 0 ? " boolean and block mask, dropout" : " boolean and block mask";
   v.visible = v.block_mask = true;
-  v.dropout = 0.2f;
+  v.dropout = dropout;
+  return v;
+}
+
+Variant softcap() {
+  Variant v;
+  v.name = " softcap";
+  v.softcap = 5;
+  return v;
+}
+
+Variant alibi() {
+  Variant v;
+  v.name = " ALiBi";
+  v.alibi = true;
   return v;
 }
 
@@ -421,12 +435,16 @@ int main(int argc, char** argv) {
       {1, 64, 0, 1, 1, 64, 64, FA_MASK_NONE},
       {1, 150, 170, 2, 1, 64, 64, FA_MASK_WINDOW_BOTTOM_RIGHT, window()},
       {2, 150, 200, 2, 2, 64, 64, FA_MASK_CAUSAL_BOTTOM_RIGHT, scores()},
-      {1, 150, 200, 2, 1, 64, 64, FA_MASK_NONE, masks()},
+      {1, 150, 200, 2, 1, 64, 64, FA_MASK_NONE, masks(0.2f)},
       {2, 150, 140, 2, 1, 128, 128, FA_MASK_WINDOW_TOP_LEFT, window()},
       {1, 200, 150, 2, 2, 128, 128, FA_MASK_NONE, scores()},
-      {2, 150, 200, 2, 1, 128, 128, FA_MASK_CAUSAL_TOP_LEFT, masks()},
-      {1, 100, 140, 2, 1, 192, 128, FA_MASK_NONE, masks()},
+      {2, 150, 200, 2, 1, 128, 128, FA_MASK_CAUSAL_TOP_LEFT, masks(0.2f)},
+      {1, 100, 140, 2, 1, 192, 128, FA_MASK_NONE, masks(0.2f)},
       {1, 130, 100, 2, 2, 256, 256, FA_MASK_CAUSAL_BOTTOM_RIGHT, scores()},
+      {2, 150, 200, 2, 2, 64, 64, FA_MASK_CAUSAL_BOTTOM_RIGHT, masks(0)},
+      {1, 200, 260, 2, 1, 128, 128, FA_MASK_NONE, masks(0)},
+      {1, 150, 200, 2, 1, 128, 128, FA_MASK_CAUSAL_BOTTOM_RIGHT, softcap()},
+      {1, 200, 150, 2, 2, 128, 128, FA_MASK_CAUSAL_TOP_LEFT, alibi()},
       {1, 130, 72, 2, 2, 64, 64, FA_MASK_CAUSAL_BOTTOM_RIGHT, bias16()},
       {1, 150, 200, 2, 1, 128, 128, FA_MASK_NONE, bias16()},
       {2, 90, 136, 2, 2, 256, 256, FA_MASK_NONE, bias16()},
@@ -436,6 +454,7 @@ int main(int argc, char** argv) {
       {1, 350, 300, 2, 1, 128, 128, FA_MASK_NONE, sequences(3)},
       {1, 300, 350, 2, 1, 256, 256, FA_MASK_CAUSAL_TOP_LEFT, sequences(3)},
       {1, 2060, 200, 1, 1, 128, 128, FA_MASK_NONE},  // long enough for additions in bulk
+      {1, 1030, 200, 1, 1, 64, 64, FA_MASK_CAUSAL_TOP_LEFT},
       {2, 100, 140, 2, 1, 512, 512, FA_MASK_CAUSAL_BOTTOM_RIGHT},
       {1, 70, 65, 2, 2, 320, 264, FA_MASK_NONE},
   };

@@ -494,6 +494,10 @@ class ModifiedConsumer {
   __device__ __forceinline__ int said(const int (&s_words)[Config::kStages], int stage) const {
     return s_words[stage + static_cast<int>(s_ds_) * p_.zero];
   }
+  /// The same by one lane, whose arrival at q_empty then orders the read for all.
+  __device__ __forceinline__ int said_to_first(const int (&s_words)[Config::kStages], int stage) const {
+    return __shfl_sync(0xFFFFFFFF, threadIdx.x % 32 == 0 ? said(s_words, stage) : 0, 0);
+  }
   __device__ __forceinline__ VisibleEntry said_entry(int stage) const {
     return {static_cast<uint32_t>(said(smem_.entry, stage))};
   }
@@ -511,8 +515,8 @@ class ModifiedConsumer {
   __device__ __forceinline__ void add_grad_q(const float (&grad_q)[Config::kGradQ], bool begins, int stage) {
     float* g_lane = g_lane_;
     if constexpr (Config::Policy::kMask) {
-      begins = said(smem_.stored_flag, stage) != 0;
-      const int64_t tile = listed_.first_tile + said_entry(stage).tile();
+      begins = said_to_first(smem_.stored_flag, stage) != 0;
+      const int64_t tile = listed_.first_tile + VisibleEntry{static_cast<uint32_t>(said_to_first(smem_.entry, stage))}.tile();
       g_lane = p_.grad_q_accumulator + (tile * (Config::kTileQ * Config::kHeadDim) + warpgroup_ * kGradQBlock + 4 * (threadIdx.x % 128));
     }
     // Opaque, so that the additions differ by constants in their instructions instead of by addresses of their own.
