@@ -100,7 +100,10 @@ class SequenceScheduleBlock {
     }
     __syncthreads();
     int32_t* const begins = scan_exclusive();
-    if (thread_ == 0) table.table.data[0] = min(total_, table.table.capacity);
+    if (thread_ == 0) {
+      table.table.data[0] = min(total_, table.table.capacity);
+      *table.table.counter() = 0;
+    }
     SequenceTile* const tiles = reinterpret_cast<SequenceTile*>(table.table.data + kSequenceTableHeaderBytes / sizeof(int32_t));
     for (int first = 0; first < count; first += kThreads) {
       s_.pending[thread_].tile = 0;

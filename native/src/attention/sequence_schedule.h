@@ -44,7 +44,7 @@ struct alignas(16) SequenceTile {
 };
 static_assert(sizeof(SequenceTile) == kSequenceTileBytes, "two int4");
 
-/// A list of tiles in the workspace: the number of tiles, padding to 16 bytes, the tiles.
+/// A list of tiles in the workspace: the number of tiles, a counter, padding to 16 bytes, the tiles.
 struct SequenceTable {
   int32_t* data = nullptr;  ///< null: no sequences
   int32_t capacity = 0;     ///< places; those from num_tiles() on hold nothing
@@ -52,6 +52,10 @@ struct SequenceTable {
 #if defined(__CUDACC__) || defined(FA_EMULATOR)
   __device__ __forceinline__ int num_tiles() const {
     return data[0];
+  }
+  /// 0 when the main kernel begins, whose blocks may take work by it.
+  __device__ __forceinline__ int32_t* counter() const {
+    return data + 1;
   }
   __device__ __forceinline__ SequenceTile tile(int place) const {
     return reinterpret_cast<const SequenceTile*>(data + kSequenceTableHeaderBytes / sizeof(int32_t))[place];

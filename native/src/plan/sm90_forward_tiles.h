@@ -146,6 +146,8 @@ inline int sm90_modified_forward_tile_of(const Problem& problem) {
 
 /// With a causal mask, heads are worked on in sections whose keys and values take about this much of L2 together.
 inline constexpr int64_t kSm90SectionBytes = int64_t{32} << 20;
+/// The same of the longest sequence that there may be; all others of the section are shorter.
+inline constexpr int64_t kSm90SequenceSectionBytes = int64_t{16} << 20;
 /// Up to so many query tiles per head, a causal problem runs in persistent blocks, if whole rounds of them (below) take no more than this of L2.
 inline constexpr int64_t kSm90MaxPersistentTiles = 16;
 inline constexpr int64_t kSm90MaxPersistentBytes = int64_t{40} << 20;

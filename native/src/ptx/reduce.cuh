@@ -25,6 +25,15 @@ __device__ __forceinline__ void increment_release(int* g_counter) {
   asm volatile("red.release.gpu.global.add.s32 [%0], 1;\n" ::"l"(g_counter) : "memory");
 }
 
+/// Adds one and returns what the counter was; from 2³¹ - 1 on it begins with 0 again. ptxas makes an addition (atom.add, atomicAdd) that may be of several
+/// lanes one for the warp, and a shuffle behind it waits for the answer at once; this form is waited for where the value is used.
+/// atom.relaxed.gpu.global.inc.u32
+__device__ __forceinline__ int fetch_increment_relaxed(int* g_counter) {
+  uint32_t value;
+  asm volatile("atom.relaxed.gpu.global.inc.u32 %0, [%1], 0x7FFFFFFF;\n" : "=r"(value) : "l"(g_counter) : "memory");
+  return static_cast<int>(value);
+}
+
 /// Sets bits and returns what the word was. atom.relaxed.gpu.global.or.b32
 __device__ __forceinline__ int fetch_or_relaxed(int* g_word, int bits) {
   int value;

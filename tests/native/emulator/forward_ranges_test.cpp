@@ -5,9 +5,12 @@
 
 #include <algorithm>
 #include <climits>
+#include <numeric>
 #include <random>
 #include <set>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include "emulator.h"
 #include "kernels/sm90/forward/schedule.cuh"
@@ -128,7 +131,7 @@ void check_short_tiles_last(int heads, int batch, int q_tiles, int short_tiles) 
     emulator::run_block(block, 32, 0, [&] {
       if (threadIdx.x != 0) return;
       int row_before = INT_MAX;
-      for (fa::sm90::ModifiedWorkIterator<Config> work(params, 0); !work.done(); work.advance()) {
+      for (fa::sm90::ModifiedWorkIterator<Config> work(params); !work.done(); work.advance()) {
         fa::sm90::SequenceExtents extents{};
         const fa::sm90::WorkTile tile = work.tile(extents);
         EXPECT_TRUE(taken.emplace(tile.first_row, tile.head, tile.batch).second) << "row " << tile.first_row << " of head " << tile.head;
@@ -140,6 +143,86 @@ void check_short_tiles_last(int heads, int batch, int q_tiles, int short_tiles) 
     });
   }
   EXPECT_EQ(taken.size(), static_cast<size_t>(params.num_units));
+}
+
+/// Sequences: every tile of every head once, whoever asks for it; section by section of heads, in the order of the table.
+void check_sequences(int heads, int section_heads, const std::vector<int>& lengths, bool causal, int blocks) {
+  using Config = RangeConfig<fa::kSm90RangeForwardTile>;
+  const auto tiles_of = [](int length) { return (length + Config::kTileQ - 1) / Config::kTileQ; };
+  std::vector<int32_t> memory(4, -1);
+  memory[0] = memory[1] = 0;
+  std::vector<std::pair<int, int>> in_order;  // sequence and tile
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    const int sequence = static_cast<int>(i);
+    for (int tile = 0; tile < tiles_of(lengths[i]); ++tile, ++memory[0]) {
+      in_order.emplace_back(sequence, causal ? tiles_of(lengths[i]) - 1 - tile : tile);
+      memory.insert(memory.end(), {sequence, tile, 1000 * sequence, lengths[i], 2000 * sequence, lengths[i] + 7, 0, 0});
+    }
+  }
+  std::vector<fa::SequenceTile> aligned(memory.size() / 8 + 1);
+  int32_t* const data = reinterpret_cast<int32_t*>(aligned.data());
+  std::copy(memory.begin(), memory.end(), data);
+  fa::sm90::ModifiedForwardParams params{};
+  params.sequences = {data, memory[0]};
+  params.heads_q = heads;
+  params.causal = causal;
+  const int last_section = std::max(heads / section_heads - 2, 0), num_items = memory[0] * heads;
+  params.section_heads = fa::FastDivisor(section_heads);
+  params.last_section = last_section;
+  params.last_section_heads = fa::FastDivisor(heads - last_section * section_heads);
+  using Work = fa::sm90::ModifiedWorkIterator<Config>;
+  std::vector<Work> works;
+  emulator::grid_blocks = blocks;
+  for (int block = 0; block < blocks; ++block) {
+    emulator::run_block(block, 32, 0, [&] {
+      if (threadIdx.x == 0) works.emplace_back(params);
+    });
+  }
+  std::set<std::tuple<int, int, int>> taken;
+  emulator::run_block(0, 32, 0, [&] {
+    if (threadIdx.x != 0) return;
+    std::mt19937 random(5);
+    std::vector<int> items(works.size());
+    for (int block = 0; block < blocks; ++block) items[static_cast<size_t>(block)] = block;
+    std::vector<size_t> busy(works.size());
+    std::iota(busy.begin(), busy.end(), size_t{0});
+    while (!busy.empty()) {
+      std::swap(busy[random() % busy.size()], busy.back());
+      const size_t block = busy.back();
+      Work& work = works[block];
+      const int item = items[block];
+      EXPECT_EQ(work.done(), item >= num_items);
+      if (work.done()) {
+        busy.pop_back();
+        continue;
+      }
+      fa::sm90::SequenceExtents extents{};
+      const fa::sm90::WorkTile tile = work.tile(extents);
+      EXPECT_TRUE(taken.emplace(tile.first_row, tile.head, tile.batch).second) << "row " << tile.first_row << " of head " << tile.head;
+      const int section = std::min(item / (section_heads * memory[0]), last_section), in_section = item - section * section_heads * memory[0];
+      const int section_width = section == last_section ? heads - last_section * section_heads : section_heads;
+      const auto& expected = in_order[static_cast<size_t>(in_section / section_width)];
+      EXPECT_TRUE(tile.batch == expected.first && tile.first_row == expected.second * Config::kTileQ) << "item " << item;
+      EXPECT_EQ(tile.head, section * section_heads + in_section % section_width);
+      const int length = lengths[static_cast<size_t>(tile.batch)];
+      EXPECT_TRUE(extents.len_q == length && extents.len_kv == length + 7 && extents.q_begin == 1000 * tile.batch && extents.kv_begin == 2000 * tile.batch);
+      items[block] = blocks + *params.sequences.counter();
+      work.advance();
+    }
+  });
+  EXPECT_EQ(taken.size(), static_cast<size_t>(num_items));
+}
+
+TEST(ForwardRanges, SequencesAreTakenOnce) {
+  const std::vector<std::vector<int>> all_lengths = {{}, {1}, {5000, 900, 193, 192, 3, 1}, std::vector<int>(150, 20)};
+  for (const auto& lengths : all_lengths) {
+    for (const auto& [heads, section_heads] : {std::pair{1, 1}, std::pair{6, 2}, std::pair{16, 2}, std::pair{16, 5}, std::pair{16, 16}, std::pair{3, 2}}) {
+      for (const int blocks : {1, 7, 132}) {
+        SCOPED_TRACE(testing::Message() << lengths.size() << " sequences, " << heads << " heads, sections of " << section_heads << ", " << blocks << " blocks");
+        check_sequences(heads, section_heads, lengths, blocks == 7, blocks);
+      }
+    }
+  }
 }
 
 TEST(ForwardRanges, ShortTilesComeLast) {

@@ -85,6 +85,7 @@ class Schedule {
     int expected_tiles = 0;
     for (int b = 0; b < lengths_.count; ++b) expected_tiles += (expected_extent(lengths_, b, of_q).len + kTileRows - 1) / kTileRows;
     ASSERT_EQ(table.data[0], expected_tiles);
+    ASSERT_EQ(*table.counter(), 0);
     ASSERT_LE(expected_tiles, table.capacity);
     std::map<int, int> seen;  // sequence -> tiles so far
     for (int i = 0; i < expected_tiles; ++i) {
@@ -172,6 +173,7 @@ class Schedule {
       for (int i = 0; i < 2; ++i) {
         check_table(i);
         check_gaps(i);
+        *job_.tables[i].table.counter() = 77;  // as the main kernel leaves it
       }
       check_rows();
     }

@@ -53,6 +53,9 @@ struct ForwardConfig {
   static constexpr bool kStagesInQ = kTile.second_q_tile;
   static constexpr int kQStages = kOverlapTiles || kStagesInQ ? 2 : 1;
   static constexpr bool kStoresByTma = kOverlapTiles || kStagesInQ;
+  /// Work tiles that messages are kept of: when q of tile i is sent, all warps are done with tile i - kQStages - 1, and the messages of tile i + 1 are written
+  /// before q of tile i + 1 - kQStages is released.
+  static constexpr int kWorkSlots = 4;
   static constexpr Sm90Softmax kSoftmax = kTile.softmax;
   static constexpr bool kPingPong = kTile.ping_pong;
   /// A first key tile of which only the lower half is visible is formed by products of half the width.
@@ -85,8 +88,8 @@ struct ForwardConfig {
     int4 work[kQStages];  ///< what the producer says of each q tile: work_message
     float sink;           ///< never written; see softmax.cuh
     /// With modified scores, in place of `work`: what SequenceWorkTile reads of each work tile. Read until the tile is done, behind the release of q, so there
-    /// is room for those of the tiles that the producer may send meanwhile.
-    int4 sequence_work[2 * kQStages][SequenceWorkTile::num_messages(kWarpgroups)];
+    /// is room for those of the tiles that the producer may send and prepare meanwhile.
+    int4 sequence_work[kWorkSlots][SequenceWorkTile::num_messages(kWarpgroups)];
     ListStorage<Scores::kMask ? kStages : 0> list;                            ///< in the stages of k, under its barriers
     BiasStorage<Element, Scores::kBias ? kStages : 0, kTileQ, kTileKv> bias;  ///< so, too
 
@@ -99,6 +102,7 @@ struct ForwardConfig {
 
   static_assert(kHeadDim % 64 == 0 && kHeadDim <= 256, "panels are 64 columns wide; wgmma produces up to 256 columns");
   static_assert(kTileKv % 16 == 0 && kTileKv <= 256, "the second product takes keys in steps of 16; a TMA box holds up to 256 rows");
+  static_assert(kWorkSlots >= kQStages + 2, "tiles i - kQStages … i + 1");
   static_assert(!kStagesInQ || (!kOverlapTiles && kTeams == 1), "a q tile is staged in by the consumers of one team");
   static_assert(kTeams * kWarpgroups >= 2 && kTeams * kWarpgroups <= 4, "register split");
   static_assert(kTeams * kTile.consumer_registers() * kWarpgroups + kTile.producer_registers() <= (kTeams * kWarpgroups + 1) * kTile.entry_registers(),

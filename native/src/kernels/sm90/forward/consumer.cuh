@@ -89,7 +89,7 @@ class Consumer {
   __device__ __forceinline__ int read_message(Tile& tile) const {
     int4 message = make_int4(0, 0, 0, 0);
     if constexpr (kModified) {
-      tile.s_messages = smem_.sequence_work[q_cursor_.template slot<2 * Config::kQStages>()];
+      tile.s_messages = smem_.sequence_work[q_cursor_.template slot<Config::kWorkSlots>()];
       message = ptx::load_shared_by_first_lane(&tile.s_messages[0]);
     } else {
       if (threadIdx.x % 32 == 0) {

@@ -4,6 +4,7 @@
 #include "kernels/sm90/forward/config.h"
 #include "kernels/sm90/forward/consumer.cuh"
 #include "kernels/sm90/forward/listed_tiles.cuh"
+#include "kernels/sm90/forward/modified_producer.cuh"
 #include "kernels/sm90/forward/params.h"
 #include "kernels/sm90/forward/producer.cuh"
 #include "ptx/grid_dependency.cuh"
@@ -60,6 +61,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1) forward_kernel(const __gr
     if (team < Config::kTeams && threadIdx.x % 32 == 0) {
       if constexpr (Config::Scores::kMask) {
         produce_listed<Config>(params, teams[team]);
+      } else if constexpr (Config::Scores::kModified) {
+        produce_modified<Config>(params, teams[team]);
       } else {
         produce<Config>(params, teams[team], team);
       }

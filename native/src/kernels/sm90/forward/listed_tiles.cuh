@@ -43,7 +43,7 @@ __device__ __forceinline__ void load_listed_q_tile(const MaskedForwardParams& pa
                                                    RingCursor<Config::kQStages>& cursor, const WorkTile& tile, const VisibleCounts& counts, int steps) {
   uint64_t* full = &smem.q_full[cursor.stage()];
   ptx::mbarrier_wait(&smem.q_empty[cursor.stage()], cursor.phase() ^ 1);
-  int4* const s_messages = smem.sequence_work[cursor.template slot<2 * Config::kQStages>()];
+  int4* const s_messages = smem.sequence_work[cursor.template slot<Config::kWorkSlots>()];
   s_messages[0] = work_message(tile, steps);
   s_messages[1] = make_int4(params.len_q, params.scores.range.len_kv, 0, 0);
 #pragma unroll

@@ -12,6 +12,7 @@
 #pragma once
 
 #include "kernels/sm90/forward/params.h"
+#include "ptx/reduce.cuh"
 #include "ptx/shared_load.cuh"
 
 namespace fa::sm90 {
@@ -104,9 +105,6 @@ struct SequenceWorkTile {
 };
 
 /// Batch entry of what the producer works on.
-__device__ __forceinline__ int batch_entry(const ForwardParams&, const WorkTile& tile) {
-  return tile.batch;
-}
 __device__ __forceinline__ int batch_entry(const ModifiedForwardParams& params, const WorkTile& tile) {
   return params.packed ? 0 : tile.batch;
 }
@@ -139,13 +137,6 @@ __device__ __forceinline__ PairRange range_of(const ModifiedForwardParams& param
 __device__ __forceinline__ PairRange range_of(const ModifiedForwardParams& params, const SequenceWorkTile& tile) {
   return range_of(params, tile.extents());
 }
-/// What key_tiles takes.
-__device__ __forceinline__ const ForwardParams& rows_of(const ForwardParams& params, const SequenceExtents&) {
-  return params;
-}
-__device__ __forceinline__ PairRange rows_of(const ModifiedForwardParams& params, const SequenceExtents& extents) {
-  return range_of(params, extents);
-}
 
 /// What the producer says of a work tile, through shared memory and the barrier of its q tile. block_end: the number of key tiles that some row of it sees, or
 /// kNoMoreWork after the last work tile.
@@ -163,7 +154,6 @@ class WorkIterator {
   __device__ __forceinline__ bool done() const { return unit() >= params_.num_units; }
   __device__ __forceinline__ void advance() { ++count_; }
 
-  __device__ __forceinline__ WorkTile tile(SequenceExtents&) const { return tile(); }
   __device__ __forceinline__ WorkTile tile() const {
     const int unit = this->unit();
     int q_tile, flat_head;
@@ -208,17 +198,29 @@ class WorkIterator {
   int count_ = 0;  ///< tiles gone by
 };
 
-/// The same with modified scores. Sequences: sections of heads as above, and within a section the tiles as the table lists them, the longest sequence first.
+/// The same with modified scores. Sequences: sections of heads as above, and within a section the tiles as the table lists them, the longest sequence first;
+/// blocks take them by a counter, since they differ too much in length for any fixed share.
 template <typename Config>
 class ModifiedWorkIterator : WorkIterator<Config> {
   using Base = WorkIterator<Config>;
 
  public:
-  __device__ __forceinline__ ModifiedWorkIterator(const ModifiedForwardParams& params, int team)
-      : Base(params, team), modified_(params), num_tiles_(params.sequences.data != nullptr ? params.sequences.num_tiles() : 0) {}
+  __device__ __forceinline__ explicit ModifiedWorkIterator(const ModifiedForwardParams& params)
+      : Base(params, 0),
+        modified_(params),
+        num_tiles_(params.sequences.data != nullptr ? params.sequences.num_tiles() : 0),
+        counted_(static_cast<int>(blockIdx.x) - static_cast<int>(gridDim.x)) {}
 
-  __device__ __forceinline__ bool done() const { return modified_.sequences.data != nullptr ? Base::unit() >= num_tiles_ * modified_.heads_q : Base::done(); }
-  using Base::advance;
+  __device__ __forceinline__ bool done() const { return modified_.sequences.data != nullptr ? item() >= num_tiles_ * modified_.heads_q : Base::done(); }
+
+  /// To the next tile, which no other block can take any more then.
+  __device__ __forceinline__ void advance() {
+    if (modified_.sequences.data != nullptr) {
+      counted_ = ptx::fetch_increment_relaxed(modified_.sequences.counter());
+    } else {
+      Base::advance();
+    }
+  }
 
   __device__ __forceinline__ WorkTile tile(SequenceExtents& extents) const {
     if (modified_.sequences.data == nullptr) {
@@ -234,20 +236,24 @@ class ModifiedWorkIterator : WorkIterator<Config> {
       const WorkTile tile = Base::tile();
       return Config::Scores::kBias && modified_.batch_inside ? WorkTile{tile.first_row, tile.batch, tile.head} : tile;
     }
-    const int section_heads = static_cast<int>(modified_.section_heads.divisor), section_tiles = section_heads * num_tiles_;
-    const int section = Base::unit() / section_tiles, in_section = Base::unit() - section * section_tiles;
-    const int heads = min(section_heads, modified_.heads_q - section * section_heads);
-    const int place = in_section / heads;
+    const int section_heads = static_cast<int>(modified_.section_heads.divisor), section_items = section_heads * num_tiles_;
+    const int section = min(item() / section_items, modified_.last_section), in_section = item() - section * section_items;
+    const FastDivisor& heads = section == modified_.last_section ? modified_.last_section_heads : modified_.section_heads;
+    const int place = heads.quotient(in_section);
     const SequenceTile record = modified_.sequences.tile(place);
     // Under a causal mask the last tiles are the longest.
     const int number = modified_.causal ? (record.len_q + Config::kTileQ - 1) / Config::kTileQ - 1 - record.tile : record.tile;
     extents = {record.len_q, record.len_kv, record.q_begin, record.kv_begin};
-    return {number * Config::kTileQ, section * section_heads + in_section - place * heads, record.sequence};
+    return {number * Config::kTileQ, section * section_heads + heads.remainder(in_section, place), record.sequence};
   }
 
  private:
+  /// Of the tiles of all sequences and heads. Every block begins with one; the counter hands out the others.
+  __device__ __forceinline__ int item() const { return static_cast<int>(gridDim.x) + counted_; }
+
   const ModifiedForwardParams& modified_;
   const int num_tiles_;
+  int counted_;
 };
 
 /// Number of keys that rows [0, row] see at most, i.e. what query `row` sees.
@@ -297,6 +303,18 @@ __device__ __forceinline__ void write_messages(const ModifiedForwardParams& para
     s_messages[2 + 2 * warpgroup] = make_int4(exact_end, keys.end, keys.full_begin, keys.begin);
     s_messages[3 + 2 * warpgroup] = TileEdges{block_begin, masks_first, trims_first, trims_last, keys.begin - block_begin}.message();
   }
+}
+
+/// What the producer itself needs of a work tile that it has written the messages of.
+struct PreparedWork {
+  WorkTile tile;
+  SequenceExtents extents;
+  int block_begin;
+  int block_end;
+};
+__device__ __forceinline__ PreparedWork read_messages(const int4* s_messages) {
+  const int4 work = s_messages[0], extents = s_messages[1], edges = s_messages[3];
+  return {{work.x, work.y, work.z}, {extents.x, extents.y, extents.z, extents.w}, edges.x, work.w};
 }
 
 /// Position in a ring of kStages buffers, in one register: the number of buffers gone by.
