@@ -1,0 +1,293 @@
+// The producer of the Hopper forward kernels with modified scores (kernels/sm90/forward/modified_producer.cuh) against a model of its consumers, which takes
+// part in the rings as consumer.cuh does: every work tile once, with its messages and with its tiles of q, k and v in their order; messages stay until the tile
+// is done; nobody waits for ever, however short work tiles are.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <set>
+#include <thread>
+#include <tuple>
+#include <vector>
+
+#include "emulator.h"
+#include "kernels/sm90/forward/config.h"
+#include "kernels/sm90/forward/modified_producer.cuh"
+
+namespace fa_test {
+namespace {
+
+using fa::sm90::ModifiedForwardParams;
+using fa::sm90::RingCursor;
+
+bool same(const int4& a, const int4& b) {
+  return a.x == b.x && a.y == b.y && a.z == b.z && a.w == b.w;
+}
+
+/// (sequence, first row, head).
+using Items = std::set<std::tuple<int, int, int>>;
+
+/// One warpgroup. All four warps of it arrive at once.
+template <typename Config>
+class ConsumerModel {
+ public:
+  ConsumerModel(const ModifiedForwardParams& params, typename Config::SharedStorage& smem, int warpgroup)
+      : params_(params), smem_(smem), warpgroup_(warpgroup) {}
+
+  void run() {
+    while (work_tile()) {
+    }
+  }
+  const Items& items() const { return items_; }
+
+ private:
+  static constexpr int kMessages = fa::sm90::SequenceWorkTile::num_messages(Config::kWarpgroups);
+
+  /// False after the last one.
+  bool work_tile() {
+    fa::ptx::mbarrier_wait(&smem_.q_full[q_.stage()], q_.phase());
+    const int4* const s_messages = smem_.sequence_work[q_.template slot<Config::kWorkSlots>()];
+    const int4 work = s_messages[0];
+    if (work.w == fa::sm90::kNoMoreWork) return false;
+    said_.assign(s_messages, s_messages + kMessages);
+    EXPECT_TRUE(items_.emplace(work.z, work.x, work.y).second) << "row " << work.x << " of head " << work.y << ", sequence " << work.z;
+    check_messages();
+    const fa::sm90::SequenceExtents extents{said_[1].x, said_[1].y, said_[1].z, said_[1].w};
+    batch_ = params_.packed ? 0 : work.z;
+    first_key_ = extents.kv_begin;
+    kv_head_ = params_.group_size.quotient(work.y);
+    if (work.w > 0) expect_box(smem_.q(q_.stage()), params_.map_q, extents.q_begin + work.x, work.y);
+    const int end = said_[static_cast<size_t>(2 + 2 * warpgroup_)].y, begin = said_[static_cast<size_t>(2 + 2 * warpgroup_)].w;
+    const int4 edges = said_[static_cast<size_t>(3 + 2 * warpgroup_)];
+    for (int n = work.w - 1; n >= std::max(end, edges.x); --n) {
+      take_k(n);
+      take_v(n);
+    }
+    if (end == 0) {
+      release_staged_q();
+      release_q();
+      return true;
+    }
+    take_k(end - 1);
+    release_staged_q();
+    for (int n = end - 2; n >= begin; --n) {
+      take_k(n);
+      take_v(n + 1);
+    }
+    if (!Config::kStagesInQ) release_q();
+    take_v(begin);
+    for (int n = begin - 1; n >= begin - edges.z; --n) {
+      take_k(n);
+      take_v(n);
+    }
+    for (int i = 0; i < kMessages; ++i) EXPECT_TRUE(same(s_messages[i], said_[static_cast<size_t>(i)])) << "written again before the tile is done";
+    if (Config::kStagesInQ) {
+      q_.advance();
+      staged_ = true;
+    }
+    return true;
+  }
+
+  void check_messages() const {
+    const fa::sm90::WorkTile tile{said_[0].x, said_[0].y, said_[0].z};
+    const fa::sm90::SequenceExtents extents{said_[1].x, said_[1].y, said_[1].z, said_[1].w};
+    const fa::sm90::KeyTiles keys = fa::sm90::key_tiles<Config::kTileKv>(range_of(params_, extents), tile.first_row, Config::kTileQ);
+    int4 expected[kMessages];
+    fa::sm90::write_messages<Config>(params_, expected, tile, extents, keys.end, keys.begin);
+    for (int i = 0; i < kMessages; ++i) EXPECT_TRUE(same(expected[i], said_[static_cast<size_t>(i)])) << "message " << i;
+  }
+
+  template <typename Box>
+  void expect_box(const Box& s_tile, const CUtensorMap& map, int row, int head) const {
+    for (int panel = 0; panel < Config::kPanels; ++panel) {
+      fa::ptx::LoadedBox box;
+      std::memcpy(&box, &s_tile[panel], sizeof(box));
+      EXPECT_TRUE(box.map == &map && box.c0 == 64 * panel && box.c1 == row && box.c2 == head && box.c3 == batch_)
+          << "box at " << box.c1 << " of head " << box.c2 << ", expected " << row << " of " << head;
+    }
+  }
+  void take_k(int n) {
+    fa::ptx::mbarrier_wait(&smem_.k_full[k_.stage()], k_.phase());
+    expect_box(smem_.k[k_.stage()], params_.map_k, first_key_ + n * Config::kTileKv, kv_head_);
+    arrive(&smem_.k_empty[k_.stage()]);
+    k_.advance();
+  }
+  void take_v(int n) {
+    fa::ptx::mbarrier_wait(&smem_.v_full[v_.stage()], v_.phase());
+    expect_box(smem_.v[v_.stage()], params_.map_v, first_key_ + n * Config::kTileKv, kv_head_);
+    arrive(&smem_.v_empty[v_.stage()]);
+    v_.advance();
+  }
+  void release_q() {
+    arrive(&smem_.q_empty[q_.stage()]);
+    q_.advance();
+  }
+  void release_staged_q() {
+    if (staged_) arrive(&smem_.q_empty[q_.stage() ^ 1]);
+    staged_ = false;
+  }
+  static void arrive(uint64_t* barrier) {
+    for (int warp = 0; warp < 4; ++warp) fa::ptx::mbarrier_arrive(barrier);
+  }
+
+  const ModifiedForwardParams& params_;
+  typename Config::SharedStorage& smem_;
+  const int warpgroup_;
+  Items items_;
+  std::vector<int4> said_;
+  int batch_ = 0, first_key_ = 0, kv_head_ = 0;
+  bool staged_ = false;
+  RingCursor<Config::kQStages> q_;
+  RingCursor<Config::kStages> k_, v_;
+};
+
+/// A block's producer and consumers. Returns what the consumers were sent.
+template <typename Config>
+Items run_roles(const ModifiedForwardParams& params) {
+  const auto smem = std::make_unique<typename Config::SharedStorage>();
+  for (int stage = 0; stage < Config::kQStages; ++stage) {
+    fa::ptx::mbarrier_init(&smem->q_full[stage], 1);
+    fa::ptx::mbarrier_init(&smem->q_empty[stage], Config::kConsumerWarps);
+  }
+  for (int stage = 0; stage < Config::kStages; ++stage) {
+    for (uint64_t* full : {&smem->k_full[stage], &smem->v_full[stage]}) fa::ptx::mbarrier_init(full, 1);
+    for (uint64_t* empty : {&smem->k_empty[stage], &smem->v_empty[stage]}) fa::ptx::mbarrier_init(empty, Config::kConsumerWarps);
+  }
+  std::vector<ConsumerModel<Config>> consumers;
+  for (int warpgroup = 0; warpgroup < Config::kWarpgroups; ++warpgroup) consumers.emplace_back(params, *smem, warpgroup);
+  std::vector<std::thread> threads;
+  const auto start = [&](auto role) {
+    threads.emplace_back([role] {
+      try {
+        role();
+      } catch (const std::exception& error) {
+        ADD_FAILURE() << error.what();
+      }
+    });
+  };
+  start([&] { fa::sm90::produce_modified<Config>(params, *smem); });
+  for (auto& consumer : consumers) start([&consumer] { consumer.run(); });
+  for (std::thread& thread : threads) thread.join();
+  for (const auto& consumer : consumers) EXPECT_EQ(consumer.items(), consumers[0].items());
+  return consumers[0].items();
+}
+
+template <typename Config>
+ModifiedForwardParams params_of(int heads, int section_heads) {
+  ModifiedForwardParams params{};
+  const auto set_box = [](CUtensorMap& map, int rows) {
+    const int32_t bytes = rows * 64 * 2;
+    std::memcpy(map.opaque, &bytes, sizeof(bytes));
+  };
+  set_box(params.map_q, Config::kTileQ);
+  set_box(params.map_k, Config::kTileKv);
+  set_box(params.map_v, Config::kTileKv);
+  set_box(params.map_bias, Config::kTileQ);
+  params.heads_q = heads;
+  params.group_size = fa::FastDivisor(2);
+  params.section_heads = fa::FastDivisor(section_heads);
+  params.last_section = std::max(heads / section_heads - 2, 0);
+  params.last_section_heads = fa::FastDivisor(heads - params.last_section * section_heads);
+  return params;
+}
+
+/// All blocks, one after the other: the first ones take what the counter has.
+template <typename Config>
+Items run_blocks(const ModifiedForwardParams& params, int blocks) {
+  Items all;
+  emulator::grid_blocks = static_cast<unsigned>(blocks);
+  for (int block = 0; block < blocks; ++block) {
+    emulator::run_block(block, 32, 0, [&] {
+      if (threadIdx.x != 0) return;
+      for (const auto& item : run_roles<Config>(params)) EXPECT_TRUE(all.insert(item).second) << "taken twice";
+    });
+  }
+  return all;
+}
+
+/// Lengths of queries and of keys, packed.
+template <typename Config>
+void check_sequences(const std::vector<std::pair<int, int>>& lengths, bool causal) {
+  constexpr int kHeads = 6, kBlocks = 3;
+  std::vector<fa::SequenceTile> memory(1);  // half of it is the header
+  int q_begin = 0, kv_begin = 0, num_tiles = 0;
+  Items expected;
+  std::vector<fa::SequenceTile> tiles;
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    const auto [len_q, len_kv] = lengths[i];
+    for (int tile = 0; tile * Config::kTileQ < len_q; ++tile, ++num_tiles) {
+      tiles.push_back({static_cast<int32_t>(i), tile, q_begin, len_q, kv_begin, len_kv, 0, 0});
+      for (int head = 0; head < kHeads; ++head) expected.emplace(static_cast<int>(i), tile * Config::kTileQ, head);
+    }
+    q_begin += len_q;
+    kv_begin += len_kv;
+  }
+  memory.resize(tiles.size() + 1);
+  int32_t* const data = reinterpret_cast<int32_t*>(memory.data());
+  data[0] = num_tiles;
+  data[1] = 0;
+  std::memcpy(data + 4, tiles.data(), tiles.size() * sizeof(fa::SequenceTile));
+  ModifiedForwardParams params = params_of<Config>(kHeads, 2);
+  params.sequences = {data, num_tiles};
+  params.packed = true;
+  params.causal = causal;
+  params.scores.range.bottom_right = true;
+  params.scores.range.right = causal ? 0 : fa::PairRange::kUnlimited;
+  params.scores.range.left = fa::PairRange::kUnlimited;
+  EXPECT_EQ(run_blocks<Config>(params, kBlocks), expected);
+  EXPECT_EQ(data[1], num_tiles * kHeads) << "one is asked for with each that is taken";
+}
+
+template <typename Config>
+void check_config() {
+  for (const bool causal : {false, true}) {
+    // Work tiles of every small number of key tiles, each behind each.
+    std::vector<std::pair<int, int>> lengths;
+    for (const int before : {0, 1, 2, 3, 4, 5, 9}) {
+      for (const int tiles : {0, 1, 2, 3, 4, 5, 9}) {
+        lengths.emplace_back(before % 3 == 0 ? 1 : Config::kTileQ, std::max(before * Config::kTileKv - 1, 0));
+        lengths.emplace_back(tiles % 2 == 0 ? Config::kTileQ + 1 : 60, tiles * Config::kTileKv);
+      }
+    }
+    check_sequences<Config>(lengths, causal);
+    check_sequences<Config>({{700, 700}, {1, 5}, {0, 70}, {300, 0}}, causal);
+    check_sequences<Config>({}, causal);
+  }
+}
+
+TEST(ForwardProducer, Sequences) {
+  check_config<fa::sm90::ModifiedForward<__half, fa::kSm90RangeForwardTile, 1>>();
+  check_config<fa::sm90::ModifiedForward<__half, 0, 1>>();
+  check_config<fa::sm90::ModifiedForward<__half, 2, 1>>();
+  check_config<fa::sm90::ModifiedForward<__half, fa::kSm90BiasForwardTile, fa::kSm90BiasSet>>();
+}
+
+/// Without sequences: windows of batch entries of full length.
+TEST(ForwardProducer, Windows) {
+  using Config = fa::sm90::ModifiedForward<__half, fa::kSm90RangeForwardTile, 1>;
+  for (const int window : {1, 100, 1000}) {
+    constexpr int kHeads = 4, kBatch = 2, kLength = 1000, kTiles = (kLength + Config::kTileQ - 1) / Config::kTileQ;
+    ModifiedForwardParams params = params_of<Config>(kHeads, kHeads);
+    params.len_q = kLength;
+    params.scores.range.len_q = params.scores.range.len_kv = kLength;
+    params.scores.range.left = window - 1;
+    params.scores.range.right = 0;
+    params.q_tiles = kTiles;
+    params.units_of_head = fa::FastDivisor(kTiles);
+    params.heads = fa::FastDivisor(kHeads);
+    params.num_units = kTiles * kHeads * kBatch;
+    params.whole_units = params.num_units;
+    Items expected;
+    for (int batch = 0; batch < kBatch; ++batch) {
+      for (int head = 0; head < kHeads; ++head) {
+        for (int tile = 0; tile < kTiles; ++tile) expected.emplace(batch, tile * Config::kTileQ, head);
+      }
+    }
+    EXPECT_EQ(run_blocks<Config>(params, 5), expected);
+  }
+}
+
+}  // namespace
+}  // namespace fa_test
