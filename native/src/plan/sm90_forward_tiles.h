@@ -146,7 +146,7 @@ inline int sm90_modified_forward_tile_of(const Problem& problem) {
 
 /// With a causal mask, heads are worked on in sections whose keys and values take about this much of L2 together.
 inline constexpr int64_t kSm90SectionBytes = int64_t{32} << 20;
-/// The same of the longest sequence that there may be; all others of the section are shorter.
+/// With sequences, those of the longest that there may be; all others of the section are shorter.
 inline constexpr int64_t kSm90SequenceSectionBytes = int64_t{16} << 20;
 /// Up to so many query tiles per head, a causal problem runs in persistent blocks, if whole rounds of them (below) take no more than this of L2.
 inline constexpr int64_t kSm90MaxPersistentTiles = 16;
@@ -267,6 +267,20 @@ inline int64_t sm90_section_heads(const Problem& problem, Sm90ForwardOrder order
   }
   heads = heads < problem.group_size() ? problem.group_size() : heads;
   return heads < all_heads ? heads : all_heads;
+}
+
+/// Sections of heads with sequences of different lengths, whose tiles a counter hands out: blocks then need no whole rounds. Only the last section matters for
+/// balance, since its longest tiles must not come at the end: it holds what two or more others do.
+struct Sm90SequenceSections {
+  int64_t heads;
+  int64_t last;  ///< number of the last one
+  int64_t last_heads;
+};
+inline Sm90SequenceSections sm90_sequence_sections(const Problem& problem) {
+  const int64_t kv_bytes = problem.max_len_kv() * (problem.head_dim + problem.head_dim_v) * dtype_bytes(problem.dtype);
+  const int64_t fitting = kSm90SequenceSectionBytes / std::max<int64_t>(kv_bytes, 1) * problem.group_size();
+  const int64_t heads = std::clamp(fitting, problem.group_size(), problem.heads_q), last = std::max<int64_t>(problem.heads_q / heads - 2, 0);
+  return {heads, last, problem.heads_q - last * heads};
 }
 
 }  // namespace fa

@@ -39,6 +39,23 @@ TEST(ForwardOrder, LongCausalProblemsOfFewHeadsArePersistentAndOneSection) {
   EXPECT_FALSE(persistent(problem));
 }
 
+TEST(ForwardOrder, SectionsOfSequencesHoldAllHeads) {
+  for (const int64_t heads_kv : {1, 2, 5, 8, 16}) {
+    for (const int64_t group : {1, 2, 8}) {
+      for (const int64_t longest : {0, 1, 500, 8192, 100000}) {
+        fa::Problem problem = causal_problem(longest);
+        problem.heads_kv = heads_kv;
+        problem.heads_q = heads_kv * group;
+        problem.variants.sequences = {true, true, false, 3, longest, longest};
+        const fa::Sm90SequenceSections sections = fa::sm90_sequence_sections(problem);
+        EXPECT_EQ(sections.last * sections.heads + sections.last_heads, problem.heads_q);
+        EXPECT_EQ(sections.heads % group, 0) << "heads that share keys stay together";
+        EXPECT_TRUE(sections.last == 0 || (sections.last_heads >= 2 * sections.heads && sections.last_heads < 3 * sections.heads));
+      }
+    }
+  }
+}
+
 TEST(ForwardOrder, WithoutAMaskTilesGoInSequence) {
   fa::Problem problem = causal_problem(8192);
   problem.mask = fa::Mask::kNone;

@@ -92,14 +92,10 @@ ModifiedForwardParams make_modified_forward_params(const Sm90ForwardTile& tile, 
   }
   if (problem.variants.sequences.given) {
     params.sequences = sequence_table_at(args.workspace, problem, true, tile.tile_q()).table;
-    // Blocks take the tiles by a counter, so that small sections are as even as large ones; but for the last one, whose longest tiles must not come at the end.
-    const int64_t kv_bytes = problem.max_len_kv() * (problem.head_dim + problem.head_dim_v) * dtype_bytes(problem.dtype);
-    const int64_t fitting = kSm90SequenceSectionBytes / std::max<int64_t>(kv_bytes, 1) * problem.group_size();
-    const int64_t heads = std::clamp(fitting, problem.group_size(), problem.heads_q);
-    const int64_t last_section = std::max<int64_t>(problem.heads_q / heads - 2, 0);
-    params.section_heads = FastDivisor(heads);
-    params.last_section = static_cast<int>(last_section);
-    params.last_section_heads = FastDivisor(problem.heads_q - last_section * heads);
+    const Sm90SequenceSections sections = sm90_sequence_sections(problem);
+    params.section_heads = FastDivisor(sections.heads);
+    params.last_section = static_cast<int>(sections.last);
+    params.last_section_heads = FastDivisor(sections.last_heads);
     params.unit_shift = 0;
   }
   if (tile.staged_bias) {
