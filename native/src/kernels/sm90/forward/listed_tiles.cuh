@@ -66,9 +66,6 @@ __device__ __forceinline__ void load_listed_q_tile(const MaskedForwardParams& pa
 /// The next item is taken up so many key tiles before the end of the present one: in time for its lists to be read, but what waits behind a long item could not
 /// be taken by others.
 inline constexpr int kStepsAhead = 3;
-__device__ __forceinline__ int take_work(const MaskedForwardParams& params) {
-  return static_cast<int>(gridDim.x) + atomicAdd(params.visible_tiles.counter, 1);
-}
 
 /// Runs in one thread. Key tiles as the list has them: the mixed ones, then the whole ones; k one tile ahead of v, as the consumers take them.
 template <typename Config>
@@ -77,10 +74,12 @@ __device__ __forceinline__ void produce_listed(const MaskedForwardParams& params
   const VisibleTiles& lists = params.visible_tiles;
   RingCursor<Config::kStages> k_cursor, v_cursor;
   RingCursor<Config::kQStages> q_cursor;
-  int number = static_cast<int>(blockIdx.x);
+  // Every block begins with an item; the counter hands out the others.
+  const int blocks = static_cast<int>(gridDim.x);
+  int counted = static_cast<int>(blockIdx.x) - blocks;
 #pragma unroll 1
-  while (number < params.num_units) {
-    const ListedWork work = listed_work<Config>(params, number);
+  while (blocks + counted < params.num_units) {
+    const ListedWork work = listed_work<Config>(params, blocks + counted);
     const int kv_head = params.group_size.quotient(work.tile.head), steps = work.counts.mixed + work.counts.whole;
     load_listed_q_tile<Config>(params, smem, q_cursor, work.tile, work.counts, steps);
     const auto entry_of = [&](int step) {
@@ -102,13 +101,13 @@ __device__ __forceinline__ void produce_listed(const MaskedForwardParams& params
     if (steps > 0) {
       next = entry_of(0);
     } else {
-      number = take_work(params);
+      counted = ptx::fetch_increment_relaxed(lists.counter);
     }
     int first_key = 0;
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
       if (step == max(steps - kStepsAhead, 0)) {
-        number = take_work(params);
+        counted = ptx::fetch_increment_relaxed(lists.counter);
       }
       entry = next;
       next = entry_of(min(step + 1, steps - 1));

@@ -1,14 +1,9 @@
-// The producer of kernels with modified scores. It prepares the next work tile while the present one is loaded: which it is, its key tiles and its messages.
+// The producer of kernels with modified scores: work tiles of sequences are taken by a counter.
 #pragma once
 
 #include "kernels/sm90/forward/producer.cuh"
 
 namespace fa::sm90 {
-
-/// The next work tile is taken so many key tiles before the last of the present one is loaded, in time for the counter to answer, but not earlier: other blocks
-/// cannot take what waits behind a long tile. It is prepared when so many are left to load, as many as keep the consumers busy meanwhile.
-inline constexpr int kTakenAhead = 3;
-inline constexpr int kPreparedAhead = 2;
 
 /// Key tile n of k with the bias of a work tile's rows, in one buffer.
 template <typename Config>
@@ -47,70 +42,85 @@ __device__ __forceinline__ void prepare_work(const ModifiedForwardParams& params
   write_messages<Config>(params, s_messages, tile, extents, keys.end, keys.begin);
 }
 
+/// Sends a work tile, whose messages are written, to the consumers, and if it sees keys its rows of q.
+template <typename Config>
+__device__ __forceinline__ void send_q_tile(const ModifiedForwardParams& params, typename Config::SharedStorage& smem, RingCursor<Config::kQStages>& cursor,
+                                            const PreparedWork& work) {
+  uint64_t* full = &smem.q_full[cursor.stage()];
+  ptx::mbarrier_wait(&smem.q_empty[cursor.stage()], cursor.phase() ^ 1);
+  if (work.block_end > 0) {
+    ptx::mbarrier_arrive_expect_tx(full, sizeof(smem.q(0)));
+#pragma unroll
+    for (int panel = 0; panel < Config::kPanels; ++panel) {
+      ptx::tma_load_4d(&params.map_q, full, smem.q(cursor.stage())[panel], 64 * panel, work.extents.q_begin + work.tile.first_row, work.tile.head,
+                       batch_entry(params, work.tile), ptx::L2Hint::kEvictFirst);
+    }
+  } else {
+    ptx::mbarrier_arrive(full);
+  }
+  cursor.advance();
+}
+
+/// A work tile is taken so many key tiles before the end of the one before, in time for the counter to answer; but not earlier, since others cannot take what
+/// waits behind a long tile.
+inline constexpr int kTakenAhead = 3;
+
 /// Runs in one thread. Key tiles come from the last to the first: k one tile ahead of v, as the consumers take them.
 template <typename Config>
 __device__ __forceinline__ void produce_modified(const ModifiedForwardParams& params, typename Config::SharedStorage& smem) {
-  static_assert(Config::kTeams == 1, "all blocks' producers are numbered by blockIdx.x");
+  static_assert(Config::kTeams == 1, "one producer per block");
   RingCursor<Config::kStages> k_cursor, v_cursor;
   RingCursor<Config::kQStages> q_cursor;
   typename Config::Work work(params);
-  PreparedWork present{};
-  int kv_head = 0, batch = 0;
-  const auto load_k = [&](int n) {
-    if constexpr (Config::Scores::kBias) {
-      load_k_and_bias<Config>(params, smem, k_cursor, present.tile, present.extents, n, kv_head);
-    } else {
-      load_kv_tile<Config>(&params.map_k, smem.k, smem.k_full, smem.k_empty, k_cursor, present.extents.kv_begin + n * Config::kTileKv, kv_head, batch);
-    }
-  };
-  const auto load_v = [&](int n) {
-    load_kv_tile<Config>(&params.map_v, smem.v, smem.v_full, smem.v_empty, v_cursor, present.extents.kv_begin + n * Config::kTileKv, kv_head, batch);
-  };
-  const auto send_q = [&] {
-    ptx::mbarrier_wait(&smem.q_empty[q_cursor.stage()], q_cursor.phase() ^ 1);
-    send_q_tile<Config>(params, smem, q_cursor, present.extents.q_begin + present.tile.first_row, present.tile.head, batch, present.block_end);
-  };
-  // Begins with a tile without keys in front of the first one, which is prepared meanwhile.
+  PreparedWork present;
 #pragma unroll 1
-  for (int steps = 0;;) {
-    const int prepared = steps > kPreparedAhead ? kPreparedAhead : 0;
-#pragma unroll 1
-    for (int left = max(steps, 1) - 1; left >= 0; --left) {
-      if (left == kTakenAhead) {
-        work.advance();
-      }
-      if (left > 0) {
-        load_k(present.block_begin + left - 1);
-      }
-      if (steps > 0) {
-        load_v(present.block_begin + left);
-      }
-      if (left == prepared) {
-        prepare_work<Config>(params, work, smem.sequence_work[q_cursor.template slot<Config::kWorkSlots>()]);
-      }
-    }
-    present = read_messages(smem.sequence_work[q_cursor.template slot<Config::kWorkSlots>()]);
+  for (;; work.advance()) {
+    int4* const s_messages = smem.sequence_work[q_cursor.template slot<Config::kWorkSlots>()];
+    prepare_work<Config>(params, work, s_messages);
+    present = read_messages(s_messages);
     if (present.block_end == kNoMoreWork) {
       break;
     }
-    kv_head = params.group_size.quotient(present.tile.head);
-    batch = batch_entry(params, present.tile);
-    steps = present.block_end - present.block_begin;
-    if (steps <= kTakenAhead) {
-      work.advance();
+    const int kv_head = params.group_size.quotient(present.tile.head), batch = batch_entry(params, present.tile);
+    const auto load_k = [&](int n) {
+      if constexpr (Config::Scores::kBias) {
+        load_k_and_bias<Config>(params, smem, k_cursor, present.tile, present.extents, n, kv_head);
+      } else {
+        load_kv_tile<Config>(&params.map_k, smem.k, smem.k_full, smem.k_empty, k_cursor, present.extents.kv_begin + n * Config::kTileKv, kv_head, batch);
+      }
+    };
+    const auto load_v = [&](int n) {
+      load_kv_tile<Config>(&params.map_v, smem.v, smem.v_full, smem.v_empty, v_cursor, present.extents.kv_begin + n * Config::kTileKv, kv_head, batch);
+    };
+    int n = present.block_end - 1;
+    // As in produce: a single q tile waits for the tile before.
+    if (Config::kQStages > 1 || n < 0) {
+      send_q_tile<Config>(params, smem, q_cursor, present);
     }
-    // A single q tile in shared memory is free only when the consumers have formed the last scores of the tile before: the first k tile need not wait for that.
-    if (Config::kQStages > 1 || steps == 0) {
-      send_q();
+    if (n < 0) {
+      work.take();
+      continue;
     }
-    if (steps > 0) {
-      load_k(present.block_end - 1);
+    load_k(n);
+    if constexpr (Config::kQStages == 1) {
+      send_q_tile<Config>(params, smem, q_cursor, present);
     }
-    if (Config::kQStages == 1 && steps > 0) {
-      send_q();
+    // In two parts, but by one loop, in which there is nothing but loads.
+    int end = min(n, present.block_begin + kTakenAhead);
+#pragma unroll 1
+    for (int part = 0; part < 2; ++part, end = present.block_begin) {
+#pragma unroll 1
+      for (; n > end; --n) {
+        load_k(n - 1);
+        load_v(n);
+      }
+      if (part == 0) {
+        work.take();
+      }
     }
+    load_v(present.block_begin);
   }
-  send_q();
+  send_q_tile<Config>(params, smem, q_cursor, present);
 }
 
 }  // namespace fa::sm90

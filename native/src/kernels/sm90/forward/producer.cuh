@@ -20,23 +20,6 @@ __device__ __forceinline__ void load_kv_tile(const CUtensorMap* map, typename Co
   cursor.advance();
 }
 
-/// Sends a work tile, whose message is written, to the consumers: if it sees keys, with its rows of q, from first_query of the batch entry on.
-template <typename Config>
-__device__ __forceinline__ void send_q_tile(const typename Config::Params& params, typename Config::SharedStorage& smem, RingCursor<Config::kQStages>& cursor,
-                                            int first_query, int head, int batch, int block_end) {
-  uint64_t* full = &smem.q_full[cursor.stage()];
-  if (block_end > 0) {
-    ptx::mbarrier_arrive_expect_tx(full, sizeof(smem.q(0)));
-#pragma unroll
-    for (int panel = 0; panel < Config::kPanels; ++panel) {
-      ptx::tma_load_4d(&params.map_q, full, smem.q(cursor.stage())[panel], 64 * panel, first_query, head, batch, ptx::L2Hint::kEvictFirst);
-    }
-  } else {
-    ptx::mbarrier_arrive(full);
-  }
-  cursor.advance();
-}
-
 /// Waits for room for a q tile and sends it, with the message. [0, block_end): key tiles that some row sees, or kNoMoreWork.
 template <typename Config>
 __device__ __forceinline__ void load_q_tile(const ForwardParams& params, typename Config::SharedStorage& smem, RingCursor<Config::kQStages>& cursor,

@@ -213,11 +213,14 @@ class ModifiedWorkIterator : WorkIterator<Config> {
 
   __device__ __forceinline__ bool done() const { return modified_.sequences.data != nullptr ? item() >= num_tiles_ * modified_.heads_q : Base::done(); }
 
-  /// To the next tile, which no other block can take any more then.
-  __device__ __forceinline__ void advance() {
+  /// Once for each tile, between tile() and advance(): no other block can have the next one then.
+  __device__ __forceinline__ void take() {
     if (modified_.sequences.data != nullptr) {
       counted_ = ptx::fetch_increment_relaxed(modified_.sequences.counter());
-    } else {
+    }
+  }
+  __device__ __forceinline__ void advance() {
+    if (modified_.sequences.data == nullptr) {
       Base::advance();
     }
   }
@@ -305,7 +308,7 @@ __device__ __forceinline__ void write_messages(const ModifiedForwardParams& para
   }
 }
 
-/// What the producer itself needs of a work tile that it has written the messages of.
+/// What the producer itself needs of a work tile that it has written the messages of. Read back, so that it does not have to keep what went into them.
 struct PreparedWork {
   WorkTile tile;
   SequenceExtents extents;
@@ -313,7 +316,7 @@ struct PreparedWork {
   int block_end;
 };
 __device__ __forceinline__ PreparedWork read_messages(const int4* s_messages) {
-  const int4 work = s_messages[0], extents = s_messages[1], edges = s_messages[3];
+  const int4 work = ptx::load_shared_anew(&s_messages[0]), extents = ptx::load_shared_anew(&s_messages[1]), edges = ptx::load_shared_anew(&s_messages[3]);
   return {{work.x, work.y, work.z}, {extents.x, extents.y, extents.z, extents.w}, edges.x, work.w};
 }
 
