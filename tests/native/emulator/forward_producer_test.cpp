@@ -167,7 +167,7 @@ Items run_roles(const ModifiedForwardParams& params) {
       }
     });
   };
-  start([&] { fa::sm90::produce_modified<Config>(params, *smem); });
+  start([&] { fa::sm90::produce_modified<Config>(params, *smem, 0); });
   for (auto& consumer : consumers) start([&consumer] { consumer.run(); });
   for (std::thread& thread : threads) thread.join();
   for (const auto& consumer : consumers) EXPECT_EQ(consumer.items(), consumers[0].items());

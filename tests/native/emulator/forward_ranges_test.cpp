@@ -131,7 +131,7 @@ void check_short_tiles_last(int heads, int batch, int q_tiles, int short_tiles) 
     emulator::run_block(block, 32, 0, [&] {
       if (threadIdx.x != 0) return;
       int row_before = INT_MAX;
-      for (fa::sm90::ModifiedWorkIterator<Config> work(params); !work.done(); work.advance()) {
+      for (fa::sm90::ModifiedWorkIterator<Config> work(params, 0); !work.done(); work.advance()) {
         fa::sm90::SequenceExtents extents{};
         const fa::sm90::WorkTile tile = work.tile(extents);
         EXPECT_TRUE(taken.emplace(tile.first_row, tile.head, tile.batch).second) << "row " << tile.first_row << " of head " << tile.head;
@@ -145,9 +145,14 @@ void check_short_tiles_last(int heads, int batch, int q_tiles, int short_tiles) 
   EXPECT_EQ(taken.size(), static_cast<size_t>(params.num_units));
 }
 
+template <int kNumTeams>
+struct TeamsConfig : RangeConfig<fa::kSm90RangeForwardTile> {
+  static constexpr int kTeams = kNumTeams;
+};
+
 /// Sequences: every tile of every head once, whoever asks for it; section by section of heads, in the order of the table.
+template <typename Config>
 void check_sequences(int heads, int section_heads, const std::vector<int>& lengths, bool causal, int blocks) {
-  using Config = RangeConfig<fa::kSm90RangeForwardTile>;
   const auto tiles_of = [](int length) { return (length + Config::kTileQ - 1) / Config::kTileQ; };
   std::vector<int32_t> memory(4, -1);
   memory[0] = memory[1] = 0;
@@ -172,25 +177,28 @@ void check_sequences(int heads, int section_heads, const std::vector<int>& lengt
   params.last_section_heads = fa::FastDivisor(heads - last_section * section_heads);
   using Work = fa::sm90::ModifiedWorkIterator<Config>;
   std::vector<Work> works;
+  std::vector<int> items;
   emulator::grid_blocks = blocks;
   for (int block = 0; block < blocks; ++block) {
     emulator::run_block(block, 32, 0, [&] {
-      if (threadIdx.x == 0) works.emplace_back(params);
+      if (threadIdx.x != 0) return;
+      for (int team = 0; team < Config::kTeams; ++team) {
+        works.emplace_back(params, team);
+        items.push_back(team * blocks + block);
+      }
     });
   }
   std::set<std::tuple<int, int, int>> taken;
   emulator::run_block(0, 32, 0, [&] {
     if (threadIdx.x != 0) return;
     std::mt19937 random(5);
-    std::vector<int> items(works.size());
-    for (int block = 0; block < blocks; ++block) items[static_cast<size_t>(block)] = block;
     std::vector<size_t> busy(works.size());
     std::iota(busy.begin(), busy.end(), size_t{0});
     while (!busy.empty()) {
       std::swap(busy[random() % busy.size()], busy.back());
-      const size_t block = busy.back();
-      Work& work = works[block];
-      const int item = items[block];
+      const size_t worker = busy.back();
+      Work& work = works[worker];
+      const int item = items[worker];
       EXPECT_EQ(work.done(), item >= num_items);
       if (work.done()) {
         busy.pop_back();
@@ -206,7 +214,8 @@ void check_sequences(int heads, int section_heads, const std::vector<int>& lengt
       EXPECT_EQ(tile.head, section * section_heads + in_section % section_width);
       const int length = lengths[static_cast<size_t>(tile.batch)];
       EXPECT_TRUE(extents.len_q == length && extents.len_kv == length + 7 && extents.q_begin == 1000 * tile.batch && extents.kv_begin == 2000 * tile.batch);
-      items[block] = blocks + *params.sequences.counter();
+      items[worker] = Config::kTeams * blocks + *params.sequences.counter();
+      work.take();
       work.advance();
     }
   });
@@ -219,7 +228,8 @@ TEST(ForwardRanges, SequencesAreTakenOnce) {
     for (const auto& [heads, section_heads] : {std::pair{1, 1}, std::pair{6, 2}, std::pair{16, 2}, std::pair{16, 5}, std::pair{16, 16}, std::pair{3, 2}}) {
       for (const int blocks : {1, 7, 132}) {
         SCOPED_TRACE(testing::Message() << lengths.size() << " sequences, " << heads << " heads, sections of " << section_heads << ", " << blocks << " blocks");
-        check_sequences(heads, section_heads, lengths, blocks == 7, blocks);
+        check_sequences<TeamsConfig<1>>(heads, section_heads, lengths, blocks == 7, blocks);
+        check_sequences<TeamsConfig<2>>(heads, section_heads, lengths, blocks == 7, blocks);
       }
     }
   }

@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1) forward_kernel(const __gr
       if constexpr (Config::Scores::kMask) {
         produce_listed<Config>(params, teams[team]);
       } else if constexpr (Config::Scores::kModified) {
-        produce_modified<Config>(params, teams[team]);
+        produce_modified<Config>(params, teams[team], team);
       } else {
         produce<Config>(params, teams[team], team);
       }

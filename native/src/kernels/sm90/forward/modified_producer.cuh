@@ -65,13 +65,12 @@ __device__ __forceinline__ void send_q_tile(const ModifiedForwardParams& params,
 /// waits behind a long tile.
 inline constexpr int kTakenAhead = 3;
 
-/// Runs in one thread. Key tiles come from the last to the first: k one tile ahead of v, as the consumers take them.
+/// Runs in one thread per team. Key tiles come from the last to the first: k one tile ahead of v, as the consumers take them.
 template <typename Config>
-__device__ __forceinline__ void produce_modified(const ModifiedForwardParams& params, typename Config::SharedStorage& smem) {
-  static_assert(Config::kTeams == 1, "one producer per block");
+__device__ __forceinline__ void produce_modified(const ModifiedForwardParams& params, typename Config::SharedStorage& smem, int team) {
   RingCursor<Config::kStages> k_cursor, v_cursor;
   RingCursor<Config::kQStages> q_cursor;
-  typename Config::Work work(params);
+  typename Config::Work work(params, team);
   PreparedWork present;
 #pragma unroll 1
   for (;; work.advance()) {

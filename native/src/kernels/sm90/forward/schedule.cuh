@@ -205,11 +205,11 @@ class ModifiedWorkIterator : WorkIterator<Config> {
   using Base = WorkIterator<Config>;
 
  public:
-  __device__ __forceinline__ explicit ModifiedWorkIterator(const ModifiedForwardParams& params)
-      : Base(params, 0),
+  __device__ __forceinline__ ModifiedWorkIterator(const ModifiedForwardParams& params, int team)
+      : Base(params, team),
         modified_(params),
         num_tiles_(params.sequences.data != nullptr ? params.sequences.num_tiles() : 0),
-        counted_(static_cast<int>(blockIdx.x) - static_cast<int>(gridDim.x)) {}
+        counted_((team - Config::kTeams) * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x)) {}
 
   __device__ __forceinline__ bool done() const { return modified_.sequences.data != nullptr ? item() >= num_tiles_ * modified_.heads_q : Base::done(); }
 
@@ -251,8 +251,8 @@ class ModifiedWorkIterator : WorkIterator<Config> {
   }
 
  private:
-  /// Of the tiles of all sequences and heads. Every block begins with one; the counter hands out the others.
-  __device__ __forceinline__ int item() const { return static_cast<int>(gridDim.x) + counted_; }
+  /// Of the tiles of all sequences and heads. Every team begins with one, numbered as in unit(); the counter hands out the others.
+  __device__ __forceinline__ int item() const { return Config::kTeams * static_cast<int>(gridDim.x) + counted_; }
 
   const ModifiedForwardParams& modified_;
   const int num_tiles_;
