@@ -40,10 +40,13 @@ CUtensorMap encode_tensor_map(const Tensor& tensor, const TensorShape& shape, DT
                                  stride_bytes(shape.batch, tensor.strides.batch)};
   const cuuint32_t box[4] = {64, static_cast<cuuint32_t>(box_rows), 1, 1};
   const cuuint32_t element_strides[4] = {1, 1, 1, 1};
+  // What L2 brings from device memory beyond what a load asks for, up to the end of so many bytes, belongs to the next head, unless rows fill whole pieces.
+  const bool whole_lines = row_bytes % 128 == 0 && strides[0] % 128 == 0 && strides[1] % 128 == 0 && strides[2] % 128 == 0;
+  const CUtensorMapL2promotion promotion = whole_lines ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B : CU_TENSOR_MAP_L2_PROMOTION_L2_64B;
   CUtensorMap map;
-  const CUresult result = encoder()(&map, dtype == DType::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, tensor.data, sizes,
-                                    strides, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result =
+      encoder()(&map, dtype == DType::kFloat16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, tensor.data, sizes, strides, box,
+                element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
     fail(FA_STATUS_UNSUPPORTED,
          "%s: TMA cannot address this tensor (driver error %d): data %p, sizes (head_dim, len, heads, batch) %llu, %llu, %llu, %llu, strides in bytes (len, "
