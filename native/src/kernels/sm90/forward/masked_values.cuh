@@ -51,13 +51,14 @@ __device__ __forceinline__ bool any_nonfinite(const float (&o)[kNum]) {
   return __any_sync(0xFFFFFFFF, !((probe[0] + probe[1]) + (probe[2] + probe[3]) == 0.0f));
 }
 
-/// True if v has NaN or infinity at one of `num` keys from `first` on, or at keys [other, end), as far as this lane looks: the warp shares the work.
+/// True if v has NaN or infinity at one of keys `begin` to `end`, as far as this lane looks: the warp shares the work. Of them `num` count from `first` on, all
+/// further ones from `other` on.
 template <typename Element>
-__device__ __forceinline__ bool lane_finds_nonfinite(const ForwardParams& params, const TilePlace& place, int first, int num, int other, int end) {
+__device__ __forceinline__ bool lane_finds_nonfinite(const ForwardParams& params, const TilePlace& place, int first, int num, int other, int begin, int end) {
   const int kv_head = params.group_size.quotient(place.head), pairs = params.head_dim_v / 2;
   bool found = false;
-  for (int i = ptx::thread_index_anew() % 32; i < (num + end - other) * pairs; i += 32) {
-    const int index = i / pairs, key = index < num ? first + index : other + index - num;
+  for (int i = ptx::thread_index_anew() % 32; i < (end - begin) * pairs; i += 32) {
+    const int index = begin + i / pairs, key = index < num ? first + index : other + index - num;
     const float2 value = detail::load_pair<Element>(params.v, place.batch, place.first_key + key, kv_head, i % pairs * 2);
     found = found || !(value.x * 0.0f + value.y * 0.0f == 0.0f);
   }
@@ -92,7 +93,7 @@ __device__ __forceinline__ bool lane_finds_in_parts(int begin, int end, const Fi
 /// True, in the whole warp, if v has NaN or infinity at keys [first, end).
 template <typename Element>
 __device__ __forceinline__ bool nonfinite_values(const ForwardParams& params, const TilePlace& place, int first, int end) {
-  return __any_sync(0xFFFFFFFF, lane_finds_nonfinite<Element>(params, place, first, 0, first, end));
+  return __any_sync(0xFFFFFFFF, lane_finds_nonfinite<Element>(params, place, first, 0, first, 0, end - first));
 }
 
 /// True, in the whole warp, if v at this key is NaN in every column.
@@ -194,11 +195,14 @@ __device__ __forceinline__ void remove_masked_values(const ModifiedForwardParams
   const bool common = common_begin < common_end;
   bool found;
   if constexpr (Config::Scores::kBias || Config::Scores::kMask) {  // which may hide any key
-    found =
-        lane_finds_in_parts(begin, last_key, [&](int first, int part_end) { return lane_finds_nonfinite<Element>(params, place, first, 0, first, part_end); });
+    found = lane_finds_in_parts(begin, last_key,
+                                [&](int first, int part_end) { return lane_finds_nonfinite<Element>(params, place, first, 0, first, 0, part_end - first); });
   } else {
     const int hidden_before = common ? common_begin - begin : last_key - begin, hidden_end = common ? max(common_end, common_begin) : last_key;
-    found = lane_finds_nonfinite<Element>(params, place, begin, hidden_before, hidden_end, last_key);
+    // Rows of two long chunks see no common key.
+    found = lane_finds_in_parts(0, hidden_before + last_key - hidden_end, [&](int first, int part_end) {
+      return lane_finds_nonfinite<Element>(params, place, begin, hidden_before, hidden_end, first, part_end);
+    });
   }
   // Where v is NaN altogether, nothing can be repaired, and every warp would try. One key that all rows see tells; where a bias or a mask may hide any key,
   // all keys must be NaN, and each row must see one: otherwise it is 0.
