@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <climits>
 #include <cstdint>
 #include <numeric>
 
@@ -90,11 +91,14 @@ inline constexpr Sm90ForwardTile kSm90ModifiedForwardTiles[] = {
     {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16},
     {128, 2, 128, 2, false, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32, false, true},
     {128, 3, 64, 4, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 4, 32, 32, false, false, true},
+    {64, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 2, INT64_MAX, 8, 4, INT_MAX},
 };
 /// For a bias, of which two tiles take the place of the second q tile and of o's.
 inline constexpr int kSm90BiasForwardTile = 3;
 /// For ranges at head_dim 128, alone.
 inline constexpr int kSm90RangeForwardTile = 4;
+/// At head_dim 64, so.
+inline constexpr int kSm90NarrowRangeForwardTile = 5;
 /// Those up to this one are compiled with boolean and block masks.
 inline constexpr int kSm90LargestMaskTile = 1;
 
@@ -138,8 +142,8 @@ inline int sm90_modified_forward_tile_of(const Problem& problem) {
   if (problem.variants.bias && head_dim <= kSm90ModifiedForwardTiles[kSm90BiasForwardTile].head_dim) {
     return kSm90BiasForwardTile;
   }
-  if (head_dim > 64 && head_dim <= kSm90ModifiedForwardTiles[kSm90RangeForwardTile].head_dim && (variants_of(problem) & ~kSm90RangeVariants) == 0) {
-    return kSm90RangeForwardTile;
+  if (head_dim <= kSm90ModifiedForwardTiles[kSm90RangeForwardTile].head_dim && (variants_of(problem) & ~kSm90RangeVariants) == 0) {
+    return head_dim <= kSm90ModifiedForwardTiles[kSm90NarrowRangeForwardTile].head_dim ? kSm90NarrowRangeForwardTile : kSm90RangeForwardTile;
   }
   return head_dim <= 64 ? 0 : head_dim <= 128 ? 1 : 2;
 }
@@ -167,8 +171,9 @@ inline int64_t sm90_whole_rounds(int64_t q_tiles, int64_t blocks) {
 /// query tile overlaps with the beginning of the next. Nothing else balances there: all heads are one section, and the blocks of a head read its keys together.
 inline constexpr int64_t kSm90MinLongTiles = 80;
 
+/// Two teams take tiles that lie far apart in the order: a block for each two of them would wait for the longer one.
 inline bool sm90_persistent(const Problem& problem, const Sm90ForwardTile& tile, int64_t q_tiles, int64_t workers) {
-  if (!problem.is_causal() || (tile.overlap_tiles && q_tiles >= kSm90MinLongTiles && problem.batch * problem.heads_q * 4 <= workers)) {
+  if (!problem.is_causal() || tile.teams > 1 || (tile.overlap_tiles && q_tiles >= kSm90MinLongTiles && problem.batch * problem.heads_q * 4 <= workers)) {
     return true;
   }
   return q_tiles <= kSm90MaxPersistentTiles && sm90_whole_rounds(q_tiles, workers) * sm90_kv_bytes(problem) <= kSm90MaxPersistentBytes * problem.group_size();

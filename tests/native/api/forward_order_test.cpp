@@ -107,6 +107,18 @@ TEST(ForwardOrder, ShortCausalProblemsKeepTheTilesOfAHeadTogether) {
   EXPECT_EQ(order_of(problem), fa::Sm90ForwardOrder::kAdjacentTiles);
 }
 
+TEST(ForwardOrder, TwoTeamsOfABlockGetTheSameWork) {
+  constexpr fa::Sm90ForwardTile kTwoTeams = fa::kSm90ModifiedForwardTiles[fa::kSm90NarrowRangeForwardTile];
+  for (const int64_t length : {512, 1024, 1600, 1664, 5000, 5100, 8192, 32768}) {
+    fa::Problem problem = causal_problem(length);
+    problem.head_dim = problem.head_dim_v = 64;
+    problem.variants.sinks = true;
+    const int64_t q_tiles = (length + kTwoTeams.tile_q() - 1) / kTwoTeams.tile_q();
+    const fa::Sm90ForwardOrder order = fa::sm90_forward_order(problem, kTwoTeams, q_tiles, kWorkers);
+    EXPECT_TRUE(order == fa::Sm90ForwardOrder::kPairs || fa::sm90_persistent(problem, kTwoTeams, q_tiles, kWorkers * kTwoTeams.teams)) << length;
+  }
+}
+
 TEST(ForwardOrder, AdjacentTilesTakeAnEvenNumberOfFullRounds) {
   // 2048 tiles: 16 rounds of 128 blocks; 1920: 15 of 128 would leave every second block the longer half of a pair, 16 of 120 too many multiprocessors idle.
   EXPECT_EQ(fa::sm90_even_blocks(kTile, 4, 512, kWorkers), 128);

@@ -36,7 +36,7 @@ TEST(RangeTile, IsTakenForAllRanges) {
 TEST(RangeTile, IsForItsHeadDimOnly) {
   EXPECT_EQ(sm90_modified_forward_tile_of(window(1023, 96)), kSm90RangeForwardTile);
   EXPECT_EQ(sm90_modified_forward_tile_of(window(1023, 72)), kSm90RangeForwardTile);
-  EXPECT_EQ(sm90_modified_forward_tile_of(window(1023, 64)), 0);
+  EXPECT_EQ(sm90_modified_forward_tile_of(window(1023, 64)), kSm90NarrowRangeForwardTile);
   EXPECT_EQ(sm90_modified_forward_tile_of(window(1023, 136)), 2);
   Problem problem = window(1023, 64);
   problem.head_dim_v = 128;

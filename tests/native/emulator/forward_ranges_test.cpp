@@ -110,12 +110,14 @@ TEST(ForwardRanges, EveryVisiblePairIsInOneStep) {
     check_head<1>(range);
     check_head<2>(range);
     check_head<fa::kSm90RangeForwardTile>(range);
+    check_head<fa::kSm90NarrowRangeForwardTile>(range);
   }
 }
 
 /// Windows whose first tiles come last: every tile of every head once, and those of the last section longest first.
+template <int kRow>
 void check_short_tiles_last(int heads, int batch, int q_tiles, int short_tiles) {
-  using Config = RangeConfig<fa::kSm90RangeForwardTile>;
+  using Config = RangeConfig<kRow>;
   fa::sm90::ModifiedForwardParams params{};
   params.q_tiles = q_tiles;
   params.heads_q = heads;
@@ -127,11 +129,11 @@ void check_short_tiles_last(int heads, int batch, int q_tiles, int short_tiles) 
   params.last_section_heads = fa::FastDivisor(heads * batch);
   std::set<std::tuple<int, int, int>> taken;
   emulator::grid_blocks = 7;
-  for (int block = 0; block < 7; ++block) {
-    emulator::run_block(block, 32, 0, [&] {
+  for (int worker = 0; worker < 7 * Config::kTeams; ++worker) {
+    emulator::run_block(worker % 7, 32, 0, [&] {
       if (threadIdx.x != 0) return;
       int row_before = INT_MAX;
-      for (fa::sm90::ModifiedWorkIterator<Config> work(params, 0); !work.done(); work.advance()) {
+      for (fa::sm90::ModifiedWorkIterator<Config> work(params, worker / 7); !work.done(); work.advance()) {
         fa::sm90::SequenceExtents extents{};
         const fa::sm90::WorkTile tile = work.tile(extents);
         EXPECT_TRUE(taken.emplace(tile.first_row, tile.head, tile.batch).second) << "row " << tile.first_row << " of head " << tile.head;
@@ -241,7 +243,8 @@ TEST(ForwardRanges, ShortTilesComeLast) {
       for (const int q_tiles : {1, 5, 43}) {
         for (int short_tiles = 1; short_tiles <= q_tiles; short_tiles += 2) {
           SCOPED_TRACE(testing::Message() << heads << " heads, batch " << batch << ", " << short_tiles << " of " << q_tiles << " tiles");
-          check_short_tiles_last(heads, batch, q_tiles, short_tiles);
+          check_short_tiles_last<fa::kSm90RangeForwardTile>(heads, batch, q_tiles, short_tiles);
+          check_short_tiles_last<fa::kSm90NarrowRangeForwardTile>(heads, batch, q_tiles, short_tiles);
         }
       }
     }
@@ -256,6 +259,7 @@ TEST(ForwardRanges, HalfTilesFormAsFewKeysAsSmallTiles) {
     range.left = left;
     range.right = 0;
     EXPECT_EQ(check_head<0>(range), check_head<fa::kSm90RangeForwardTile>(range)) << "window of " << left + 1;
+    EXPECT_EQ(check_head<0>(range), check_head<fa::kSm90NarrowRangeForwardTile>(range)) << "window of " << left + 1;
   }
 }
 

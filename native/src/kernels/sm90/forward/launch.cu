@@ -34,11 +34,12 @@ constexpr ModifiedLauncher kModified[2] = {launch_forward<ModifiedForward<__half
 
 /// [row of kSm90ModifiedForwardTiles][row of kSm90ScoreSets - 1] -> [0: fp16, 1: bf16].
 constexpr const ModifiedLauncher* kModifiedLaunchers[][kSm90PairSet - 1] = {
-    {kModified<0, 1>, kModified<0, 2>, kModified<0, 3>},
+    {nullptr, kModified<0, 2>, kModified<0, 3>},
     {nullptr, kModified<1, 2>, kModified<1, 3>},
     {kModified<2, 1>, kModified<2, 2>, kModified<2, 3>},
     {nullptr, nullptr, nullptr, kModified<kSm90BiasForwardTile, kSm90BiasSet>},
     {kModified<kSm90RangeForwardTile, 1>},
+    {kModified<kSm90NarrowRangeForwardTile, 1>},
 };
 static_assert(sizeof(kModifiedLaunchers) / sizeof(kModifiedLaunchers[0]) == sizeof(kSm90ModifiedForwardTiles) / sizeof(kSm90ModifiedForwardTiles[0]),
               "a row each");

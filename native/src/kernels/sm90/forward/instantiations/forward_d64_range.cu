@@ -1,3 +1,3 @@
 #include "kernels/sm90/forward/launch_modified.cuh"
 
-FA_SM90_INSTANTIATE_FORWARD(0, 1)
+FA_SM90_INSTANTIATE_FORWARD(kSm90NarrowRangeForwardTile, 1)
