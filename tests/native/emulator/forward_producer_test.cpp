@@ -143,9 +143,9 @@ class ConsumerModel {
   RingCursor<Config::kStages> k_, v_;
 };
 
-/// A block's producer and consumers. Returns what the consumers were sent.
+/// Producer and consumers of a team. Returns what the consumers were sent.
 template <typename Config>
-Items run_roles(const ModifiedForwardParams& params) {
+Items run_roles(const ModifiedForwardParams& params, int team) {
   const auto smem = std::make_unique<typename Config::SharedStorage>();
   for (int stage = 0; stage < Config::kQStages; ++stage) {
     fa::ptx::mbarrier_init(&smem->q_full[stage], 1);
@@ -167,7 +167,7 @@ Items run_roles(const ModifiedForwardParams& params) {
       }
     });
   };
-  start([&] { fa::sm90::produce_modified<Config>(params, *smem, 0); });
+  start([&] { fa::sm90::produce_modified<Config>(params, *smem, team); });
   for (auto& consumer : consumers) start([&consumer] { consumer.run(); });
   for (std::thread& thread : threads) thread.join();
   for (const auto& consumer : consumers) EXPECT_EQ(consumer.items(), consumers[0].items());
@@ -193,15 +193,15 @@ ModifiedForwardParams params_of(int heads, int section_heads) {
   return params;
 }
 
-/// All blocks, one after the other: the first ones take what the counter has.
+/// The teams of all blocks, one after the other: the first ones take what the counter has.
 template <typename Config>
 Items run_blocks(const ModifiedForwardParams& params, int blocks) {
   Items all;
   emulator::grid_blocks = static_cast<unsigned>(blocks);
-  for (int block = 0; block < blocks; ++block) {
-    emulator::run_block(block, 32, 0, [&] {
+  for (int worker = 0; worker < blocks * Config::kTeams; ++worker) {
+    emulator::run_block(worker % blocks, 32, 0, [&] {
       if (threadIdx.x != 0) return;
-      for (const auto& item : run_roles<Config>(params)) EXPECT_TRUE(all.insert(item).second) << "taken twice";
+      for (const auto& item : run_roles<Config>(params, worker / blocks)) EXPECT_TRUE(all.insert(item).second) << "taken twice";
     });
   }
   return all;
@@ -259,14 +259,14 @@ void check_config() {
 
 TEST(ForwardProducer, Sequences) {
   check_config<fa::sm90::ModifiedForward<__half, fa::kSm90RangeForwardTile, 1>>();
-  check_config<fa::sm90::ModifiedForward<__half, 0, 1>>();
+  check_config<fa::sm90::ModifiedForward<__half, fa::kSm90NarrowRangeForwardTile, 1>>();
   check_config<fa::sm90::ModifiedForward<__half, 2, 1>>();
   check_config<fa::sm90::ModifiedForward<__half, fa::kSm90BiasForwardTile, fa::kSm90BiasSet>>();
 }
 
 /// Without sequences: windows of batch entries of full length.
-TEST(ForwardProducer, Windows) {
-  using Config = fa::sm90::ModifiedForward<__half, fa::kSm90RangeForwardTile, 1>;
+template <typename Config>
+void check_windows() {
   for (const int window : {1, 100, 1000}) {
     constexpr int kHeads = 4, kBatch = 2, kLength = 1000, kTiles = (kLength + Config::kTileQ - 1) / Config::kTileQ;
     ModifiedForwardParams params = params_of<Config>(kHeads, kHeads);
@@ -287,6 +287,11 @@ TEST(ForwardProducer, Windows) {
     }
     EXPECT_EQ(run_blocks<Config>(params, 5), expected);
   }
+}
+
+TEST(ForwardProducer, Windows) {
+  check_windows<fa::sm90::ModifiedForward<__half, fa::kSm90RangeForwardTile, 1>>();
+  check_windows<fa::sm90::ModifiedForward<__half, fa::kSm90NarrowRangeForwardTile, 1>>();
 }
 
 }  // namespace
