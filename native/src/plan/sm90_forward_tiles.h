@@ -50,6 +50,8 @@ struct Sm90ForwardTile {
   bool second_q_tile = false;
   /// As max_adjacent_tiles, where every block gets the same work (sm90_even_blocks).
   int max_even_tiles = 0;
+  /// Causal problems of any length run in persistent blocks: of a block for two teams' tiles, one team would wait for the other's longer tile.
+  bool always_persistent = false;
 
   constexpr int tile_q() const { return 64 * warpgroups; }
   /// The consumers and one producer warpgroup.
@@ -91,7 +93,7 @@ inline constexpr Sm90ForwardTile kSm90ModifiedForwardTiles[] = {
     {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16},
     {128, 2, 128, 2, false, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32, false, true},
     {128, 3, 64, 4, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 4, 32, 32, false, false, true},
-    {64, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 2, INT64_MAX, 8, 4, INT_MAX},
+    {64, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 2, INT64_MAX, 8, 4, INT_MAX, false, false, false, 0, true},
 };
 /// For a bias, of which two tiles take the place of the second q tile and of o's.
 inline constexpr int kSm90BiasForwardTile = 3;
@@ -171,9 +173,9 @@ inline int64_t sm90_whole_rounds(int64_t q_tiles, int64_t blocks) {
 /// query tile overlaps with the beginning of the next. Nothing else balances there: all heads are one section, and the blocks of a head read its keys together.
 inline constexpr int64_t kSm90MinLongTiles = 80;
 
-/// Two teams take tiles that lie far apart in the order: a block for each two of them would wait for the longer one.
 inline bool sm90_persistent(const Problem& problem, const Sm90ForwardTile& tile, int64_t q_tiles, int64_t workers) {
-  if (!problem.is_causal() || tile.teams > 1 || (tile.overlap_tiles && q_tiles >= kSm90MinLongTiles && problem.batch * problem.heads_q * 4 <= workers)) {
+  if (!problem.is_causal() || tile.always_persistent ||
+      (tile.overlap_tiles && q_tiles >= kSm90MinLongTiles && problem.batch * problem.heads_q * 4 <= workers)) {
     return true;
   }
   return q_tiles <= kSm90MaxPersistentTiles && sm90_whole_rounds(q_tiles, workers) * sm90_kv_bytes(problem) <= kSm90MaxPersistentBytes * problem.group_size();
