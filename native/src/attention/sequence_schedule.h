@@ -11,7 +11,7 @@
 //   launch   fill a SequenceJob: sequence_inputs_of(problem, variants), up to kMaxSequenceTables tables, and the outputs whose rows outside of all sequences
 //            must be filled; then prepare_sequences(job, device, stream), then the main kernel on the same stream.
 //   kernel   TileOrder with num_tiles = capacity of the table and num_heads = heads (there is one "batch": the tile's record has it), or any other order over
-//            (place, head). Then, with t = table.tile(place):
+//            (place, head), or whatever table.counter() hands out. Then, with t = table.tile(place):
 //              rows of q    [t.q_begin + t.tile * tile_rows, t.q_begin + t.len_q) of batch entry t.batch; keys [t.kv_begin, t.kv_begin + t.len_kv)
 //              masks        positions count within the sequence: lengths t.len_q and t.len_kv, bottom-right offset t.len_kv - t.len_q
 //              t.sequence   is the "batch" of alibi_slopes, bias, visible, block_mask and of dropout's counter
