@@ -133,6 +133,33 @@ public sealed class PlannerTests
         Assert.That(plan.blocks, Is.EqualTo(blocks), plan.Reason());
     }
 
+    /// <summary>Long problems without a mask share the last, partial round of query tiles, for which they need a workspace; where that round is nearly full, or
+    /// short, they do not.</summary>
+    [TestCase(128, 8192, 2, MaskKind.None, true)]
+    [TestCase(128, 16384, 1, MaskKind.None, true)]
+    [TestCase(128, 8192, 2, MaskKind.BottomRight, false)]
+    [TestCase(128, 1024, 16, MaskKind.None, false)]
+    [TestCase(128, 512, 1, MaskKind.None, false)]
+    public void HopperForwardSharesTheLastRound(int headDim, int length, int batch, MaskKind mask, bool shares)
+    {
+        int heads = 2048 / headDim;
+        ProblemCase problem = Base with
+        {
+            Batch = batch,
+            HeadsQ = heads,
+            HeadsKv = heads,
+            HeadDim = headDim,
+            HeadDimV = headDim,
+            LenQ = length,
+            LenKv = length,
+            Mask = mask,
+        };
+        fa_plan_description plan = PlanQuery.Of(problem, fa_pass.FA_PASS_FORWARD, Cuda, 90);
+        Assert.That(plan.workspace_bytes > 0, Is.EqualTo(shares), plan.Reason());
+        Assert.That(plan.workspace_bytes, Is.LessThan(32UL << 20));
+        Assert.That(plan.Reason().Contains("shared along the keys", StringComparison.Ordinal), Is.EqualTo(shares), plan.Reason());
+    }
+
     /// <summary>Above head_dim 128 a cluster of two blocks shares a tile of 128 keys.</summary>
     [Test]
     public void HopperUsesItsOwnBackwardKernel([Values(8, 64, 128, 136, 192, 200, 256)] int headDim, [Values] MaskKind mask)

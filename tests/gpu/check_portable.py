@@ -216,6 +216,7 @@ def run(checker, quick):
             checker.case(1, 300, 300, 2, 1, dim, dim, b16, "bottom_right", poison=kind, deterministic=True)
     if not quick:
         run_many_tiles(checker)
+        run_shared_rounds(checker)
 
 
 def run_many_tiles(checker):
@@ -230,6 +231,18 @@ def run_many_tiles(checker):
     checker.case(2, 530, 530, 110, 10, 128, 128, f16, "bottom_right", amplitude=8.0)
     for kind in ("v:nan@500", "k:nan@200"):
         checker.case(2, 530, 530, 110, 10, 128, 128, f16, "bottom_right", poison=kind)
+
+
+def run_shared_rounds(checker):
+    """Query tiles for a little more than one round of 132 blocks, and enough keys: the Hopper forward kernel shares the last round along the keys."""
+    f16, b16 = torch.float16, torch.bfloat16
+    for dim, dtype in ((128, f16), (120, b16), (64, b16), (256, f16)):
+        rows = 128 if dim > 128 else 192
+        checker.case(1, 47 * rows - 1, 4090, 4, 2, dim, dim, dtype, amplitude=3.0 if dim == 120 else 1.0)
+        checker.case(2, 10 * rows - 130, 6000, 7, 7, dim, dim, dtype, layout="bhsd")
+    for kind in ("v:nan@100", "k:nan@4000", "q:nan@9000"):
+        checker.case(1, 47 * 192, 4096, 4, 2, 128, 128, f16, poison=kind)
+    checker.case(1, 47 * 192, 4096, 4, 2, 128, 128, b16, creep=1.3)
 
 
 def run_head_dim_512(checker):

@@ -108,15 +108,17 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
     const int64_t even = sm90_even_blocks(tile, q_tiles, problem.batch * problem.heads_q, caps.multiprocessors);
     plan->blocks = even > 0 ? even : plan->blocks;
   }
+  const Sm90SharedRound shared_round = modified ? Sm90SharedRound{} : sm90_shared_round_of(problem, tile, plan->blocks);
   plan->shared_memory_bytes = tile.shared_memory_bytes();
   plan->workspace_bytes = masks       ? sm90_mask_layout(problem, tile).total_bytes
                           : sequences ? sequence_table_bytes(sequence_tiles(problem, true, tile.tile_q()))
-                                      : 0;
+                                      : sm90_shared_round_layout(shared_round, tile.warpgroups, tile.head_dim).total_bytes;
   std::snprintf(plan->kernel_name, sizeof(plan->kernel_name), "sm90_forward_d%d_%dx%d%s", tile.head_dim, tile.tile_q(), tile.tile_kv,
                 kSm90ScoreNames[sm90_score_set_of(variants_of(problem))]);
   plan->reason.set("Hopper: wgmma and TMA, %d x %d consumer warpgroups of 64 query rows, head_dim padded to %d; %s", tile.teams, tile.warpgroups, tile.head_dim,
                    masks                                        ? "persistent blocks go through lists of visible tiles, longest first"
                    : sequences                                  ? "persistent blocks, tiles of the longest sequence first"
+                   : shared_round.tiles > 0                     ? "persistent blocks, all tiles alike, those of the last round shared along the keys"
                    : order == Sm90ForwardOrder::kSequence       ? "persistent blocks, all tiles alike"
                    : order == Sm90ForwardOrder::kShortTilesLast ? "persistent blocks, tiles that see fewer keys last"
                    : order == Sm90ForwardOrder::kPairs          ? "persistent blocks, causal tiles in pairs of equal work"

@@ -9,6 +9,7 @@
 
 #include "plan/problem.h"
 #include "plan/sm90_scores.h"
+#include "plan/sm90_shared_round.h"
 #include "plan/visible_tiles.h"
 
 namespace fa {
@@ -52,6 +53,8 @@ struct Sm90ForwardTile {
   int max_even_tiles = 0;
   /// Causal problems of any length run in persistent blocks: of a block for two teams' tiles, one team would wait for the other's longer tile.
   bool always_persistent = false;
+  /// Without a mask, blocks share the last round of query tiles where that pays (plan/sm90_shared_round.h).
+  bool shares_last_round = false;
 
   constexpr int tile_q() const { return 64 * warpgroups; }
   /// The consumers and one producer warpgroup.
@@ -77,12 +80,12 @@ struct Sm90ForwardTile {
 /// sm90_takes_large_tile says so.
 inline constexpr Sm90ForwardTile kSm90ForwardTiles[] = {
     {64, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 2, 1024, 8, 4, 16},
-    {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 0, 20, 32},
+    {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 0, 20, 32, false, false, false, 0, false, true},
     {128, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 1, 512, 4, 0, 0, true},
     {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32},
-    {128, 3, 64, 4, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 4, 0, 0, false, false, true},
+    {128, 3, 64, 4, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 4, 0, 0, false, false, true, 0, false, true},
     {192, 2, 64, 2, false, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 8, 16, false, false, true, 8},
-    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16, false, false, false, 8},
+    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16, false, false, false, 8, false, true},
 };
 inline constexpr int kNumSm90ForwardTiles = sizeof(kSm90ForwardTiles) / sizeof(kSm90ForwardTiles[0]);
 
@@ -113,6 +116,15 @@ inline constexpr int64_t kSm90MaxMediumKeys = 1024;
 /// Under a causal mask, whose tiles differ and fill rounds of blocks up, it takes so many rounds of them.
 inline constexpr int64_t kSm90MinLargeRounds = 5;
 
+/// Whether and how the blocks of a problem without variants share the last round of query tiles. `blocks`: persistent ones.
+inline Sm90SharedRound sm90_shared_round_of(const Problem& problem, const Sm90ForwardTile& tile, int64_t blocks) {
+  if (!tile.shares_last_round || problem.mask != Mask::kNone) {
+    return {};
+  }
+  const int64_t q_tiles = (problem.len_q + tile.tile_q() - 1) / tile.tile_q(), key_tiles = (problem.len_kv + tile.tile_kv - 1) / tile.tile_kv;
+  return sm90_shared_round(q_tiles * problem.batch * problem.heads_q, key_tiles, tile.tile_kv, blocks);
+}
+
 /// Whether a problem takes the tile behind kSm90MediumForwardTile: its steps are 2 to 7 % faster, but its query tiles are larger, so that the last round of
 /// blocks may cost more than that.
 inline bool sm90_takes_large_tile(const Problem& problem, int64_t multiprocessors) {
@@ -120,7 +132,12 @@ inline bool sm90_takes_large_tile(const Problem& problem, int64_t multiprocessor
     const int64_t rows = kSm90ForwardTiles[index].tile_q();
     return (problem.len_q + rows - 1) / rows * problem.batch * problem.heads_q;
   };
-  const auto rows_of_a_block = [&](int index) { return (tiles(index) + multiprocessors - 1) / multiprocessors * kSm90ForwardTiles[index].tile_q(); };
+  // With a last round that is shared, as many of a tile's rows as the steps of it are of a whole tile's.
+  const auto rows_of_a_block = [&](int index) {
+    const int64_t rows = kSm90ForwardTiles[index].tile_q(), rounds = (tiles(index) + multiprocessors - 1) / multiprocessors;
+    const Sm90SharedRound shared = sm90_shared_round_of(problem, kSm90ForwardTiles[index], multiprocessors);
+    return rounds * rows - shared.saved_steps * rows / shared.key_tiles;
+  };
   if (problem.is_causal()) {
     return tiles(kSm90MediumForwardTile + 1) >= kSm90MinLargeRounds * multiprocessors;
   }

@@ -92,6 +92,20 @@ inline int4 make_int4(int x, int y, int z, int w) {
   return {x, y, z, w};
 }
 
+inline float4 make_float4(float x, float y, float z, float w) {
+  return {x, y, z, w};
+}
+
+/// Hints to the caches are all that sets these apart.
+template <class Value>
+Value __ldcg(const Value* address) {
+  return *address;
+}
+template <class Value>
+void __stcg(Value* address, Value value) {
+  *address = value;
+}
+
 inline float __int_as_float(int bits) {
   return std::bit_cast<float>(bits);
 }
@@ -116,11 +130,16 @@ inline float __fdividef(float dividend, float divisor) {
   return std::isinf(divisor) ? std::numeric_limits<float>::quiet_NaN() : dividend / divisor;
 }
 
+inline float __log2f(float x) {
+  return std::log2(x);
+}
+
 inline void __syncthreads() {
   emulator::block_barrier(false);
 }
 /// Blocks run one after the other.
 inline void __threadfence() {}
+inline void __threadfence_block() {}
 inline int __syncthreads_or(int flag) {
   return emulator::block_barrier(flag != 0);
 }
@@ -129,6 +148,9 @@ inline void __syncwarp() {
 }
 inline int __any_sync(unsigned, int flag) {
   return static_cast<int>(emulator::warp_wide(emulator::or_flags, {flag != 0})[0]);
+}
+inline int __all_sync(unsigned, int flag) {
+  return static_cast<int>(emulator::warp_wide(emulator::or_flags, {flag == 0})[0] == 0);
 }
 inline unsigned __ballot_sync(unsigned, int flag) {
   return emulator::warp_wide(emulator::ballot, {flag != 0})[0];

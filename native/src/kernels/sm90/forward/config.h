@@ -9,6 +9,7 @@
 
 #include "attention/hopper_scores.cuh"
 #include "kernels/sm90/forward/schedule.cuh"
+#include "kernels/sm90/forward/shared_round.cuh"
 #include "plan/sm90_forward_tiles.h"
 
 namespace fa::sm90 {
@@ -29,15 +30,27 @@ struct ListStorage {
 template <>
 struct ListStorage<0> {};
 
+/// Which part of a query tile each q stage holds, where tiles are shared; nothing without stages.
+template <int kStages>
+struct PartStorage {
+  int4 messages[kStages];
+};
+template <>
+struct PartStorage<0> {};
+
 /// TileSource::kTile is the Sm90ForwardTile to build; Scores_ what happens to scores beyond scale and causal mask.
 template <typename Element_, typename TileSource, typename Scores_ = PlainHopperScores>
 struct ForwardConfig {
   using Element = Element_;
   using Scores = Scores_;
-  using Params = std::conditional_t<Scores::kMask, MaskedForwardParams, std::conditional_t<Scores::kModified, ModifiedForwardParams, ForwardParams>>;
-  using Tile = std::conditional_t<Scores::kModified, SequenceWorkTile, WorkTile>;
-  using Work = std::conditional_t<Scores::kModified, ModifiedWorkIterator<ForwardConfig>, WorkIterator<ForwardConfig>>;
   static constexpr Sm90ForwardTile kTile = TileSource::kTile;
+  /// Blocks share the last round of query tiles where that pays.
+  static constexpr bool kSharesTiles = kTile.shares_last_round && !Scores::kModified;
+  using PlainParams = std::conditional_t<kSharesTiles, SharedForwardParams, ForwardParams>;
+  using Params = std::conditional_t<Scores::kMask, MaskedForwardParams, std::conditional_t<Scores::kModified, ModifiedForwardParams, PlainParams>>;
+  using Tile = std::conditional_t<Scores::kModified, SequenceWorkTile, WorkTile>;
+  using PlainWork = std::conditional_t<kSharesTiles, SharedWorkIterator<ForwardConfig>, WorkIterator<ForwardConfig>>;
+  using Work = std::conditional_t<Scores::kModified, ModifiedWorkIterator<ForwardConfig>, PlainWork>;
 
   static constexpr int kHeadDim = kTile.head_dim;
   static constexpr int kTeams = kTile.teams;
@@ -91,6 +104,7 @@ struct ForwardConfig {
     /// is room for those of the tiles that the producer may send and prepare meanwhile.
     int4 sequence_work[kWorkSlots][SequenceWorkTile::num_messages(kWarpgroups)];
     ListStorage<Scores::kMask ? kStages : 0> list;                            ///< in the stages of k, under its barriers
+    PartStorage<kSharesTiles ? kQStages : 0> parts;                           ///< beside `work`
     BiasStorage<Element, Scores::kBias ? kStages : 0, kTileQ, kTileKv> bias;  ///< so, too
 
     __device__ __forceinline__ Element (&q(int stage))[kPanels][kTileQ][64] { return q_and_o[stage]; }
@@ -103,6 +117,7 @@ struct ForwardConfig {
   static_assert(kHeadDim % 64 == 0 && kHeadDim <= 256, "panels are 64 columns wide; wgmma produces up to 256 columns");
   static_assert(kTileKv % 16 == 0 && kTileKv <= 256, "the second product takes keys in steps of 16; a TMA box holds up to 256 rows");
   static_assert(kWorkSlots >= kQStages + 2, "tiles i - kQStages … i + 1");
+  static_assert(!kSharesTiles || kTeams == 1, "parts count the consumer warps of a block");
   static_assert(!kStagesInQ || (!kOverlapTiles && kTeams == 1), "a q tile is staged in by the consumers of one team");
   static_assert(kTeams * kWarpgroups >= 2 && kTeams * kWarpgroups <= 4, "register split");
   static_assert(kTeams * kTile.consumer_registers() * kWarpgroups + kTile.producer_registers() <= (kTeams * kWarpgroups + 1) * kTile.entry_registers(),

@@ -14,13 +14,6 @@
 
 namespace fa::sm90 {
 
-/// What a key tile needs.
-enum class TileKind {
-  kPlain,      ///< all rows see all keys
-  kLowerEdge,  ///< some rows do not see its first keys; only with modified scores
-  kExact,      ///< any mask, and the exact step
-};
-
 template <typename Config>
 class Consumer {
   using Element = typename Config::Element;
@@ -51,8 +44,13 @@ class Consumer {
         const TileStart start = tile.start(warpgroup_);
         go_through(tile, start.keys, start.edges, block_end, max(start.keys.end, start.edges.block_begin));
       } else {
-        const KeyTiles keys = first_row(tile) < 0 ? KeyTiles{0, 0} : key_tiles_of(tile);
-        go_through(tile, keys, TileEdges{}, block_end, keys.end);
+        KeyTiles keys = first_row(tile) < 0 ? KeyTiles{0, 0} : key_tiles_of(tile);
+        if constexpr (Config::kSharesTiles) {
+          keys.begin = part_of(block_end).begin;
+          block_end &= ~kIsPart;
+          keys.end = min(keys.end, block_end);
+        }
+        go_through(tile, keys, TileEdges{}, block_end, Config::kSharesTiles ? max(keys.begin, keys.end) : keys.end);
       }
     }
     if (Config::kStoresByTma && threadIdx.x % 32 == 0) {
@@ -79,7 +77,7 @@ class Consumer {
     }
   }
 
-  /// Waits for the next q tile and what the producer says of it; returns the number of key tiles that the block goes through, or kNoMoreWork.
+  /// Waits for the next q tile and what the producer says of it; returns the number of key tiles that the block goes through (with kIsPart), or kNoMoreWork.
   __device__ __forceinline__ int next_tile(Tile& tile) {
     ptx::mbarrier_wait(&smem_.q_full[q_cursor_.stage()], q_cursor_.phase());
     return read_message(tile);
@@ -100,6 +98,14 @@ class Consumer {
     }
     tile.first_row = __shfl_sync(0xFFFFFFFF, message.x, 0);
     return __shfl_sync(0xFFFFFFFF, message.w, 0);
+  }
+
+  /// Which part of the query tile this is, where tiles are shared.
+  __device__ __forceinline__ TilePart part_of(int block_end) const {
+    if constexpr (Config::kSharesTiles) {
+      return (block_end & kIsPart) != 0 ? TilePart::read(smem_.parts.messages[q_cursor_.stage()]) : TilePart{};
+    }
+    return {};
   }
 
   /// A query tile, whose block goes through key tiles from block_end - 1 on; this warpgroup skips those from skipped_begin on.
@@ -145,13 +151,17 @@ class Consumer {
       for (--n; n >= keys.full_end; --n) {
         step<TileKind::kExact>(s, p, o, rows, tile, n);
       }
+      if constexpr (Config::kSharesTiles) {
+        n -= keys.begin;  // steps without a mask need no number, and a bound no register
+      }
 #pragma unroll 1
       for (; n >= 0; --n) {
         step<TileKind::kPlain>(s, p, o, rows, tile, n);
       }
     }
     Tile same_tile;  // read again, so that it takes no registers in the loops
-    read_message(same_tile);
+    const int same_end = read_message(same_tile);
+    const TilePart part = part_of(same_end);
     if constexpr (!Config::kStagesInQ) {
       release_q();
     }
@@ -178,12 +188,12 @@ class Consumer {
       for (n = 0; n < same_edges.skipped; ++n) {
         skip_tile();
       }
-      finish(identity, same_tile, rows, o, inverse_sum, sum);
+      finish(identity, same_tile, part, rows, o, inverse_sum, sum);
     } else {
       wgmma_wait_group<0>();
       pin_registers(o);
       release_v();
-      finish(same_tile, same_tile, rows, o, inverse_sum, sum);
+      finish(same_tile, same_tile, part, rows, o, inverse_sum, sum);
     }
   }
 
@@ -285,7 +295,7 @@ class Consumer {
       }
     } else {
       if (masked) {
-        mask(s, tile, n);
+        hide_keys(params_, s, first_row(tile), thread_row(tile), n * Config::kTileKv);
       }
       exact_step(s, rows, unused, params_.scale_log2);
     }
@@ -300,9 +310,14 @@ class Consumer {
 
   /// Stores O and the log-sum-exp. With modified scores the sums are what modified_results made of them. identity: what place_of takes.
   template <typename Identity>
-  __device__ __forceinline__ void finish(const Identity& identity, const Tile& tile, RowState& rows, float (&o)[Config::kOutputs], float (&inverse_sum)[2],
-                                         float (&sum)[2]) {
+  __device__ __forceinline__ void finish(const Identity& identity, const Tile& tile, [[maybe_unused]] const TilePart& part, RowState& rows,
+                                         float (&o)[Config::kOutputs], float (&inverse_sum)[2], float (&sum)[2]) {
     const int row = thread_row(tile);
+    const bool stores = join_parts<Config>(params_, part, rows, o);
+    // With kStagesInQ all warps of the warpgroup meet below. As a condition of the stores, ptxas 12.4 takes the loops for divergent at d=64 (32 R2UR a step).
+    if (!Config::kStagesInQ && !stores) {
+      return;
+    }
     if constexpr (kModified) {
       remove_masked_values<Config>(params_, tile, first_row(tile), row, rows, o);
     } else {
@@ -314,24 +329,26 @@ class Consumer {
     }
     // TMA does not know where a sequence ends.
     const TilePlace place = place_of(params_, identity);
-    const bool whole = !kModified || __all_sync(0xFFFFFFFF, row + 8 < place.queries);
+    const bool by_tma = stores && (!kModified || __all_sync(0xFFFFFFFF, row + 8 < place.queries));
     if constexpr (Config::kOverlapTiles) {
-      if (whole) {
+      if (by_tma) {
         store_output_by_tma<Config>(params_, smem_.o(), place, tile.first_row, warpgroup_, o, inverse_sum);
       }
     }
     if constexpr (Config::kStagesInQ) {
       ptx::named_barrier_sync(Config::kBarrierOutput + warpgroup_, 128);  // all of the warpgroup have formed their last scores
-      if (whole) {
+      if (by_tma) {
         store_output_by_tma<Config>(params_, smem_.q(q_cursor_.stage()), place, tile.first_row, warpgroup_, o, inverse_sum);
       }
       q_cursor_.advance();
       staged_ = true;
     }
-    if (!Config::kStoresByTma || !whole) {
+    if (stores && (!Config::kStoresByTma || !by_tma)) {
       store_output_from_registers<Config>(params_, place, row, o, inverse_sum);
     }
-    store_log_sum_exp<kModified>(params_, place, row, rows, sum);
+    if (stores) {
+      store_log_sum_exp<kModified>(params_, place, row, rows, sum);
+    }
   }
 
   /// One key tile: S of tile n and O += P V of tile n + 1 are in flight together; the exponentials of tile n run while the second product does.
@@ -372,7 +389,7 @@ class Consumer {
     } else if constexpr (kModified) {
       modified_step<kKind>(s, rows, rescale, tile, n, bias, recompute);
     } else if constexpr (kKind == TileKind::kExact) {
-      mask(s, tile, n);
+      hide_keys(params_, s, first_row(tile), thread_row(tile), n * Config::kTileKv);
       exact_step(s, rows, rescale, params_.scale_log2);
     } else if constexpr (Config::kSoftmax == Sm90Softmax::kOptimisticMaximum) {
       optimistic_step<true>(s, rows, rescale, params_.scale_log2, recompute);
@@ -420,10 +437,7 @@ class Consumer {
     pin_registers(s);
     release_v();
     rescale_output(o, rescale);
-#pragma unroll
-    for (int i = 0; i < kHalf / 4; ++i) {
-      p[i] = ptx::pack2<Element>(s[2 * i], s[2 * i + 1]);
-    }
+    to_operand<Element>(reinterpret_cast<uint32_t(&)[kHalf / 4]>(p), s);
   }
 
   /// A listed key tile that masks hide from this warpgroup alone: only the product of the tile before, unless hidden too. What follows takes zeros for weights.
@@ -507,18 +521,6 @@ class Consumer {
                                                 1);
     }
     ptx::wgmma_commit_group();
-  }
-
-  template <int kScores>
-  __device__ __forceinline__ void mask(float (&s)[kScores], const Tile& tile, int n) const {
-    const int row = thread_row(tile), first_column = n * Config::kTileKv + ptx::thread_index_anew() % 4 * 2;
-    const int visible[2] = {visible_keys(params_, row) - first_column, visible_keys(params_, row + 8) - first_column};
-    // Seen by every row of the warpgroup in an aligned causal tile: the lower half.
-    constexpr int kHalf = kScores / 2;
-    if (visible_keys(params_, first_row(tile)) - n * Config::kTileKv < kScores) {
-      apply_mask<0, kHalf>(s, visible);
-    }
-    apply_mask<kHalf, kScores>(s, visible);
   }
 
   /// Takes part in the rings for a key tile that none of this warpgroup's rows sees.

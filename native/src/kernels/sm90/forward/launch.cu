@@ -3,6 +3,7 @@
 #include "kernels/sm90/forward/config.h"
 #include "kernels/sm90/forward/launch.h"
 #include "kernels/sm90/visible_tiles/prepare.h"
+#include "runtime/cuda_check.h"
 
 namespace fa {
 
@@ -10,21 +11,21 @@ namespace sm90 {
 
 namespace {
 
-template <typename Element, int kVariant>
-using Planned = ForwardConfig<Element, PlannedTile<kVariant>>;
-
-using Launcher = void (*)(const ForwardParams&, int64_t, cudaStream_t);
+using Launcher = void (*)(const SharedForwardParams&, int64_t, cudaStream_t);
 using ModifiedLauncher = void (*)(const ModifiedForwardParams&, int64_t, cudaStream_t);
+
+/// All are handed what those need that share tiles.
+template <typename Element, int kVariant>
+void launch_planned(const SharedForwardParams& params, int64_t blocks, cudaStream_t stream) {
+  launch_forward<ForwardConfig<Element, PlannedTile<kVariant>>>(params, blocks, stream);
+}
 
 /// [variant][0: fp16, 1: bf16], in the order of kSm90ForwardTiles.
 constexpr Launcher kLaunchers[][2] = {
-    {launch_forward<Planned<__half, 0>>, launch_forward<Planned<__nv_bfloat16, 0>>},
-    {launch_forward<Planned<__half, 1>>, launch_forward<Planned<__nv_bfloat16, 1>>},
-    {launch_forward<Planned<__half, 2>>, launch_forward<Planned<__nv_bfloat16, 2>>},
-    {launch_forward<Planned<__half, 3>>, launch_forward<Planned<__nv_bfloat16, 3>>},
-    {launch_forward<Planned<__half, 4>>, launch_forward<Planned<__nv_bfloat16, 4>>},
-    {launch_forward<Planned<__half, 5>>, launch_forward<Planned<__nv_bfloat16, 5>>},
-    {launch_forward<Planned<__half, 6>>, launch_forward<Planned<__nv_bfloat16, 6>>},
+    {launch_planned<__half, 0>, launch_planned<__nv_bfloat16, 0>}, {launch_planned<__half, 1>, launch_planned<__nv_bfloat16, 1>},
+    {launch_planned<__half, 2>, launch_planned<__nv_bfloat16, 2>}, {launch_planned<__half, 3>, launch_planned<__nv_bfloat16, 3>},
+    {launch_planned<__half, 4>, launch_planned<__nv_bfloat16, 4>}, {launch_planned<__half, 5>, launch_planned<__nv_bfloat16, 5>},
+    {launch_planned<__half, 6>, launch_planned<__nv_bfloat16, 6>},
 };
 static_assert(sizeof(kLaunchers) / sizeof(kLaunchers[0]) == kNumSm90ForwardTiles, "one row per tile");
 
@@ -84,7 +85,12 @@ void sm90_forward(const Plan& plan, const ForwardArgs& args) {
     }
     sm90::kModifiedLaunchers[plan.variant][set - 1][is_half ? 0 : 1](sm90::make_modified_forward_params(tile, args, plan.blocks, order), plan.blocks, stream);
   } else {
-    sm90::kLaunchers[plan.variant][is_half ? 0 : 1](sm90::make_forward_params(tile, args, plan.blocks, order), plan.blocks, stream);
+    const sm90::SharedForwardParams params = sm90::make_shared_forward_params(tile, args, plan.blocks, order);
+    if (params.round.tiles > 0) {
+      const Sm90SharedRoundLayout layout = sm90_shared_round_layout(params.round, tile.warpgroups, tile.head_dim);
+      cuda_check(cudaMemsetAsync(params.arrivals, 0, layout.counters_bytes, stream), "cudaMemsetAsync of the shared tiles' counters");
+    }
+    sm90::kLaunchers[plan.variant][is_half ? 0 : 1](params, plan.blocks, stream);
   }
 }
 

@@ -14,6 +14,9 @@ namespace fa::sm90 {
 /// batch, len_q >= 1.
 ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args, int64_t blocks, Sm90ForwardOrder order);
 
+/// The same with a last round that is shared, in the call's workspace.
+SharedForwardParams make_shared_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args, int64_t blocks, Sm90ForwardOrder order);
+
 /// The same for a kernel with modified scores.
 ModifiedForwardParams make_modified_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args, int64_t blocks, Sm90ForwardOrder order);
 

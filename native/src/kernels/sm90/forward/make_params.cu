@@ -78,6 +78,19 @@ ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs
   return params;
 }
 
+SharedForwardParams make_shared_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args, int64_t blocks, Sm90ForwardOrder order) {
+  SharedForwardParams params{make_forward_params(tile, args, blocks, order), sm90_shared_round_of(args.problem, tile, blocks)};
+  if (params.round.tiles > 0) {
+    params.by_sharers = FastDivisor(params.round.sharers);
+    params.by_key_tiles = FastDivisor(params.round.key_tiles);
+    params.whole_rounds = static_cast<int>(params.num_units / blocks);
+    params.parts = static_cast<float4*>(args.workspace);
+    const Sm90SharedRoundLayout layout = sm90_shared_round_layout(params.round, tile.warpgroups, tile.head_dim);
+    params.arrivals = reinterpret_cast<int*>(static_cast<char*>(args.workspace) + layout.counters_offset);
+  }
+  return params;
+}
+
 ModifiedForwardParams make_modified_forward_params(const Sm90ForwardTile& tile, const ForwardArgs& args, int64_t blocks, Sm90ForwardOrder order) {
   const Problem& problem = args.problem;
   ModifiedForwardParams params{make_forward_params(tile, args, blocks, order), score_params_of(problem, args.variants)};

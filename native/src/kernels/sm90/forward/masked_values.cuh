@@ -155,6 +155,19 @@ __device__ __forceinline__ void recompute_output(const ForwardParams& params, co
   }
 }
 
+/// Hides from the thread's two rows (row and row + 8 of the query) what they do not see of the keys from first_key on. first_row: of the warpgroup.
+template <int kScores>
+__device__ __forceinline__ void hide_keys(const ForwardParams& params, float (&s)[kScores], int first_row, int row, int first_key) {
+  const int first_column = first_key + ptx::thread_index_anew() % 4 * 2;
+  const int visible[2] = {visible_keys(params, row) - first_column, visible_keys(params, row + 8) - first_column};
+  // Seen by every row of the warpgroup in an aligned causal tile: the lower half.
+  constexpr int kHalf = kScores / 2;
+  if (visible_keys(params, first_row) - first_key < kScores) {
+    apply_mask<0, kHalf>(s, visible);
+  }
+  apply_mask<kHalf, kScores>(s, visible);
+}
+
 /// Repairs O where values at invisible keys may have reached it. first_row: the warp's first query; end: keys below it took part in the products.
 template <typename Element, int kOutputs>
 __device__ __forceinline__ void remove_masked_values(const ForwardParams& params, const TilePlace& place, int first_row, int row, int end, const RowState& rows,

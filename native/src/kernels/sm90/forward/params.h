@@ -9,6 +9,7 @@
 #include "attention/score_params.h"
 #include "attention/sequence_schedule.h"
 #include "attention/visible_tiles.h"
+#include "plan/sm90_shared_round.h"
 
 namespace fa::sm90 {
 
@@ -58,6 +59,16 @@ struct ForwardParams {
   int last_section;  ///< its number
   int last_head;     ///< over the batch too: the first to be worked on, but with modified scores
   bool causal;
+};
+
+/// Of a kernel whose blocks share the last round of query tiles.
+struct SharedForwardParams : ForwardParams {
+  Sm90SharedRound round;
+  FastDivisor by_sharers;
+  FastDivisor by_key_tiles;
+  int whole_rounds;  ///< in front of it
+  float4* parts;     ///< in slots of consumer threads x (head_dim / 8 + 1): O as accumulators lie, then the two rows' references and the thread's sums
+  int* arrivals;     ///< parts that have come, of each shared tile and consumer warp; 0 when the kernel begins
 };
 
 /// Of a kernel with modified scores. Which keys a query sees is in scores.range, of the sequence that the query is in; len_q and len_kv are the lengths of the

@@ -20,13 +20,18 @@ __device__ __forceinline__ void load_kv_tile(const CUtensorMap* map, typename Co
   cursor.advance();
 }
 
-/// Waits for room for a q tile and sends it, with the message. [0, block_end): key tiles that some row sees, or kNoMoreWork.
+/// Waits for room for a q tile and sends it, with the message. block_end: as in work_message, less kIsPart. part: where tiles are shared.
 template <typename Config>
 __device__ __forceinline__ void load_q_tile(const ForwardParams& params, typename Config::SharedStorage& smem, RingCursor<Config::kQStages>& cursor,
-                                            const WorkTile& tile, int block_end) {
+                                            const WorkTile& tile, int block_end, const TilePart& part) {
   uint64_t* full = &smem.q_full[cursor.stage()];
   ptx::mbarrier_wait(&smem.q_empty[cursor.stage()], cursor.phase() ^ 1);
-  smem.work[cursor.stage()] = work_message(tile, block_end);
+  smem.work[cursor.stage()] = work_message(tile, part.parts > 1 ? block_end | kIsPart : block_end);
+  if constexpr (Config::kSharesTiles) {
+    if (part.parts > 1) {
+      smem.parts.messages[cursor.stage()] = part.message();
+    }
+  }
   if (block_end > 0) {
     ptx::mbarrier_arrive_expect_tx(full, sizeof(smem.q(0)));
 #pragma unroll
@@ -41,7 +46,7 @@ __device__ __forceinline__ void load_q_tile(const ForwardParams& params, typenam
 
 /// Runs in one thread per team. Key tiles come from the last to the first: k one tile ahead of v, as the consumers take them.
 template <typename Config>
-__device__ __forceinline__ void produce(const ForwardParams& params, typename Config::SharedStorage& smem, int team) {
+__device__ __forceinline__ void produce(const typename Config::Params& params, typename Config::SharedStorage& smem, int team) {
   RingCursor<Config::kStages> k_cursor, v_cursor;
   RingCursor<Config::kQStages> q_cursor;
 #pragma unroll 1
@@ -54,20 +59,24 @@ __device__ __forceinline__ void produce(const ForwardParams& params, typename Co
     const auto load_v = [&](int n) {
       load_kv_tile<Config>(&params.map_v, smem.v, smem.v_full, smem.v_empty, v_cursor, n * Config::kTileKv, kv_head, tile.batch);
     };
-    const KeyTiles keys = key_tiles<Config::kTileKv>(params, tile.first_row, Config::kTileQ);
+    KeyTiles keys = key_tiles<Config::kTileKv>(params, tile.first_row, Config::kTileQ);
+    TilePart part{};
+    if constexpr (Config::kSharesTiles) {
+      part = work.part(keys);
+    }
     const int block_end = keys.end;
     int n = block_end - 1;
     if (n < 0) {
-      load_q_tile<Config>(params, smem, q_cursor, tile, block_end);
+      load_q_tile<Config>(params, smem, q_cursor, tile, block_end, part);
       continue;
     }
     // A single q tile in shared memory is free only when the consumers have formed the last scores of the tile before: the first k tile need not wait for that.
     if constexpr (Config::kQStages > 1) {
-      load_q_tile<Config>(params, smem, q_cursor, tile, block_end);
+      load_q_tile<Config>(params, smem, q_cursor, tile, block_end, part);
       load_k(n);
     } else {
       load_k(n);
-      load_q_tile<Config>(params, smem, q_cursor, tile, block_end);
+      load_q_tile<Config>(params, smem, q_cursor, tile, block_end, part);
     }
 #pragma unroll 1
     for (; n > keys.begin; --n) {
@@ -76,7 +85,7 @@ __device__ __forceinline__ void produce(const ForwardParams& params, typename Co
     }
     load_v(keys.begin);
   }
-  load_q_tile<Config>(params, smem, q_cursor, WorkTile{0, 0, 0}, kNoMoreWork);
+  load_q_tile<Config>(params, smem, q_cursor, WorkTile{0, 0, 0}, kNoMoreWork, TilePart{});
 }
 
 }  // namespace fa::sm90

@@ -1,14 +1,14 @@
 // Which query tiles a team of consumers works on, in which order, and which key tiles each needs.
 //
-// Without a mask every tile is the same work: the grid is one block per multiprocessor, tiles of one head follow each other so that its keys stay in L2. So it
-// is with a window, but for the first tiles of a head: those of all heads come at the end, longest first.
-// With a causal mask the tiles of a head differ. Where the numbers allow it, they go out in pairs of equal work, tile i of n with tile n - 1 - i. Otherwise
-// sections of heads whose keys and values fit L2 together are taken one after the other: long problems launch one block per tile, longest first, and leave the
-// balance to the hardware's block scheduler; short ones run persistent blocks that go through the order back and forth, so that a block which had the longer
-// tile of one round has the shorter one of the next. Within a section the longest tiles come first, or, for the shortest problems, which are limited by memory,
-// the tiles of a head follow each other: blocks beside each other then read the same keys at the same time. Their last section, which need not be a whole
-// number of rounds, is longest first again. The number of query rows need not be a multiple of the tile: with a causal mask it is the first tile that is not
-// full, since it is the shortest.
+// Without a mask every tile is the same work: the grid is one block per multiprocessor, tiles of one head follow each other so that its keys stay in L2; the
+// last round may be shared along the keys (shared_round.cuh). With a window the order is the same, but for the first tiles of a head: those of all heads come
+// at the end, longest first. With a causal mask the tiles of a head differ. Where the numbers allow it, they go out in pairs of equal work, tile i of n with
+// tile n - 1 - i. Otherwise sections of heads whose keys and values fit L2 together are taken one after the other: long problems launch one block per tile,
+// longest first, and leave the balance to the hardware's block scheduler; short ones run persistent blocks that go through the order back and forth, so that a
+// block which had the longer tile of one round has the shorter one of the next. Within a section the longest tiles come first, or, for the shortest problems,
+// which are limited by memory, the tiles of a head follow each other: blocks beside each other then read the same keys at the same time. Their last section,
+// which need not be a whole number of rounds, is longest first again. The number of query rows need not be a multiple of the tile: with a causal mask it is the
+// first tile that is not full, since it is the shortest.
 #pragma once
 
 #include "kernels/sm90/forward/params.h"
@@ -38,6 +38,13 @@ struct KeyTiles {
   int end;
   int full_begin = 0;
   int begin = 0;
+};
+
+/// What a key tile needs.
+enum class TileKind {
+  kPlain,      ///< all rows see all keys
+  kLowerEdge,  ///< some rows do not see its first keys; only with modified scores
+  kExact,      ///< any mask, and the exact step
 };
 
 /// What the producer works out for a warpgroup's 64 rows of a work tile with modified scores, besides their key tiles.
@@ -141,6 +148,8 @@ __device__ __forceinline__ PairRange range_of(const ModifiedForwardParams& param
 /// What the producer says of a work tile, through shared memory and the barrier of its q tile. block_end: the number of key tiles that some row of it sees, or
 /// kNoMoreWork after the last work tile.
 inline constexpr int kNoMoreWork = -1;
+/// Set in block_end where tiles are shared (shared_round.cuh): it is the end of a part of the tile's keys, of which another message says more.
+inline constexpr int kIsPart = 1 << 30;
 __device__ __forceinline__ int4 work_message(const WorkTile& tile, int block_end) {
   return make_int4(tile.first_row, tile.head, tile.batch, block_end);
 }
@@ -154,8 +163,10 @@ class WorkIterator {
   __device__ __forceinline__ bool done() const { return unit() >= params_.num_units; }
   __device__ __forceinline__ void advance() { ++count_; }
 
-  __device__ __forceinline__ WorkTile tile() const {
-    const int unit = this->unit();
+  __device__ __forceinline__ WorkTile tile() const { return tile_of(unit()); }
+
+ protected:
+  __device__ __forceinline__ WorkTile tile_of(int unit) const {
     int q_tile, flat_head;
     if (params_.sections) {
       const int section = min(params_.section_tiles.quotient(unit), params_.last_section);
@@ -184,7 +195,6 @@ class WorkIterator {
     return {q_tile * Config::kTileQ + params_.first_row, params_.heads.remainder(flat_head, batch), batch};
   }
 
- protected:
   /// Teams of the same number follow each other, so that a small problem takes all multiprocessors before it takes second teams.
   __device__ __forceinline__ int unit() const {
     const int workers = Config::kTeams * static_cast<int>(gridDim.x);
