@@ -83,7 +83,7 @@ bool plan_sm90(const Problem& problem, const DeviceCaps& caps, Plan* plan, Reaso
     return false;
   }
   const bool sequences = problem.variants.sequences.given;
-  const int64_t q_tiles = (problem.len_q + tile.tile_q() - 1) / tile.tile_q();
+  const int64_t q_tiles = sm90_query_tiles(problem, tile);
   const double head_tiles =
       sequences ? static_cast<double>(sequence_tiles(problem, true, tile.tile_q())) : static_cast<double>(q_tiles) * static_cast<double>(problem.batch);
   const double tiles = head_tiles * static_cast<double>(problem.heads_q);

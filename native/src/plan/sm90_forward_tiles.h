@@ -51,7 +51,8 @@ struct Sm90ForwardTile {
   bool second_q_tile = false;
   /// As max_adjacent_tiles, where every block gets the same work (sm90_even_blocks).
   int max_even_tiles = 0;
-  /// Causal problems of any length run in persistent blocks: of a block for two teams' tiles, one team would wait for the other's longer tile.
+  /// Causal problems of any length run in persistent blocks: of a block for two teams' tiles, one team would wait for the other's longer tile. Beyond
+  /// max_adjacent_tiles a head has an even number of query tiles then (sm90_query_tiles), for pairs.
   bool always_persistent = false;
   /// Without a mask, blocks share the last round of query tiles where that pays (plan/sm90_shared_round.h).
   bool shares_last_round = false;
@@ -165,6 +166,13 @@ inline int sm90_modified_forward_tile_of(const Problem& problem) {
     return head_dim <= kSm90ModifiedForwardTiles[kSm90NarrowRangeForwardTile].head_dim ? kSm90NarrowRangeForwardTile : kSm90RangeForwardTile;
   }
   return head_dim <= 64 ? 0 : head_dim <= 128 ? 1 : 2;
+}
+
+/// Query tiles of a head. With one more than rows need, the first tile lies in front of the first row and costs nothing.
+inline int64_t sm90_query_tiles(const Problem& problem, const Sm90ForwardTile& tile) {
+  const int64_t tiles = (problem.len_q + tile.tile_q() - 1) / tile.tile_q();
+  const bool pairs = tile.always_persistent && problem.is_causal() && !problem.variants.sequences.given && tiles > tile.max_adjacent_tiles;
+  return pairs ? (tiles + 1) / 2 * 2 : tiles;
 }
 
 /// With a causal mask, heads are worked on in sections whose keys and values take about this much of L2 together.

@@ -113,7 +113,10 @@ TEST(ForwardOrder, TwoTeamsOfABlockGetTheSameWork) {
     fa::Problem problem = causal_problem(length);
     problem.head_dim = problem.head_dim_v = 64;
     problem.variants.sinks = true;
-    const int64_t q_tiles = (length + kTwoTeams.tile_q() - 1) / kTwoTeams.tile_q();
+    const int64_t q_tiles = fa::sm90_query_tiles(problem, kTwoTeams);
+    EXPECT_GE(q_tiles * kTwoTeams.tile_q(), length);
+    EXPECT_LT(q_tiles * kTwoTeams.tile_q(), length + 2 * kTwoTeams.tile_q());
+    EXPECT_TRUE(q_tiles % 2 == 0 || q_tiles <= kTwoTeams.max_adjacent_tiles);
     const fa::Sm90ForwardOrder order = fa::sm90_forward_order(problem, kTwoTeams, q_tiles, kWorkers);
     EXPECT_TRUE(order == fa::Sm90ForwardOrder::kPairs || fa::sm90_persistent(problem, kTwoTeams, q_tiles, kWorkers * kTwoTeams.teams)) << length;
   }

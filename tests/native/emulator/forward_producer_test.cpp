@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <climits>
 #include <cstring>
 #include <exception>
 #include <memory>
@@ -292,6 +293,38 @@ void check_windows() {
 TEST(ForwardProducer, Windows) {
   check_windows<fa::sm90::ModifiedForward<__half, fa::kSm90RangeForwardTile, 1>>();
   check_windows<fa::sm90::ModifiedForward<__half, fa::kSm90NarrowRangeForwardTile, 1>>();
+}
+
+/// Causal problems in pairs: every row in one tile, and a head's first tile may lie in front of all rows.
+TEST(ForwardProducer, PairsOfTilesInFrontOfTheFirstRow) {
+  using Config = fa::sm90::ModifiedForward<__half, fa::kSm90NarrowRangeForwardTile, 1>;
+  for (const int length : {1600, 1664, 1665, 1792}) {
+    constexpr int kHeads = 4;
+    fa::Problem problem;
+    problem.mask = fa::Mask::kCausalBottomRight;
+    problem.len_q = problem.len_kv = length;
+    const int tiles = static_cast<int>(fa::sm90_query_tiles(problem, Config::kTile));
+    EXPECT_EQ(tiles, 14);
+    ModifiedForwardParams params = params_of<Config>(kHeads, kHeads);
+    params.len_q = length;
+    params.scores.range.len_q = params.scores.range.len_kv = length;
+    params.scores.range.left = fa::PairRange::kUnlimited;
+    params.scores.range.right = 0;
+    params.first_row = -(tiles * Config::kTileQ - length) / 64 * 64;
+    params.q_tiles = tiles;
+    params.unit_shift = 1;
+    params.units_of_head = fa::FastDivisor(tiles / 2);
+    params.heads = fa::FastDivisor(kHeads);
+    params.num_units = tiles / 2 * kHeads;
+    params.whole_units = INT_MAX;
+    params.last_head = kHeads - 1;
+    Items expected;
+    for (int head = 0; head < kHeads; ++head) {
+      for (int tile = 0; tile < tiles; ++tile) expected.emplace(0, tile * Config::kTileQ + params.first_row, head);
+    }
+    EXPECT_EQ(run_blocks<Config>(params, 3), expected);
+    EXPECT_TRUE(params.first_row <= 0 && params.first_row + tiles * Config::kTileQ >= length);
+  }
 }
 
 }  // namespace

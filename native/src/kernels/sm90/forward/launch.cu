@@ -72,7 +72,7 @@ void sm90_forward(const Plan& plan, const ForwardArgs& args) {
   }
   const int set = sm90_score_set_of(variants_of(args.problem));
   const Sm90ForwardTile& tile = set > 0 ? kSm90ModifiedForwardTiles[plan.variant] : kSm90ForwardTiles[plan.variant];
-  const int64_t q_tiles = (args.problem.len_q + tile.tile_q() - 1) / tile.tile_q();
+  const int64_t q_tiles = sm90_query_tiles(args.problem, tile);
   const Sm90ForwardOrder order = sm90_forward_order(args.problem, tile, q_tiles, plan.blocks);
   const bool is_half = args.problem.dtype == DType::kFloat16;
   const auto stream = static_cast<cudaStream_t>(args.stream);

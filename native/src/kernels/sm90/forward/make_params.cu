@@ -54,7 +54,7 @@ ForwardParams make_forward_params(const Sm90ForwardTile& tile, const ForwardArgs
   params.causal_limit = problem.is_causal() ? static_cast<int>(std::max(problem.causal_offset(), -problem.len_q) + 1) : params.len_kv;
   params.scale = problem.scale;
   params.scale_log2 = problem.scale * 1.4426950408889634f;
-  const int64_t q_tiles = (problem.len_q + tile.tile_q() - 1) / tile.tile_q();
+  const int64_t q_tiles = sm90_query_tiles(problem, tile);
   const int64_t all_heads = problem.batch * problem.heads_q;
   const int64_t section_heads = sm90_section_heads(problem, order, q_tiles, blocks * tile.teams);
   const int64_t units_of_head = order == Sm90ForwardOrder::kPairs ? q_tiles / 2 : q_tiles;

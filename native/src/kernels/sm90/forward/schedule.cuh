@@ -18,7 +18,7 @@
 namespace fa::sm90 {
 
 struct WorkTile {
-  int first_row;  ///< -64 or -128 where a head's first tile is not full
+  int first_row;  ///< negative where a head's first tile is not full
   int head;
   int batch;
 };
