@@ -278,7 +278,9 @@ inline Sm90ForwardOrder sm90_forward_order(const Problem& problem, const Sm90For
   if (adjacent && q_tiles * all_heads > workers && sm90_persistent(problem, tile, q_tiles, workers)) {
     return Sm90ForwardOrder::kAdjacentTiles;
   }
-  if (q_tiles >= tile.min_paired_tiles && q_tiles <= tile.max_paired_tiles && q_tiles % 2 == 0) {
+  // Sections are as even in persistent blocks, and better where eight workers or more share the keys of each of a section's heads.
+  const bool shared = tile.always_persistent && sm90_whole_rounds(q_tiles, workers) * 8 <= workers;
+  if (q_tiles >= tile.min_paired_tiles && q_tiles <= tile.max_paired_tiles && q_tiles % 2 == 0 && !shared) {
     // The last round must be nearly full: 19 of 20 workers busy on average.
     const int64_t units = q_tiles / 2 * all_heads, rounds = (units + workers - 1) / workers;
     if (units * 20 >= rounds * workers * 19) {

@@ -122,6 +122,20 @@ TEST(ForwardOrder, TwoTeamsOfABlockGetTheSameWork) {
   }
 }
 
+TEST(ForwardOrder, TwoTeamsTakePairsWhereSectionsWouldReadTooManyHeads) {
+  constexpr fa::Sm90ForwardTile kTwoTeams = fa::kSm90ModifiedForwardTiles[fa::kSm90NarrowRangeForwardTile];
+  const auto order_for = [&](int64_t length, int64_t batch) {
+    fa::Problem problem = causal_problem(length);
+    problem.batch = batch;
+    problem.variants.sinks = true;
+    return fa::sm90_forward_order(problem, kTwoTeams, fa::sm90_query_tiles(problem, kTwoTeams), kWorkers);
+  };
+  EXPECT_EQ(order_for(1024, 32), fa::Sm90ForwardOrder::kAdjacentTiles);
+  EXPECT_EQ(order_for(2048, 16), fa::Sm90ForwardOrder::kSections) << "16 tiles: sections of 33 heads are whole rounds of 264 teams";
+  EXPECT_EQ(order_for(8192, 4), fa::Sm90ForwardOrder::kSections);
+  EXPECT_EQ(order_for(1664, 18), fa::Sm90ForwardOrder::kPairs) << "14 tiles: sections of 132 heads";
+}
+
 TEST(ForwardOrder, AdjacentTilesTakeAnEvenNumberOfFullRounds) {
   // 2048 tiles: 16 rounds of 128 blocks; 1920: 15 of 128 would leave every second block the longer half of a pair, 16 of 120 too many multiprocessors idle.
   EXPECT_EQ(fa::sm90_even_blocks(kTile, 4, 512, kWorkers), 128);
