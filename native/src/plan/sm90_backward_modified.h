@@ -48,6 +48,7 @@ struct Sm90ModifiedBackwardWorkspace {
   int64_t num_heads;    ///< that have so many: batch * heads_q, or with sequences heads_q
   int64_t key_tiles;    ///< per key head: of a batch entry, or at most of all sequences
   int64_t key_heads;    ///< of all batch entries, or with sequences heads_kv
+  int64_t count_groups;  ///< per key head: groups of key tiles that are counted together when they are done
   int64_t num_counters;
   int64_t num_work;  ///< key tiles of all heads, at most
   uint64_t delta_offset_bytes;
@@ -60,13 +61,20 @@ struct Sm90ModifiedBackwardWorkspace {
 };
 
 inline constexpr int64_t kSm90ModifiedRowPadding = 128;
-/// Counters of the whole call; behind them are one per key head and, where the first key tile that visits a query tile stores, one per query tile.
+/// Counters of the whole call; behind them are one per group of key tiles and, where the first key tile that visits a query tile stores, one per query tile.
 inline constexpr int kSm90ModifiedCounters = 4;
 
 /// Whether key tiles have lists of query tiles, because of a boolean or block mask.
 inline bool sm90_modified_lists_tiles(const Problem& problem) {
   return (problem.variants.visible || problem.variants.block_mask) && problem.batch > 0 && problem.len_q > 0 && problem.len_kv > 0;
 }
+
+/// Log2 of how many key tiles are counted together when they are done: 8, so that rows of grad_q are finished as soon as the key tiles of a window that see
+/// them are done. With lists those of a head, whose key tiles are not taken up in the order of their keys.
+inline int sm90_modified_count_shift(const Problem& problem) {
+  return sm90_modified_lists_tiles(problem) || problem.variants.sequences.given ? 30 : 3;
+}
+
 inline VisibleTilesLayout sm90_modified_visible_layout(const Sm90ModifiedBackwardTile& tile, const Problem& problem) {
   return visible_tiles_layout(problem, /*of_q=*/false, tile.tile_q);
 }
@@ -83,7 +91,8 @@ inline Sm90ModifiedBackwardWorkspace sm90_modified_backward_workspace(const Sm90
   w.delta_offset_bytes = rows * sizeof(float);
   w.grad_q_offset_bytes = 2 * rows * sizeof(float);
   w.counter_offset_bytes = w.grad_q_offset_bytes + rows * static_cast<uint64_t>(tile.head_dim) * sizeof(float);
-  w.num_counters = kSm90ModifiedCounters + w.key_heads + w.num_heads * (w.padded_rows / tile.tile_q);
+  w.count_groups = w.key_tiles > 0 ? ((w.key_tiles - 1) >> sm90_modified_count_shift(problem)) + 1 : 1;
+  w.num_counters = kSm90ModifiedCounters + w.key_heads * w.count_groups + w.num_heads * (w.padded_rows / tile.tile_q);
   w.table_offset_bytes = w.counter_offset_bytes + static_cast<uint64_t>((w.num_counters + 3) / 4 * 4) * sizeof(int);
   w.flags_offset_bytes = w.table_offset_bytes + (sequences ? sequence_table_bytes(w.key_tiles) : 0);
   w.visible_offset_bytes = w.flags_offset_bytes + static_cast<uint64_t>(w.num_work * (tile.tile_kv() / 16)) * sizeof(int);

@@ -69,6 +69,33 @@ TEST(ModifiedBackwardSteps, EveryVisitedQueryTileIsStoredByItsFirstVisitorAlone)
   EXPECT_GT(unvisited, 1000);
 }
 
+TEST(ModifiedBackwardSteps, WhoVisitsAQueryTileIsAmongItsKeyTiles) {
+  std::mt19937 random(20261127);
+  int64_t visits = 0, most = 0;
+  for (int i = 0; i < 4000; ++i) {
+    const PairRange range = random_range(random);
+    const int tile_q = i % 2 == 0 ? 64 : 128, tile_kv = 128;
+    const int query_tiles = (range.len_q + 127) / 128 * 128 / tile_q, key_tiles = (range.len_kv + tile_kv - 1) / tile_kv;
+    std::vector<StepRange> visited(key_tiles);
+    for (int key_tile = 0; key_tile < key_tiles; ++key_tile) {
+      visited[key_tile] = fa::sm90::visited_steps(range, key_tile * tile_kv, tile_q, tile_kv);
+    }
+    for (int step = 0; step < query_tiles; ++step) {
+      const StepRange visiting = fa::sm90::visiting_key_tiles(range, step, tile_q, tile_kv);
+      ASSERT_TRUE(visiting.first >= 0 && visiting.end <= key_tiles) << "query tile " << step;
+      for (int key_tile = 0; key_tile < key_tiles; ++key_tile) {
+        if (step >= visited[key_tile].first && step < visited[key_tile].end) {
+          ASSERT_TRUE(key_tile >= visiting.first && key_tile < visiting.end) << "query tile " << step << ", key tile " << key_tile;
+          ++visits;
+        }
+      }
+      most += std::max(visiting.end - visiting.first, 0);
+    }
+  }
+  EXPECT_GT(visits, 10000);
+  EXPECT_LT(most, visits + visits / 10);  // and few others, those of rows behind the last
+}
+
 TEST(ModifiedBackwardSteps, StoresComeFirstAndWhatNeighboursStoreComesLast) {
   std::mt19937 random(20261124);
   int64_t late_steps = 0;

@@ -37,12 +37,21 @@ class LeftParts {
     for (int j = 0; j < Config::kGradQ / 4; ++j) {
       s_pieces[128 * j] = make_float4(grad_q[4 * j], grad_q[4 * j + 1], grad_q[4 * j + 2], grad_q[4 * j + 3]);
     }
-    ptx::fence_proxy_async_shared();
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) {
-      ptx::mbarrier_arrive(&smem_.grad_q_full[warpgroup_]);
+    left_ = true;
+    if constexpr (!Config::kAnnouncesLate) {
+      announce();
     }
     phase_ ^= 1;
+  }
+
+  /// Tells of what was left last, if that has not been told.
+  __device__ __forceinline__ void announce() {
+    ptx::fence_proxy_async_shared();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0 && (left_ || !Config::kAnnouncesLate)) {
+      ptx::mbarrier_arrive(&smem_.grad_q_full[warpgroup_]);
+    }
+    left_ = false;
   }
 
   /// Returns when the last parts of both warpgroups have been read: grad_v may take their place.
@@ -58,6 +67,7 @@ class LeftParts {
   SharedStorage& smem_;
   const int warpgroup_;
   uint32_t phase_ = 0;
+  bool left_ = false;
 };
 
 /// The parts of grad_q of all of an item's steps. phase: of grad_q_full.
@@ -115,7 +125,7 @@ __device__ __forceinline__ void add_and_store_items(const ModifiedBackwardParams
     if (work.kind == KeyWork::kWithSteps) {
       add_steps<Config>(params, smem, work, phase);
     }
-    const int head = work.workspace_head / params.group_size;
+    int* g_added = added_tiles(params, work, Config::kTileKv);
     ptx::mbarrier_wait(&smem.done[stage], buffer.phase);
     if (!work.has_foreign_keys(params, Config::kTileKv)) {
       const auto& s_grad_v = staged_grad_v(smem);
@@ -138,7 +148,7 @@ __device__ __forceinline__ void add_and_store_items(const ModifiedBackwardParams
     if (params.finish_inside) {
       ptx::bulk_wait();
       ptx::fence_proxy_async_global();
-      ptx::increment_release(params.tiles_added + head);
+      ptx::increment_release(g_added);
     }
   }
   ptx::bulk_wait();  // shared memory must outlive the copies

@@ -79,7 +79,10 @@ class ModifiedConsumer {
         grad_v[i] = 0.0f;
       }
       const RingCursor values = value_cursor<Config>(buffer);
-      ptx::mbarrier_wait(&smem_.v_full[values.stage], values.phase);
+      if constexpr (!Config::kValuesLate) {
+        ptx::mbarrier_wait(&smem_.v_full[values.stage], values.phase);
+      }
+      value_phase_ = values.phase;
       if (work.kind == KeyWork::kWithSteps) {
         take_keys(work, buffer.stage);
         if constexpr (Config::Policy::kBias) {
@@ -97,6 +100,12 @@ class ModifiedConsumer {
             go_through(next, grad_k, grad_v, work, buffer.stage);
           }
         }
+        if constexpr (Config::kAnnouncesLate) {
+          parts_.announce();
+        }
+      }
+      if constexpr (Config::kValuesLate) {
+        ptx::mbarrier_wait(&smem_.v_full[0], values.phase);  // also where nobody saw the keys
       }
       if constexpr (Config::kAddsInBulk) {
         __syncwarp();
@@ -104,8 +113,11 @@ class ModifiedConsumer {
           ptx::mbarrier_arrive(&smem_.v_empty);
         }
       }
-      report_nonfinite<Config>(p_, smem_, grad_k, grad_v, work, warpgroup_, buffer.stage);
-      hand_over(grad_k, grad_v, work, buffer.stage);
+      const bool bad_key = has_nonfinite_keys<Config>(smem_, work, warpgroup_, buffer.stage);
+      if constexpr (!Config::kReportsBetween) {
+        report_nonfinite<Config>(p_, bad_key, grad_k, grad_v, work, warpgroup_);
+      }
+      hand_over(grad_k, grad_v, work, buffer.stage, bad_key);
     }
     if (p_.finish_inside) {
       finish_blocks<Config>(p_);  // beside the spare warps, for which the heads of the last section would be many
@@ -329,14 +341,27 @@ class ModifiedConsumer {
     Scores own, dp;
     Scores& s = scores_of(next, own);
 
+    const float* s_shift = &smem_.shift[stage][threadIdx.x % 4 * 2];
+    const float* s_delta = &smem_.delta[stage][threadIdx.x % 4 * 2];
+    HeldPairs<Config::kStatisticsEarly ? Config::kScores / 4 : 1> held;
+    if constexpr (Config::kStatisticsEarly) {
+      held.load(s_shift);
+    }
+
     // S^T = K Q^T, dP^T = V dO^T
     wgmma_fence();
     multiply_scores<kBegun>(s, desc_k_, buffer_step, stage_step);
     wgmma_commit_group();
+    if constexpr (Config::kAnnouncesLate) {
+      parts_.announce();
+    }
     // In the shade of the products: what stands before the first one both warpgroups wait for at the same time.
     [[maybe_unused]] VisibleEntry entry{0};
     if constexpr (kMasked && Config::Policy::kMask) {
       entry = said_entry(stage);
+    }
+    if constexpr (Config::kValuesLate) {
+      mbarrier_wait(&smem_.v_full[0], value_phase_);
     }
     mbarrier_wait(&smem_.grad_o_full[stage], cursor_.phase);
     multiply_scores<false>(dp, desc_v_, Config::kAddsInBulk ? value_step_ : buffer_step, stage_step + kToGradO);
@@ -359,8 +384,6 @@ class ModifiedConsumer {
     }
 
     // P, dS
-    const float* s_shift = &smem_.shift[stage][threadIdx.x % 4 * 2];
-    const float* s_delta = &smem_.delta[stage][threadIdx.x % 4 * 2];
     if constexpr (Config::Policy::kBias) {
       const uint32_t s_bias = s_ds_ + stage * static_cast<uint32_t>(sizeof(smem_.ds[0]));
       constexpr int kSlices = Config::kTileQ / 16;
@@ -387,13 +410,24 @@ class ModifiedConsumer {
       wgmma_wait_group<1>();
       pin_registers(s);
       using Left = std::conditional_t<kBegun, HopperScores<kSm90RangeVariants>, typename Config::Policy>;
-      weigh_scores<Element, Left, kMasked>(s, p_operand, s_shift, scores);
+      if constexpr (Config::kStatisticsEarly) {
+        weigh_scores<Element, Left, kMasked>(s, p_operand, held, scores);
+      } else {
+        weigh_scores<Element, Left, kMasked>(s, p_operand, s_shift, scores);
+      }
       if constexpr (Config::kExponentiatesEarly) {
         mbarrier_wait(&smem_.q_full[stage], cursor_.phase);  // long complete; but a branch, which keeps some of the exponentials in front of the next wait
       }
+      if constexpr (Config::kStatisticsEarly) {
+        held.load(s_delta);
+      }
       wgmma_wait_group<0>();
       pin_registers(dp);
-      differentiate_scores<Element, kMasked, kSwapsRows<typename Config::Policy>>(ds_operand, dp, s, s_delta, scores);
+      if constexpr (Config::kStatisticsEarly) {
+        differentiate_scores<Element, kMasked, kSwapsRows<typename Config::Policy>>(ds_operand, dp, s, held, scores);
+      } else {
+        differentiate_scores<Element, kMasked, kSwapsRows<typename Config::Policy>>(ds_operand, dp, s, s_delta, scores);
+      }
     }
   }
 
@@ -423,6 +457,9 @@ class ModifiedConsumer {
 
   /// Of a step whose queries see none of the warpgroup's keys: gives grad_o back and, where no bias comes with it, q.
   __device__ __forceinline__ void skip_scores(Operand& p_operand, Operand& ds_operand) {
+    if constexpr (Config::kAnnouncesLate) {
+      parts_.announce();
+    }
     ptx::mbarrier_wait(&smem_.grad_o_full[cursor_.stage], cursor_.phase);
     if (threadIdx.x % 32 == 0) {
       ptx::mbarrier_arrive(&smem_.grad_o_empty[cursor_.stage]);
@@ -547,10 +584,13 @@ class ModifiedConsumer {
   }
 
   /// grad_k and grad_v into shared memory, from where a spare thread stores them (store_items, add_and_store_items).
-  __device__ __forceinline__ void hand_over(const Gradient& grad_k, const Gradient& grad_v, const KeyWork& work, int buffer) {
+  __device__ __forceinline__ void hand_over(const Gradient& grad_k, const Gradient& grad_v, const KeyWork& work, int buffer, bool bad_key) {
     using namespace ptx;
     named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);  // the other warpgroup has read k for the last time
     stage_gradient<Element>(smem_.k[buffer], grad_k, warpgroup_, p_.scale);
+    if constexpr (Config::kReportsBetween) {
+      report_nonfinite<Config>(p_, bad_key, grad_k, grad_v, work, warpgroup_);  // while the last parts of grad_q are read
+    }
     if constexpr (Config::kAddsInBulk) {
       parts_.wait_for_all();
     }
@@ -581,6 +621,7 @@ class ModifiedConsumer {
   const tile::Descriptor desc_k_rows_;  // B of grad_q
   RingCursor cursor_;
   uint32_t key_step_ = 0;    // from the first buffer of k and v to that of the item, in descriptor units
+  uint32_t value_phase_ = 0;
   uint32_t value_step_ = 0;  // kAddsInBulk: 0, as key_step_ for v
   LeftParts<Config> parts_;  // kAddsInBulk
   float* g_lane_ = nullptr;  // the thread's first element of the next step's block of the accumulator

@@ -1,5 +1,5 @@
-// The spare warps of the producer's warpgroup: one thread stores grad_k and grad_v; two warps turn the accumulator of a head into grad_q when all its key tiles
-// are done, while it is still in the second-level cache (not with sequences, where heads are done only at the end).
+// The spare warps of the producer's warpgroup: one thread stores grad_k and grad_v; two warps turn the accumulator into grad_q, each query tile when all key tiles
+// that visit it are done, while it is still in the second-level cache (not with sequences, where heads are done only at the end).
 #pragma once
 
 #include "kernels/sm90/backward_modified/config.h"
@@ -38,7 +38,7 @@ __device__ __forceinline__ void store_items(const ModifiedBackwardParams& params
     }
     if (params.finish_inside) {
       // What the consumers added before they arrived comes before this for everybody who acquires it.
-      ptx::increment_release(params.tiles_added + work.workspace_head / params.group_size);
+      ptx::increment_release(added_tiles(params, work, Config::kTileKv));
     }
     ptx::bulk_wait_read();
     ptx::mbarrier_arrive(&smem.kv_empty[stage]);
@@ -84,11 +84,35 @@ __device__ __forceinline__ void finish_block(const ModifiedBackwardParams& param
   }
 }
 
-/// Runs in a whole warp, until all blocks of all heads are handed out. Nobody waits for a block of the grid that has not begun: what an item needs depends on
-/// no other, and items are taken up in the order of their heads.
+/// Returns, in a whole warp, when all key tiles that visit the row's query tile of a key head are done.
+template <typename Config>
+__device__ __forceinline__ void wait_for_key_tiles(const ModifiedBackwardParams& params, int key_head, int row) {
+  const StepRange visiting = visiting_key_tiles(params.scores.range, row / Config::kTileQ, Config::kTileQ, Config::kTileKv);
+  const int first_group = visiting.first >> params.count_shift, last_group = (visiting.end - 1) >> params.count_shift;
+  const int* g_added = params.tiles_added + key_head * params.count_groups;
+  // A lane per group.
+  const auto all_done = [&](auto&& load) {
+    bool done = true;
+#pragma unroll 1
+    for (int group = first_group + static_cast<int>(threadIdx.x % 32); group <= last_group; group += 32) {
+      done = done && load(g_added + group) >= min(params.order.num_tiles - (group << params.count_shift), 1 << params.count_shift);
+    }
+    return __all_sync(0xFFFFFFFF, done) != 0;
+  };
+  // Relaxed: an acquiring load empties the first-level cache.
+  while (!all_done([](const int* g_counter) { return ptx::load_relaxed(g_counter); })) {
+    __nanosleep(500);
+  }
+  all_done([](const int* g_counter) { return ptx::load_acquire(g_counter); });
+  __syncwarp();
+}
+
+/// Runs in a whole warp, until all blocks of all heads are handed out, in the order in which key tiles are. Nobody waits for a block of the grid that has not
+/// begun: what an item needs depends on no other, and items are taken up in the order of their heads.
 template <typename Config>
 __device__ __forceinline__ void finish_blocks(const ModifiedBackwardParams& params) {
-  const int blocks_per_head = static_cast<int>(params.padded_rows / 64) * Config::kPanels, num_blocks = blocks_per_head * params.num_heads;
+  const int head_rows = static_cast<int>(params.padded_rows / 64), num_blocks = head_rows * Config::kPanels * params.num_heads;
+  const TileOrder order{head_rows, params.num_heads, params.order.section_heads * params.group_size};
 #pragma unroll 1
   while (true) {
     int block = threadIdx.x % 32 == 0 ? atomicAdd(params.finish_counter, 1) : 0;
@@ -96,26 +120,26 @@ __device__ __forceinline__ void finish_blocks(const ModifiedBackwardParams& para
     if (block >= num_blocks) {
       return;
     }
-    int flat_head = block / blocks_per_head;
-    const int in_head = block - flat_head * blocks_per_head;
+    const int panel = block % Config::kPanels;
+    TileOrder::Work place;  // 64 rows of a head
     if constexpr (Config::Policy::kBias) {
-      // In the order of the work: the batch entries of a head one behind the other.
-      const int head = flat_head / params.batch_inside;
-      flat_head = (flat_head - head * params.batch_inside) * (params.num_heads / params.batch_inside) + head;
-      block = flat_head * blocks_per_head + in_head;
+      // The batch entries of a head one behind the other.
+      const int entry = block / Config::kPanels / head_rows, head = entry / params.batch_inside;
+      place = {block / Config::kPanels - entry * head_rows, (entry - head * params.batch_inside) * (params.num_heads / params.batch_inside) + head};
+    } else {
+      place = order.work(block / Config::kPanels);
     }
-    if (threadIdx.x % 32 == 0) {
-      // Relaxed: an acquiring load empties the first-level cache.
-      while (ptx::load_relaxed(params.tiles_added + flat_head / params.group_size) < params.order.num_tiles) {
-        __nanosleep(500);
-      }
-      while (ptx::load_acquire(params.tiles_added + flat_head / params.group_size) < params.order.num_tiles) {
-        __nanosleep(500);
+    wait_for_key_tiles<Config>(params, place.head / params.group_size, 64 * place.tile);
+    const int64_t first_block = (int64_t{place.head} * head_rows + place.tile) * Config::kPanels;
+    const float* g_block = params.grad_q_accumulator + (first_block + panel) * kGradQBlock;
+    finish_block<Config>(params, place.head, 64 * place.tile, 64 * panel, g_block);
+    if constexpr (Config::kDiscards) {
+      __syncwarp();
+#pragma unroll
+      for (int i = 0; i < kGradQBlock; i += 32 * 32) {
+        ptx::discard_line(g_block + i + 32 * (threadIdx.x % 32));
       }
     }
-    __syncwarp();
-    finish_block<Config>(params, flat_head, in_head / Config::kPanels * 64, in_head % Config::kPanels * 64,
-                         params.grad_q_accumulator + static_cast<int64_t>(block) * kGradQBlock);
   }
 }
 

@@ -54,7 +54,9 @@ ModifiedBackwardParams make_modified_backward_params(const Sm90ModifiedBackwardT
   params.work_counter = workspace_part<int>(args, workspace.counter_offset_bytes);
   params.finish_counter = params.work_counter + 1;
   params.tiles_added = params.work_counter + kSm90ModifiedCounters;
-  params.tiles_stored = params.tiles_added + workspace.key_heads;
+  params.count_shift = sm90_modified_count_shift(problem);
+  params.count_groups = static_cast<int>(workspace.count_groups);
+  params.tiles_stored = params.tiles_added + workspace.key_heads * workspace.count_groups;
   params.repair_flags = workspace_part<int>(args, workspace.flags_offset_bytes);
   params.padded_rows = workspace.padded_rows;
   params.num_heads = static_cast<int>(workspace.num_heads);

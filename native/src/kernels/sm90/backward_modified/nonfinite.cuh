@@ -41,13 +41,10 @@ __device__ __forceinline__ bool has_nonfinite(const void* s_elements) {
   return !(sum.x + sum.y == 0.0f);
 }
 
-/// Tells the repair pass of NaN and infinity that may have come from masked pairs: the tensor core multiplies them with zero, and 0 * NaN is NaN. By a
-/// consumer warpgroup.
+/// Whether the keys of the item that are the warp's to look at hold such a number: one lane or more.
 template <typename Config>
-__device__ __forceinline__ void report_nonfinite(const ModifiedBackwardParams& params, typename Config::SharedStorage& smem,
-                                                 const float (&grad_k)[Config::kGradients], const float (&grad_v)[Config::kGradients], const KeyWork& work,
-                                                 int warpgroup, int buffer) {
-  const int thread = threadIdx.x % 128, lane = thread % 32, slice = 4 * warpgroup + thread / 32;
+__device__ __forceinline__ bool has_nonfinite_keys(typename Config::SharedStorage& smem, const KeyWork& work, int warpgroup, int buffer) {
+  const int slice = 4 * warpgroup + static_cast<int>(threadIdx.x) % 128 / 32;
   bool bad_key = false;
   if (work.kind == KeyWork::kWithSteps) {
 #pragma unroll
@@ -55,6 +52,15 @@ __device__ __forceinline__ void report_nonfinite(const ModifiedBackwardParams& p
       bad_key |= has_nonfinite<typename Config::Element, kRepairKeys * tile::kPanelRowBytes>(smem.k[buffer][panel][kRepairKeys * slice]);
     }
   }
+  return bad_key;
+}
+
+/// Tells the repair pass of NaN and infinity that may have come from masked pairs: the tensor core multiplies them with zero, and 0 * NaN is NaN. By a
+/// consumer warpgroup. bad_key: has_nonfinite_keys.
+template <typename Config>
+__device__ __forceinline__ void report_nonfinite(const ModifiedBackwardParams& params, bool bad_key, const float (&grad_k)[Config::kGradients],
+                                                 const float (&grad_v)[Config::kGradients], const KeyWork& work, int warpgroup) {
+  const int lane = threadIdx.x % 32, slice = 4 * warpgroup + static_cast<int>(threadIdx.x) % 128 / 32;
   const bool bad_gradients = __any_sync(0xFFFFFFFF, has_nonfinite(grad_k, grad_v));
   const bool bad_keys = __any_sync(0xFFFFFFFF, bad_key);
   if (lane == 0) {

@@ -32,7 +32,10 @@ struct ModifiedBackwardParams {
   float* grad_q_accumulator;  ///< fp32, without the factor scale; order: kGradQBlock of ../backward/params.h
   int* work_counter;          ///< key tiles handed out
   int* finish_counter;        ///< blocks of the accumulator handed out
-  int* tiles_added;           ///< per key head, counted through all batches: key tiles whose additions are complete
+  /// Per key head, counted through all batches, and group of 1 << count_shift key tiles: those whose additions are complete.
+  int* tiles_added;
+  int count_shift;
+  int count_groups;  ///< per key head
   /// Per query head and query tile: not 0 once the first key tile that visits it has stored its part of grad_q. With lists of tiles kTileBegun, kTileStored or
   /// both.
   int* tiles_stored;

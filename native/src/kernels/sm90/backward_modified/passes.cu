@@ -105,8 +105,9 @@ __global__ void __launch_bounds__(kPassThreads) modified_prepare_kernel(const __
   if (p.num_rows == 0) {
     return;
   }
-  const int head_blocks = static_cast<int>(p.main.padded_rows) / kPrepareRows, flat_head = static_cast<int>(blockIdx.x) / head_blocks;
-  const int in_head = (static_cast<int>(blockIdx.x) - flat_head * head_blocks) * kPrepareRows + threadIdx.x / kLanes;
+  // Blocks side by side take the same rows of all heads, which often lie side by side in memory.
+  const int head_block = static_cast<int>(blockIdx.x) / p.main.num_heads, flat_head = static_cast<int>(blockIdx.x) - head_block * p.main.num_heads;
+  const int in_head = head_block * kPrepareRows + threadIdx.x / kLanes;
   const QueryPlace place = query_place(p, flat_head, in_head);
   const int64_t g_row = (int64_t{place.batch} * p.main.scores.heads_q + place.head) * p.len_q + place.position;
   const uint16_t* g_o = p.o + place.batch * p.o_strides.batch + place.head * p.o_strides.head + place.position * p.o_strides.seq;

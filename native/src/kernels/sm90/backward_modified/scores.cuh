@@ -49,10 +49,29 @@ struct StepScores {
 template <class Policy>
 inline constexpr bool kSwapsRows = Policy::kMask;
 
+/// Statistics of the thread's columns in registers.
+template <int kNum>
+struct HeldPairs {
+  float2 pairs[kNum];
+  __device__ __forceinline__ void load(const float* s_values) {
+#pragma unroll
+    for (int j = 0; j < kNum; ++j) {
+      pairs[j] = *reinterpret_cast<const float2*>(s_values + 8 * j);
+    }
+  }
+};
+__device__ __forceinline__ float2 pair_of(const float* s_values, int j) {
+  return *reinterpret_cast<const float2*>(s_values + 8 * j);
+}
+template <int kNum>
+__device__ __forceinline__ float2 pair_of(const HeldPairs<kNum>& held, int j) {
+  return held.pairs[j];
+}
+
 /// S -> w, what dP - delta is multiplied by, in place, and p, both 0 where hidden; of elements 4j … 4j + 3. s_shift: of the thread's first column.
-template <class Policy, bool kMasked, int kNum>
-__device__ __forceinline__ void weigh_scores(float (&s)[kNum], float (&p)[4], int j, const float* s_shift, const StepScores& step) {
-  const float2 shifts = *reinterpret_cast<const float2*>(s_shift + 8 * j);
+template <class Policy, bool kMasked, int kNum, class Shifts>
+__device__ __forceinline__ void weigh_scores(float (&s)[kNum], float (&p)[4], int j, const Shifts& s_shift, const StepScores& step) {
+  const float2 shifts = pair_of(s_shift, j);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int r = i / 2, e = i % 2;
@@ -81,8 +100,8 @@ __device__ __forceinline__ void weigh_scores(float (&s)[kNum], float (&p)[4], in
 }
 
 /// All elements: w in place of s, p rounded to the A operand of grad_v.
-template <typename Element, class Policy, bool kMasked, int kNum>
-__device__ __forceinline__ void weigh_scores(float (&s)[kNum], uint32_t (&p_operand)[kNum / 2], const float* s_shift, const StepScores& step) {
+template <typename Element, class Policy, bool kMasked, int kNum, class Shifts>
+__device__ __forceinline__ void weigh_scores(float (&s)[kNum], uint32_t (&p_operand)[kNum / 2], const Shifts& s_shift, const StepScores& step) {
 #pragma unroll
   for (int j = 0; j < kNum / 4; ++j) {
     float p[4];
@@ -93,12 +112,12 @@ __device__ __forceinline__ void weigh_scores(float (&s)[kNum], uint32_t (&p_oper
 }
 
 /// dP -> dS = w (dP - delta), rounded to the A operand of grad_k, without the factor scale. s_delta: of the thread's first column.
-template <typename Element, bool kMasked, bool kSwapped = false, int kNum>
-__device__ __forceinline__ void differentiate_scores(uint32_t (&ds_operand)[kNum / 2], const float (&dp)[kNum], const float (&w)[kNum], const float* s_delta,
+template <typename Element, bool kMasked, bool kSwapped = false, int kNum, class Deltas>
+__device__ __forceinline__ void differentiate_scores(uint32_t (&ds_operand)[kNum / 2], const float (&dp)[kNum], const float (&w)[kNum], const Deltas& s_delta,
                                                      const StepScores& step) {
 #pragma unroll
   for (int j = 0; j < kNum / 4; ++j) {
-    const float2 deltas = *reinterpret_cast<const float2*>(s_delta + 8 * j);
+    const float2 deltas = pair_of(s_delta, j);
     float ds[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {

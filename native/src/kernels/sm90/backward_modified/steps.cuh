@@ -14,6 +14,12 @@ __device__ __forceinline__ StepRange visited_steps(const PairRange& range, int f
   return {range.begin_row(first_key) / tile_q, (min(range.end_row(min(first_key + tile_kv, range.len_kv) - 1), range.len_q) + tile_q - 1) / tile_q};
 }
 
+/// Key tiles that visit a query tile: also those that only rows behind the last would see.
+__device__ __forceinline__ StepRange visiting_key_tiles(const PairRange& range, int q_tile, int tile_q, int tile_kv) {
+  const int first_key = range.begin_key(q_tile * tile_q), end_key = range.end_key(q_tile * tile_q + tile_q - 1);
+  return end_key <= first_key ? StepRange{0, 0} : StepRange{first_key / tile_kv, (end_key - 1) / tile_kv + 1};
+}
+
 /// From this one on no key tile before visits the query tiles: it is the lowest that does. visited: its own.
 __device__ __forceinline__ int first_stored_step(const PairRange& range, StepRange visited, int first_key, int tile_q, int tile_kv) {
   return first_key > 0 ? max(visited_steps(range, first_key - tile_kv, tile_q, tile_kv).end, visited.first) : visited.first;

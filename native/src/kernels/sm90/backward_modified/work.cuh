@@ -122,6 +122,11 @@ __device__ __forceinline__ KeyWork ordered_key_work(const ModifiedBackwardParams
   return work;
 }
 
+/// Counter of the group of key tiles that the item belongs to.
+__device__ __forceinline__ int* added_tiles(const ModifiedBackwardParams& params, const KeyWork& work, int tile_kv) {
+  return params.tiles_added + work.workspace_head / params.group_size * params.count_groups + (work.first_key / tile_kv >> params.count_shift);
+}
+
 /// The same keys so many batch entries on (batch_inside). num_items: of one entry.
 __device__ __forceinline__ KeyWork of_batch(const ModifiedBackwardParams& params, KeyWork work, int batches, int num_items) {
   work.index += batches * num_items;
