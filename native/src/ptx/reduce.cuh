@@ -20,11 +20,6 @@ __device__ __forceinline__ void load_v4(const float* g_source, float& x, float& 
   asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];\n" : "=f"(x), "=f"(y), "=f"(z), "=f"(w) : "l"(g_source) : "memory");
 }
 
-/// Of a line of 128 bytes, aligned so, whose values nobody will read again: it need not be written to memory. discard.global.L2
-__device__ __forceinline__ void discard_line(const float* g_line) {
-  asm volatile("discard.global.L2 [%0], 128;\n" ::"l"(g_line) : "memory");
-}
-
 /// Adds one; release for the device. red.release.gpu.global.add.s32
 __device__ __forceinline__ void increment_release(int* g_counter) {
   asm volatile("red.release.gpu.global.add.s32 [%0], 1;\n" ::"l"(g_counter) : "memory");

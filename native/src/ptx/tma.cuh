@@ -39,14 +39,6 @@ __device__ __forceinline__ void tma_load_2d(const CUtensorMap* map, uint64_t* ba
       : "memory");
 }
 
-/// Brings the box at coordinates (c0, c1, c2, c3), innermost first, into L2.
-/// cp.async.bulk.prefetch.tensor.4d.L2.global.tile.L2::cache_hint
-__device__ __forceinline__ void tma_prefetch_4d(const CUtensorMap* map, int c0, int c1, int c2, int c3, L2Hint hint) {
-  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global.tile.L2::cache_hint [%0, {%1, %2, %3, %4}], %5;\n" ::"l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(c3),
-               "l"(static_cast<uint64_t>(hint))
-               : "memory");
-}
-
 /// Stores a box at coordinates (c0, c1, c2, c3). The writers of the box must have executed fence_proxy_async_shared before a barrier with this thread.
 /// cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group
 __device__ __forceinline__ void tma_store_4d(const CUtensorMap* map, const void* s_source, int c0, int c1, int c2, int c3) {

@@ -37,21 +37,12 @@ class LeftParts {
     for (int j = 0; j < Config::kGradQ / 4; ++j) {
       s_pieces[128 * j] = make_float4(grad_q[4 * j], grad_q[4 * j + 1], grad_q[4 * j + 2], grad_q[4 * j + 3]);
     }
-    left_ = true;
-    if constexpr (!Config::kAnnouncesLate) {
-      announce();
-    }
-    phase_ ^= 1;
-  }
-
-  /// Tells of what was left last, if that has not been told.
-  __device__ __forceinline__ void announce() {
     ptx::fence_proxy_async_shared();
     __syncwarp();
-    if (threadIdx.x % 32 == 0 && (left_ || !Config::kAnnouncesLate)) {
+    if (threadIdx.x % 32 == 0) {
       ptx::mbarrier_arrive(&smem_.grad_q_full[warpgroup_]);
     }
-    left_ = false;
+    phase_ ^= 1;
   }
 
   /// Returns when the last parts of both warpgroups have been read: grad_v may take their place.
@@ -67,7 +58,6 @@ class LeftParts {
   SharedStorage& smem_;
   const int warpgroup_;
   uint32_t phase_ = 0;
-  bool left_ = false;
 };
 
 /// The parts of grad_q of all of an item's steps. phase: of grad_q_full.

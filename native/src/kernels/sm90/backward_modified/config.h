@@ -47,17 +47,12 @@ struct ModifiedBackwardConfig {
 
   /// A spare thread adds the parts of grad_q in bulk (bulk_items.cuh). They take the memory of the second buffer of v.
   static constexpr bool kAddsInBulk = kHeadDim == 128 && !Policy::kMask && !Policy::kBias;
-  /// Some of a step's exponentials in front of the wait for dP. ALiBi and softcap have no registers for it.
+  /// Some of a step's exponentials in front of the wait for dP. ALiBi and softcap have no registers for it, nor for what follows.
   static constexpr bool kExponentiatesEarly = kAddsInBulk && !Policy::kAlibi && !Policy::kSoftcap;
-  /// The last look for NaN between the gradients' ways to shared memory, while the last parts of grad_q are read.
-  static constexpr bool kReportsBetween = kAddsInBulk;
-  /// The wait for an item's v behind the first product of its first step.
+  /// An item's v is waited for behind the first product of its first step.
   static constexpr bool kValuesLate = kExponentiatesEarly;
-  /// The rows' statistics into registers in front of the waits for the products that they are used with.
+  /// Shift and delta of a step are in registers before the products that they are used with are waited for.
   static constexpr bool kStatisticsEarly = kExponentiatesEarly;
-  static constexpr bool kAnnouncesLate = false;
-  static constexpr bool kDiscards = true;
-  static constexpr bool kPrefetchesValues = true;
   static constexpr int kValueBuffers = kAddsInBulk ? 1 : kBuffers;
 
   /// The kernel may begin while the one in front of it ends. Not with lists: that one may end before those that write them.

@@ -100,12 +100,9 @@ class ModifiedConsumer {
             go_through(next, grad_k, grad_v, work, buffer.stage);
           }
         }
-        if constexpr (Config::kAnnouncesLate) {
-          parts_.announce();
-        }
       }
       if constexpr (Config::kValuesLate) {
-        ptx::mbarrier_wait(&smem_.v_full[0], values.phase);  // also where nobody saw the keys
+        ptx::mbarrier_wait(&smem_.v_full[0], values.phase);  // also where the warpgroup's keys were never seen
       }
       if constexpr (Config::kAddsInBulk) {
         __syncwarp();
@@ -114,7 +111,7 @@ class ModifiedConsumer {
         }
       }
       const bool bad_key = has_nonfinite_keys<Config>(smem_, work, warpgroup_, buffer.stage);
-      if constexpr (!Config::kReportsBetween) {
+      if constexpr (!Config::kAddsInBulk) {
         report_nonfinite<Config>(p_, bad_key, grad_k, grad_v, work, warpgroup_);
       }
       hand_over(grad_k, grad_v, work, buffer.stage, bad_key);
@@ -343,18 +340,15 @@ class ModifiedConsumer {
 
     const float* s_shift = &smem_.shift[stage][threadIdx.x % 4 * 2];
     const float* s_delta = &smem_.delta[stage][threadIdx.x % 4 * 2];
-    HeldPairs<Config::kStatisticsEarly ? Config::kScores / 4 : 1> held;
+    ColumnPairs<Config::kStatisticsEarly ? Config::kScores / 4 : 1> held;
     if constexpr (Config::kStatisticsEarly) {
-      held.load(s_shift);
+      held.load(s_shift);  // behind the wait for S it would come late: the products leave little of shared memory's time
     }
 
     // S^T = K Q^T, dP^T = V dO^T
     wgmma_fence();
     multiply_scores<kBegun>(s, desc_k_, buffer_step, stage_step);
     wgmma_commit_group();
-    if constexpr (Config::kAnnouncesLate) {
-      parts_.announce();
-    }
     // In the shade of the products: what stands before the first one both warpgroups wait for at the same time.
     [[maybe_unused]] VisibleEntry entry{0};
     if constexpr (kMasked && Config::Policy::kMask) {
@@ -457,9 +451,6 @@ class ModifiedConsumer {
 
   /// Of a step whose queries see none of the warpgroup's keys: gives grad_o back and, where no bias comes with it, q.
   __device__ __forceinline__ void skip_scores(Operand& p_operand, Operand& ds_operand) {
-    if constexpr (Config::kAnnouncesLate) {
-      parts_.announce();
-    }
     ptx::mbarrier_wait(&smem_.grad_o_full[cursor_.stage], cursor_.phase);
     if (threadIdx.x % 32 == 0) {
       ptx::mbarrier_arrive(&smem_.grad_o_empty[cursor_.stage]);
@@ -588,10 +579,8 @@ class ModifiedConsumer {
     using namespace ptx;
     named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);  // the other warpgroup has read k for the last time
     stage_gradient<Element>(smem_.k[buffer], grad_k, warpgroup_, p_.scale);
-    if constexpr (Config::kReportsBetween) {
-      report_nonfinite<Config>(p_, bad_key, grad_k, grad_v, work, warpgroup_);  // while the last parts of grad_q are read
-    }
     if constexpr (Config::kAddsInBulk) {
+      report_nonfinite<Config>(p_, bad_key, grad_k, grad_v, work, warpgroup_);  // while the last parts of grad_q are read
       parts_.wait_for_all();
     }
     auto& s_grad_v = grad_v_tile(buffer);
@@ -620,18 +609,18 @@ class ModifiedConsumer {
   const tile::Descriptor desc_ds_;      // A of grad_q
   const tile::Descriptor desc_k_rows_;  // B of grad_q
   RingCursor cursor_;
-  uint32_t key_step_ = 0;    // from the first buffer of k and v to that of the item, in descriptor units
-  uint32_t value_phase_ = 0;
-  uint32_t value_step_ = 0;  // kAddsInBulk: 0, as key_step_ for v
-  LeftParts<Config> parts_;  // kAddsInBulk
-  float* g_lane_ = nullptr;  // the thread's first element of the next step's block of the accumulator
-  float slope_log2_ = 0.0f;  // kAlibi: of the query head
-  float slope_raw_ = 0.0f;   // kBeginsScores: in units of S, before it is scaled
-  int query_head_;           // kBias
-  StepRange seen_;           // query tiles that see a key of the warpgroup
-  StepRange edge_;           // those between these both warpgroups see, at least in front of the whole ones and behind them
-  int first_key_position_;   // the thread's first key, as a query's number
-  int begin_row_[2];         // queries that see the thread's keys, less the thread's first column
+  uint32_t key_step_ = 0;     // from the first buffer of k and v to that of the item, in descriptor units
+  uint32_t value_step_ = 0;   // kAddsInBulk: 0, as key_step_ for v
+  uint32_t value_phase_ = 0;  // kValuesLate: of v_full
+  LeftParts<Config> parts_;   // kAddsInBulk
+  float* g_lane_ = nullptr;   // the thread's first element of the next step's block of the accumulator
+  float slope_log2_ = 0.0f;   // kAlibi: of the query head
+  float slope_raw_ = 0.0f;    // kBeginsScores: in units of S, before it is scaled
+  int query_head_;            // kBias
+  StepRange seen_;            // query tiles that see a key of the warpgroup
+  StepRange edge_;            // those between these both warpgroups see, at least in front of the whole ones and behind them
+  int first_key_position_;    // the thread's first key, as a query's number
+  int begin_row_[2];          // queries that see the thread's keys, less the thread's first column
   int end_row_[2];
   uint32_t s_ds_;  // the lane's row of stmatrix in stage 0
   std::conditional_t<Config::Policy::kMask, ListedTiles, NoList> listed_;

@@ -1,5 +1,5 @@
-// The spare warps of the producer's warpgroup: one thread stores grad_k and grad_v; two warps turn the accumulator into grad_q, each query tile when all key tiles
-// that visit it are done, while it is still in the second-level cache (not with sequences, where heads are done only at the end).
+// The spare warps of the producer's warpgroup: one thread stores grad_k and grad_v; two warps turn the accumulator into grad_q, each query tile when all key
+// tiles that visit it are done, while it is still in the second-level cache (not with sequences, where heads are done only at the end).
 #pragma once
 
 #include "kernels/sm90/backward_modified/config.h"
@@ -107,38 +107,32 @@ __device__ __forceinline__ void wait_for_key_tiles(const ModifiedBackwardParams&
   __syncwarp();
 }
 
-/// Runs in a whole warp, until all blocks of all heads are handed out, in the order in which key tiles are. Nobody waits for a block of the grid that has not
-/// begun: what an item needs depends on no other, and items are taken up in the order of their heads.
+/// Runs in a whole warp, until all rows of all heads are handed out, 64 at a time, in the order in which key tiles are. Nobody waits for a block of the grid
+/// that has not begun: what an item needs depends on no other, and items are taken up in the order of their heads.
 template <typename Config>
 __device__ __forceinline__ void finish_blocks(const ModifiedBackwardParams& params) {
-  const int head_rows = static_cast<int>(params.padded_rows / 64), num_blocks = head_rows * Config::kPanels * params.num_heads;
-  const TileOrder order{head_rows, params.num_heads, params.order.section_heads * params.group_size};
+  const int head_jobs = static_cast<int>(params.padded_rows / 64), num_jobs = head_jobs * params.num_heads;
+  const TileOrder order{head_jobs, params.num_heads, params.order.section_heads * params.group_size};
 #pragma unroll 1
   while (true) {
-    int block = threadIdx.x % 32 == 0 ? atomicAdd(params.finish_counter, 1) : 0;
-    block = __shfl_sync(0xFFFFFFFF, block, 0);
-    if (block >= num_blocks) {
+    int job = threadIdx.x % 32 == 0 ? atomicAdd(params.finish_counter, 1) : 0;
+    job = __shfl_sync(0xFFFFFFFF, job, 0);
+    if (job >= num_jobs) {
       return;
     }
-    const int panel = block % Config::kPanels;
     TileOrder::Work place;  // 64 rows of a head
     if constexpr (Config::Policy::kBias) {
       // The batch entries of a head one behind the other.
-      const int entry = block / Config::kPanels / head_rows, head = entry / params.batch_inside;
-      place = {block / Config::kPanels - entry * head_rows, (entry - head * params.batch_inside) * (params.num_heads / params.batch_inside) + head};
+      const int entry = job / head_jobs, head = entry / params.batch_inside;
+      place = {job - entry * head_jobs, (entry - head * params.batch_inside) * (params.num_heads / params.batch_inside) + head};
     } else {
-      place = order.work(block / Config::kPanels);
+      place = order.work(job);
     }
     wait_for_key_tiles<Config>(params, place.head / params.group_size, 64 * place.tile);
-    const int64_t first_block = (int64_t{place.head} * head_rows + place.tile) * Config::kPanels;
-    const float* g_block = params.grad_q_accumulator + (first_block + panel) * kGradQBlock;
-    finish_block<Config>(params, place.head, 64 * place.tile, 64 * panel, g_block);
-    if constexpr (Config::kDiscards) {
-      __syncwarp();
-#pragma unroll
-      for (int i = 0; i < kGradQBlock; i += 32 * 32) {
-        ptx::discard_line(g_block + i + 32 * (threadIdx.x % 32));
-      }
+    const int64_t first_block = (int64_t{place.head} * head_jobs + place.tile) * Config::kPanels;
+#pragma unroll 1
+    for (int panel = 0; panel < Config::kPanels; ++panel) {
+      finish_block<Config>(params, place.head, 64 * place.tile, 64 * panel, params.grad_q_accumulator + (first_block + panel) * kGradQBlock);
     }
   }
 }

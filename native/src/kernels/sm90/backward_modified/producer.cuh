@@ -123,9 +123,6 @@ class ModifiedProducer {
       return;
     }
     load_keys(&p_.map_k, smem_.k[buffer], &smem_.k_full[buffer], work);
-    if constexpr (Config::kAddsInBulk && Config::kPrefetchesValues) {
-      prefetch_values(work);  // for which there is no room yet
-    }
     bool v_loaded = false;
 #pragma unroll 1
     for (int group_head = 0; group_head < p_.group_size; ++group_head) {
@@ -218,17 +215,6 @@ class ModifiedProducer {
   __device__ __forceinline__ void wait_for_values() const {
     if constexpr (Config::kAddsInBulk) {
       ptx::mbarrier_wait(&smem_.v_empty, value_cursor<Config>(buffer_).phase ^ 1);
-    }
-  }
-
-  /// Brings v of an item into L2.
-  __device__ __forceinline__ void prefetch_values(const KeyWork& work) const {
-    if (!first_lane_) {
-      return;
-    }
-#pragma unroll
-    for (int panel = 0; panel < Config::kPanels; ++panel) {
-      ptx::tma_prefetch_4d(&p_.map_v, 64 * panel, work.kv_begin + work.first_key, work.kv_head, work.batch, ptx::L2Hint::kEvictFirst);
     }
   }
 

@@ -49,9 +49,9 @@ struct StepScores {
 template <class Policy>
 inline constexpr bool kSwapsRows = Policy::kMask;
 
-/// Statistics of the thread's columns in registers.
+/// Statistics of the thread's columns, two neighbours at a time, in registers; or where they are in shared memory, of the first column.
 template <int kNum>
-struct HeldPairs {
+struct ColumnPairs {
   float2 pairs[kNum];
   __device__ __forceinline__ void load(const float* s_values) {
 #pragma unroll
@@ -60,18 +60,18 @@ struct HeldPairs {
     }
   }
 };
-__device__ __forceinline__ float2 pair_of(const float* s_values, int j) {
+__device__ __forceinline__ float2 column_pair(const float* s_values, int j) {
   return *reinterpret_cast<const float2*>(s_values + 8 * j);
 }
 template <int kNum>
-__device__ __forceinline__ float2 pair_of(const HeldPairs<kNum>& held, int j) {
+__device__ __forceinline__ float2 column_pair(const ColumnPairs<kNum>& held, int j) {
   return held.pairs[j];
 }
 
-/// S -> w, what dP - delta is multiplied by, in place, and p, both 0 where hidden; of elements 4j … 4j + 3. s_shift: of the thread's first column.
+/// S -> w, what dP - delta is multiplied by, in place, and p, both 0 where hidden; of elements 4j … 4j + 3.
 template <class Policy, bool kMasked, int kNum, class Shifts>
-__device__ __forceinline__ void weigh_scores(float (&s)[kNum], float (&p)[4], int j, const Shifts& s_shift, const StepScores& step) {
-  const float2 shifts = pair_of(s_shift, j);
+__device__ __forceinline__ void weigh_scores(float (&s)[kNum], float (&p)[4], int j, const Shifts& shift_of_columns, const StepScores& step) {
+  const float2 shifts = column_pair(shift_of_columns, j);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int r = i / 2, e = i % 2;
@@ -101,23 +101,23 @@ __device__ __forceinline__ void weigh_scores(float (&s)[kNum], float (&p)[4], in
 
 /// All elements: w in place of s, p rounded to the A operand of grad_v.
 template <typename Element, class Policy, bool kMasked, int kNum, class Shifts>
-__device__ __forceinline__ void weigh_scores(float (&s)[kNum], uint32_t (&p_operand)[kNum / 2], const Shifts& s_shift, const StepScores& step) {
+__device__ __forceinline__ void weigh_scores(float (&s)[kNum], uint32_t (&p_operand)[kNum / 2], const Shifts& shift_of_columns, const StepScores& step) {
 #pragma unroll
   for (int j = 0; j < kNum / 4; ++j) {
     float p[4];
-    weigh_scores<Policy, kMasked>(s, p, j, s_shift, step);
+    weigh_scores<Policy, kMasked>(s, p, j, shift_of_columns, step);
     p_operand[2 * j] = ptx::pack2<Element>(p[0], p[1]);
     p_operand[2 * j + 1] = ptx::pack2<Element>(p[2], p[3]);
   }
 }
 
-/// dP -> dS = w (dP - delta), rounded to the A operand of grad_k, without the factor scale. s_delta: of the thread's first column.
+/// dP -> dS = w (dP - delta), rounded to the A operand of grad_k, without the factor scale.
 template <typename Element, bool kMasked, bool kSwapped = false, int kNum, class Deltas>
-__device__ __forceinline__ void differentiate_scores(uint32_t (&ds_operand)[kNum / 2], const float (&dp)[kNum], const float (&w)[kNum], const Deltas& s_delta,
+__device__ __forceinline__ void differentiate_scores(uint32_t (&ds_operand)[kNum / 2], const float (&dp)[kNum], const float (&w)[kNum], const Deltas& delta,
                                                      const StepScores& step) {
 #pragma unroll
   for (int j = 0; j < kNum / 4; ++j) {
-    const float2 deltas = pair_of(s_delta, j);
+    const float2 deltas = column_pair(delta, j);
     float ds[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
