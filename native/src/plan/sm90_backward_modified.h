@@ -44,10 +44,10 @@ inline constexpr int kNumSm90ModifiedBackwardTiles = sizeof(kSm90ModifiedBackwar
 /// head, in the order of the kernel's fragments; counters; the table of key tiles of sequences; a flag per 16 keys of every key tile and head; lists of visible
 /// tiles and bits of pairs of boolean and block mask (plan/visible_tiles.h).
 struct Sm90ModifiedBackwardWorkspace {
-  int64_t padded_rows;  ///< per head: of a batch entry, or of all sequences
-  int64_t num_heads;    ///< that have so many: batch * heads_q, or with sequences heads_q
-  int64_t key_tiles;    ///< per key head: of a batch entry, or at most of all sequences
-  int64_t key_heads;    ///< of all batch entries, or with sequences heads_kv
+  int64_t padded_rows;   ///< per head: of a batch entry, or of all sequences
+  int64_t num_heads;     ///< that have so many: batch * heads_q, or with sequences heads_q
+  int64_t key_tiles;     ///< per key head: of a batch entry, or at most of all sequences
+  int64_t key_heads;     ///< of all batch entries, or with sequences heads_kv
   int64_t count_groups;  ///< per key head: groups of key tiles that are counted together when they are done
   int64_t num_counters;
   int64_t num_work;  ///< key tiles of all heads, at most

@@ -35,14 +35,7 @@ class ModifiedConsumer {
   using Scores = float[Config::kScores];
   using Operand = uint32_t[Config::kScores / 2];
   using Gradient = float[Config::kGradients];
-  /// kBeginsScores: what the next step's S^T begins with, from step to step; others carry nothing.
-  struct CarriedScores {
-    Scores s;
-  };
-  struct NoScores {};
-  using NextScores = std::conditional_t<Config::kBeginsScores, CarriedScores, NoScores>;
-  __device__ __forceinline__ static Scores& scores_of(CarriedScores& next, Scores&) { return next.s; }
-  __device__ __forceinline__ static Scores& scores_of(NoScores&, Scores& own) { return own; }
+  using NextScores = std::conditional_t<Config::kBeginsScores, CarriedScores<Config::kScores>, NoScores>;
   static constexpr uint32_t kQStageStep = sizeof(typename SharedStorage::QTile) / 16;
   static constexpr uint32_t kKeyBufferStep = sizeof(typename SharedStorage::KeyTile) / 16;
   static constexpr uint32_t kToGradO = SharedStorage::kToGradO / 16;
@@ -340,10 +333,8 @@ class ModifiedConsumer {
 
     const float* s_shift = &smem_.shift[stage][threadIdx.x % 4 * 2];
     const float* s_delta = &smem_.delta[stage][threadIdx.x % 4 * 2];
-    ColumnPairs<Config::kStatisticsEarly ? Config::kScores / 4 : 1> held;
-    if constexpr (Config::kStatisticsEarly) {
-      held.load(s_shift);  // behind the wait for S it would come late: the products leave little of shared memory's time
-    }
+    ColumnStatistics<Config::kStatisticsEarly, Config::kScores / 4> statistics;
+    statistics.load(s_shift);  // behind the wait for S they would come late: the products leave little of shared memory's time
 
     // S^T = K Q^T, dP^T = V dO^T
     wgmma_fence();
@@ -398,30 +389,21 @@ class ModifiedConsumer {
       }
       wgmma_wait_group<0>();
       pin_registers(dp);
-      differentiate_scores<Element, kMasked>(ds_operand, dp, s, s_delta, scores);
+      statistics.load(s_delta);
+      differentiate_scores<Element, kMasked>(ds_operand, dp, s, statistics, scores);
       clear_hidden<Element>(ds_operand, s_bias);
     } else {
       wgmma_wait_group<1>();
       pin_registers(s);
       using Left = std::conditional_t<kBegun, HopperScores<kSm90RangeVariants>, typename Config::Policy>;
-      if constexpr (Config::kStatisticsEarly) {
-        weigh_scores<Element, Left, kMasked>(s, p_operand, held, scores);
-      } else {
-        weigh_scores<Element, Left, kMasked>(s, p_operand, s_shift, scores);
-      }
+      weigh_scores<Element, Left, kMasked>(s, p_operand, statistics, scores);
       if constexpr (Config::kExponentiatesEarly) {
         mbarrier_wait(&smem_.q_full[stage], cursor_.phase);  // long complete; but a branch, which keeps some of the exponentials in front of the next wait
       }
-      if constexpr (Config::kStatisticsEarly) {
-        held.load(s_delta);
-      }
+      statistics.load(s_delta);
       wgmma_wait_group<0>();
       pin_registers(dp);
-      if constexpr (Config::kStatisticsEarly) {
-        differentiate_scores<Element, kMasked, kSwapsRows<typename Config::Policy>>(ds_operand, dp, s, held, scores);
-      } else {
-        differentiate_scores<Element, kMasked, kSwapsRows<typename Config::Policy>>(ds_operand, dp, s, s_delta, scores);
-      }
+      differentiate_scores<Element, kMasked, kSwapsRows<typename Config::Policy>>(ds_operand, dp, s, statistics, scores);
     }
   }
 
@@ -433,20 +415,9 @@ class ModifiedConsumer {
     }
   }
 
-  /// kBeginsScores: what the product S^T = K Q^T of a whole step begins with, so that the slope costs nothing behind it: minus slope times the distance from
-  /// the key to the position of the step's first row, in units of what the scores are multiplied by. The row's part is in its shift. Written while the products
-  /// of the step before still run.
+  /// kBeginsScores: written while the products of the step before still run.
   __device__ __forceinline__ void begin_whole_scores(Scores& s, int step) {
-    const float distance = static_cast<float>(step * Config::kTileQ - first_key_position_);
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const float begin = -slope_raw_ * (distance - 8.0f * r);
-#pragma unroll
-      for (int j = 0; j < Config::kScores / 4; ++j) {
-        s[4 * j + 2 * r] = s[4 * j + 2 * r + 1] = begin;
-      }
-    }
-    ptx::pin_registers(s);
+    begin_scores(s, slope_raw_, static_cast<float>(step * Config::kTileQ - first_key_position_));
   }
 
   /// Of a step whose queries see none of the warpgroup's keys: gives grad_o back and, where no bias comes with it, q.
