@@ -16,6 +16,9 @@ inline constexpr int64_t kSm90ResidentBlocks = 132;
 inline constexpr int64_t kSm90StaggeredHeads = 8;
 /// Quarters of a step by which a block of the deterministic kernel lags behind the one for which it waits.
 inline constexpr int64_t kSm90TurnQuarterSteps = 9;
+/// Without a mask, so many heads side by side in deterministic mode at least: fewer key tiles of one head lag behind each other at a time, and read its query
+/// tiles at nearly the same time.
+inline constexpr int64_t kSm90UnmaskedTurnHeads = 6;
 /// Heads of so few key tiles do not wait for each other long enough to need as many side by side as the cache holds, and are faster from it (README.md
 /// of the kernel, deterministic mode).
 inline constexpr int64_t kSm90ShortKeyTiles = 4;
@@ -50,6 +53,9 @@ inline int64_t sm90_backward_section_heads(const Sm90BackwardTile& tile, const P
     // Where key tiles see the same query tiles, each follows the one behind it at a distance of kSm90TurnQuarterSteps: so many heads that a head's last one
     // waits for no longer than its own steps take.
     wanted = (kSm90ResidentBlocks * kSm90TurnQuarterSteps / 4 + steps - 1) / steps;
+    // Rows that begin within a sector of 32 bytes, where all heads of a position lie side by side, are slower so.
+    const bool whole_sectors = problem.heads_q * problem.head_dim % 16 == 0;
+    wanted = !problem.is_causal() && whole_sectors ? std::max(wanted, kSm90UnmaskedTurnHeads) : wanted;
   } else if (tile.deterministic) {
     // So many that no more key tiles of a head run side by side than it has steps to be staggered by.
     wanted = kSm90ResidentBlocks / tile.blocks_per_tile() / steps;

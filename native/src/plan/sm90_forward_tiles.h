@@ -111,7 +111,7 @@ inline constexpr int kSm90LargestMaskTile = 1;
 /// At head_dim 128: two warpgroups with key tiles of 128. The next one has three, with key tiles of 64 and four of them in flight.
 inline constexpr int kSm90MediumForwardTile = 3;
 static_assert(kSm90ForwardTiles[kSm90MediumForwardTile].head_dim == kSm90ForwardTiles[kSm90MediumForwardTile + 1].head_dim);
-/// Without a mask, that one is slower up to so many keys.
+/// Without a mask, up to so many keys, that one takes fewer rows in a round to be as fast: rounds may be longer (sm90_takes_large_tile).
 inline constexpr int64_t kSm90MaxMediumKeys = 1024;
 
 /// Under a causal mask, whose tiles differ and fill rounds of blocks up, it takes so many rounds of them.
@@ -126,8 +126,8 @@ inline Sm90SharedRound sm90_shared_round_of(const Problem& problem, const Sm90Fo
   return sm90_shared_round(q_tiles * problem.batch * problem.heads_q, key_tiles, tile.tile_kv, blocks);
 }
 
-/// Whether a problem takes the tile behind kSm90MediumForwardTile: its steps are 2 to 7 % faster, but its query tiles are larger, so that the last round of
-/// blocks may cost more than that.
+/// Whether a problem takes the tile behind kSm90MediumForwardTile: its steps are 2 to 7 % faster, and so are the ends of its query tiles, but these are larger,
+/// so that the last round of blocks may cost more than that (measured: kernels/sm90/forward/README.md, log).
 inline bool sm90_takes_large_tile(const Problem& problem, int64_t multiprocessors) {
   const auto tiles = [&](int index) {
     const int64_t rows = kSm90ForwardTiles[index].tile_q();
@@ -142,7 +142,8 @@ inline bool sm90_takes_large_tile(const Problem& problem, int64_t multiprocessor
   if (problem.is_causal()) {
     return tiles(kSm90MediumForwardTile + 1) >= kSm90MinLargeRounds * multiprocessors;
   }
-  return problem.len_kv > kSm90MaxMediumKeys && rows_of_a_block(kSm90MediumForwardTile + 1) * 19 <= rows_of_a_block(kSm90MediumForwardTile) * 20;
+  const int64_t keys = problem.len_kv, thousandths = keys > kSm90MaxMediumKeys ? 1052 : keys > 768 ? 1070 : keys > 256 ? 1125 : 0;
+  return rows_of_a_block(kSm90MediumForwardTile + 1) * 1000 <= rows_of_a_block(kSm90MediumForwardTile) * thousandths;
 }
 
 /// Index of the tile for a problem whose head dims fit the last one.

@@ -89,6 +89,18 @@ TEST(PlainTile, IsLargeForLongProblems) {
   EXPECT_EQ(sm90_forward_tile_of(padded, kMultiprocessors), kLargeTile);
 }
 
+/// Without a mask, by time over that of tiles of 128 rows (H100).
+TEST(PlainTile, IsLargeForShortProblemsWhoseRoundsAreNotMuchLonger) {
+  EXPECT_EQ(sm90_forward_tile_of(plain(32, 512), kMultiprocessors), kLargeTile) << "0.98";
+  EXPECT_EQ(sm90_forward_tile_of(plain(8, 512), kMultiprocessors), kLargeTile) << "0.90";
+  EXPECT_EQ(sm90_forward_tile_of(plain(29, 576), kMultiprocessors), kLargeTile) << "0.86";
+  EXPECT_EQ(sm90_forward_tile_of(plain(21, 768), kMultiprocessors), kLargeTile) << "0.95";
+  EXPECT_EQ(sm90_forward_tile_of(plain(18, 896), kMultiprocessors), kLargeTile) << "0.93";
+  EXPECT_EQ(sm90_forward_tile_of(plain(25, 640), kMultiprocessors), kSm90MediumForwardTile) << "1.06";
+  EXPECT_EQ(sm90_forward_tile_of(plain(4, 512), kMultiprocessors), kSm90MediumForwardTile) << "1.13";
+  EXPECT_EQ(sm90_forward_tile_of(plain(64, 256), kMultiprocessors), kSm90MediumForwardTile) << "0.99";
+}
+
 TEST(PlainTile, IsNotForShortOrSmallProblems) {
   EXPECT_EQ(sm90_forward_tile_of(plain(16, 1024), kMultiprocessors), kSm90MediumForwardTile) << "slower";
   EXPECT_EQ(sm90_forward_tile_of(plain(32, 512, Mask::kCausalBottomRight), kMultiprocessors), kSm90MediumForwardTile - 1);
