@@ -39,19 +39,24 @@ public sealed class ContractTests(TestDevice device) : DeviceFixture(device)
     {
         BadCall[] calls = Calls.Where(IsBadHere).ToArray();
         using var world = new CallWorld(Device);
-        var messages = new Dictionary<string, string>();
+        var names = new Dictionary<string, List<string>>();
         foreach (BadCall bad in calls)
         {
             bad.Make(world);
-            string message = NativeCall.LastMessage;
-            Assert.That(messages.TryAdd(message, bad.Name), Is.True,
-                $"'{bad.Name}' and '{messages.GetValueOrDefault(message)}' give the same message: {message}");
+            // Addresses are part of what came; the allocator may hand out one of them twice.
+            string message = Regex.Replace(NativeCall.LastMessage, "0x[0-9a-f]{8,}", "<address>");
+            if (!names.TryAdd(message, [bad.Name]))
+            {
+                names[message].Add(bad.Name);
+            }
         }
-        // Addresses are part of what came. Only the four ways to free what is no live block (foreign, freed, inside a block, host memory) differ in nothing
-        // else.
-        int withoutAddresses = messages.Keys.Select(message => Regex.Replace(message, "0x[0-9a-f]{8,}", "<address>")).Distinct().Count();
-        TestContext.Out.WriteLine($"{messages.Count} bad calls, {withoutAddresses} messages without their addresses");
-        Assert.That(withoutAddresses, Is.GreaterThanOrEqualTo(messages.Count - 3));
+        TestContext.Out.WriteLine($"{calls.Length} bad calls, {names.Count} messages without their addresses");
+        // Only the four ways to free what is no live block (foreign, freed, inside a block, host memory) differ in nothing but the address.
+        foreach ((string message, List<string> same) in names.Where(pair => pair.Value.Count > 1))
+        {
+            Assert.That(message, Does.StartWith("fa_memory_free: pointer"), $"{string.Join(", ", same)} give the same message");
+            Assert.That(same, Has.Count.LessThanOrEqualTo(4), message);
+        }
     }
 
     [Test]
