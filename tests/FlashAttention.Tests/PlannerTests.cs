@@ -117,19 +117,7 @@ public sealed class PlannerTests
     [TestCase(128, 512, 32, MaskKind.None, 132)]
     public void HopperForwardBlocksOfShortProblems(int headDim, int length, int batch, MaskKind mask, int blocks)
     {
-        int heads = 2048 / headDim;
-        ProblemCase problem = Base with
-        {
-            Batch = batch,
-            HeadsQ = heads,
-            HeadsKv = heads,
-            HeadDim = headDim,
-            HeadDimV = headDim,
-            LenQ = length,
-            LenKv = length,
-            Mask = mask,
-        };
-        fa_plan_description plan = PlanQuery.Of(problem, fa_pass.FA_PASS_FORWARD, Cuda, 90);
+        fa_plan_description plan = HopperForwardPlan(headDim, length, batch, mask);
         Assert.That(plan.blocks, Is.EqualTo(blocks), plan.Reason());
     }
 
@@ -142,19 +130,7 @@ public sealed class PlannerTests
     [TestCase(128, 512, 1, MaskKind.None, false)]
     public void HopperForwardSharesTheLastRound(int headDim, int length, int batch, MaskKind mask, bool shares)
     {
-        int heads = 2048 / headDim;
-        ProblemCase problem = Base with
-        {
-            Batch = batch,
-            HeadsQ = heads,
-            HeadsKv = heads,
-            HeadDim = headDim,
-            HeadDimV = headDim,
-            LenQ = length,
-            LenKv = length,
-            Mask = mask,
-        };
-        fa_plan_description plan = PlanQuery.Of(problem, fa_pass.FA_PASS_FORWARD, Cuda, 90);
+        fa_plan_description plan = HopperForwardPlan(headDim, length, batch, mask);
         Assert.That(plan.workspace_bytes > 0, Is.EqualTo(shares), plan.Reason());
         Assert.That(plan.workspace_bytes, Is.LessThan(32UL << 20));
         Assert.That(plan.Reason().Contains("shared along the keys", StringComparison.Ordinal), Is.EqualTo(shares), plan.Reason());
@@ -237,6 +213,24 @@ public sealed class PlannerTests
                 Assert.That(plan.launches, Is.EqualTo(launches), "prepare, main, unless the main kernel rounds grad_q finish, and with a mask repair");
             }
         }
+    }
+
+    /// <summary>The plan of a forward pass of heads of 2048 columns in all, as many keys as queries.</summary>
+    private static fa_plan_description HopperForwardPlan(int headDim, int length, int batch, MaskKind mask)
+    {
+        int heads = 2048 / headDim;
+        ProblemCase problem = Base with
+        {
+            Batch = batch,
+            HeadsQ = heads,
+            HeadsKv = heads,
+            HeadDim = headDim,
+            HeadDimV = headDim,
+            LenQ = length,
+            LenKv = length,
+            Mask = mask,
+        };
+        return PlanQuery.Of(problem, fa_pass.FA_PASS_FORWARD, Cuda, 90);
     }
 
     /// <summary>The plan of a backward pass of two query heads that share a key head.</summary>
