@@ -109,6 +109,22 @@ void expect_heads_side_by_side(Sm90BackwardTile tile, int64_t dim, int64_t lengt
   EXPECT_EQ(fa::sm90_backward_order(tile, problem).section_heads, causal) << length;
 }
 
+/// In deterministic mode without a mask: six, unless positions begin within a sector of 32 bytes.
+TEST(BackwardOrder, HeadsSideBySideInTurnsOfPaddedHeadDims) {
+  for (const auto& [dim, heads, expected] : {std::array<int64_t, 3>{96, 21, 6}, {120, 17, 2}, {120, 16, 6}, {88, 23, 2}}) {
+    Sm90BackwardTile tile{};
+    tile.deterministic = tile.first_tile_stores = true;
+    tile.head_dim = 128;
+    tile.tile_q = 64;
+    Problem problem{};
+    problem.batch = 1;
+    problem.heads_q = problem.heads_kv = heads;
+    problem.len_q = problem.len_kv = 16384;
+    problem.head_dim = problem.head_dim_v = dim;
+    EXPECT_EQ(fa::sm90_backward_order(tile, problem).section_heads, expected) << heads << " heads of " << dim;
+  }
+}
+
 /// In deterministic mode.
 TEST(BackwardOrder, HeadsSideBySideInTurns) {
   for (const auto& [dim, length, full, causal] : {std::array<int64_t, 4>{128, 512, 32, 32},

@@ -105,7 +105,7 @@ struct ForwardConfig {
     int4 sequence_work[kWorkSlots][SequenceWorkTile::num_messages(kWarpgroups)];
     ListStorage<Scores::kMask ? kStages : 0> list;                            ///< in the stages of k, under its barriers
     PartStorage<kSharesTiles ? kQStages : 0> parts;                           ///< beside `work`
-    BiasStorage<Element, Scores::kBias ? kStages : 0, kTileQ, kTileKv> bias;  ///< so, too
+    BiasStorage<Element, Scores::kBias ? kStages : 0, kTileQ, kTileKv> bias;  ///< as list
 
     __device__ __forceinline__ Element (&q(int stage))[kPanels][kTileQ][64] { return q_and_o[stage]; }
     __device__ __forceinline__ Element (&o())[kPanels][kTileQ][64] {
