@@ -152,20 +152,28 @@ public sealed class PlannerTests
         });
     }
 
-    /// <summary>From 2048 queries at head_dim 128 and from 1025 at 64 parts of grad_q go through shared memory, 32 KiB more of it.</summary>
-    [TestCase(128, 2047, false)]
-    [TestCase(128, 2048, true)]
-    [TestCase(96, 5000, true)]
-    [TestCase(64, 1024, false)]
-    [TestCase(64, 1025, true)]
-    [TestCase(40, 5000, true)]
-    public void LongSequencesAddInBulk(int headDim, int length, bool inBulk)
+    /// <summary>From 2048 queries, at head_dim 64 in any order from 1025, parts of grad_q go through shared memory: two buffers of 32 KiB.</summary>
+    [TestCase(128, 2047, false, false)]
+    [TestCase(128, 2048, true, true)]
+    [TestCase(128, 16384, true, true)]
+    [TestCase(96, 5000, true, true)]
+    [TestCase(64, 1024, false, false)]
+    [TestCase(64, 1025, true, false)]
+    [TestCase(64, 2047, true, false)]
+    [TestCase(40, 2048, true, true)]
+    public void LongSequencesAddInBulk(int headDim, int length, bool anyOrder, bool inOrder)
     {
-        ProblemCase problem = Base with { LenQ = length, LenKv = 300, HeadDim = headDim, HeadDimV = headDim };
-        fa_plan_description plan = PlanQuery.Of(problem, fa_pass.FA_PASS_BACKWARD, Cuda, 90);
-        fa_plan_description ordered = PlanQuery.Of(problem with { Deterministic = true }, fa_pass.FA_PASS_BACKWARD, Cuda, 90);
-        AssertSensible(plan, SharedMemoryLimit(90));
-        Assert.That(plan.shared_memory_bytes - ordered.shared_memory_bytes, Is.EqualTo(inBulk ? 32768 : 0), plan.Reason());
+        Assert.Multiple(() =>
+        {
+            foreach (bool deterministic in new[] { false, true })
+            {
+                ProblemCase problem = Base with { LenQ = length, LenKv = 300, HeadDim = headDim, HeadDimV = headDim, Deterministic = deterministic };
+                fa_plan_description plan = PlanQuery.Of(problem, fa_pass.FA_PASS_BACKWARD, Cuda, 90);
+                fa_plan_description shorter = PlanQuery.Of(problem with { LenQ = 100 }, fa_pass.FA_PASS_BACKWARD, Cuda, 90);
+                AssertSensible(plan, SharedMemoryLimit(90));
+                Assert.That(plan.shared_memory_bytes - shorter.shared_memory_bytes, Is.EqualTo((deterministic ? inOrder : anyOrder) ? 65536 : 0), plan.Reason());
+            }
+        });
     }
 
     /// <summary>The deterministic mode up to head_dim 128: the default's tiles and passes at every length.</summary>

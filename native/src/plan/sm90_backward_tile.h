@@ -22,8 +22,9 @@ struct Sm90BackwardTile {
   bool first_tile_stores = false;
   /// With first_tile_stores: blocks also round grad_q of heads that are complete by then, all but those of the last two sections.
   bool finishes_earlier_heads = false;
-  /// With those two, in any order: parts of grad_q go through shared memory, and a thread of the producer warpgroup adds, or stores, each in one piece.
-  /// Otherwise the threads that have computed them add them from their registers.
+  /// With those two: parts of grad_q go through shared memory, and a thread of the producer warpgroup adds, or in turns stores, both of a step in one piece;
+  /// otherwise the threads that have computed them add them from their registers. Statistics are loaded, and parts announced, such that no step waits for
+  /// shared memory; in any order nobody stores then, and the accumulator is cleared.
   bool adds_in_bulk = false;
   /// With any_order_max: without a mask only up to so many queries and keys; 0: the same.
   int64_t any_order_full_max = 0;
@@ -49,8 +50,12 @@ struct Sm90BackwardTile {
   /// Key tiles are launched, and added, from the last to the first: under the causal mask each comes to a query tile a tile of keys later than the one behind
   /// it, without having waited.
   constexpr bool from_last_key_tile() const { return deterministic && !is_wide(); }
+  /// Threads that add in bulk. In turns one has to see its addition complete, and publish that, before its next: two, each for every other step.
+  constexpr int adders() const { return adds_in_bulk && deterministic ? 2 : 1; }
+  /// The accumulator is cleared for the heads of the first two sections by the pass in front, for later ones by blocks of the main kernel two sections before.
+  constexpr bool clears_later_heads() const { return adds_in_bulk && !deterministic; }
   /// The accumulator need not be cleared: whoever comes to a query tile first stores.
-  constexpr bool begins_grad_q() const { return finishes_grad_q() || first_tile_stores; }
+  constexpr bool begins_grad_q() const { return finishes_grad_q() || (first_tile_stores && !clears_later_heads()); }
   constexpr int blocks_per_tile() const { return is_wide() ? kCluster : 1; }
   /// grad_o comes in parts of whole 64-column panels, each with a barrier of its own, where two whole tiles do not fit.
   constexpr int grad_o_parts() const { return head_dim == 256 ? 2 : 1; }
@@ -72,7 +77,7 @@ struct Sm90BackwardTile {
       return 2 * kv_tile_bytes() / kCluster + peer_k_bytes() + kStages * q_tile_bytes() + grad_o_slots() * q_tile_bytes() / grad_o_parts() + kPBytes +
              2 * ds_stages() * kDsBytes + kTailBytes;
     }
-    const int64_t grad_q_bytes = adds_in_bulk ? int64_t{4} * tile_q * head_dim : 0;
+    const int64_t grad_q_bytes = adds_in_bulk ? int64_t{4} * tile_q * head_dim * kStages : 0;
     return 2 * kv_tile_bytes() + kStages * (2 * q_tile_bytes() + score_tile_bytes()) + grad_q_bytes + kTailBytes;
   }
 };

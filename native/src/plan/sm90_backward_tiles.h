@@ -26,13 +26,15 @@ inline constexpr Sm90BackwardTile kSm90BackwardTiles[] = {
     {192, 64, true, 0, 257, 4096, 32},
     {256, 64, true, 0, 257, 4096, 32, false, false, false, 1024},
     {128, 64, false, 2048, 1, 0, 1, true, true, true},
+    {64, 128, true, 2048, 1, 0, 1, true, true, true},
+    {128, 64, true, 2048, 1, 0, 1, true, true, true},
 };
 inline constexpr int kNumSm90BackwardTiles = sizeof(kSm90BackwardTiles) / sizeof(kSm90BackwardTiles[0]);
 
 /// Layout of the workspace: per (batch, query head) padded_rows floats of log-sum-exp in base 2, as many of delta; fp32 accumulators of grad_q, in the order of
 /// the kernel's fragments (kernels/sm90/backward/params.h); where the first key tile stores a counter per query head and one per key head; in deterministic
-/// mode one per key tile and key head and one per key head, in the wide kernel one per query tile and block of the cluster; a flag per 16 keys of every (batch,
-/// key head). The size is O(batch * heads_q * len_q * head_dim + batch * heads_kv * len_kv).
+/// mode one per key tile and key head (two where two threads add) and one per key head, in the wide kernel one per query tile and block of the cluster; a flag
+/// per 16 keys of every (batch, key head). The size is O(batch * heads_q * len_q * head_dim + batch * heads_kv * len_kv).
 struct Sm90BackwardWorkspace {
   int64_t padded_rows;  ///< per head: a whole number of tiles of every configuration
   int64_t num_counters;
@@ -49,7 +51,7 @@ inline Sm90BackwardWorkspace sm90_backward_workspace(const Sm90BackwardTile& til
   const int64_t key_heads = problem.batch * problem.heads_kv, heads = problem.batch * problem.heads_q;
   w.padded_rows = (problem.len_q + tile.row_padding() - 1) / tile.row_padding() * tile.row_padding();
   if (tile.from_last_key_tile()) {
-    w.num_counters = key_heads * key_tiles + key_heads;
+    w.num_counters = key_heads * key_tiles * tile.adders() + key_heads;
   } else if (tile.deterministic) {
     w.num_counters = heads * (w.padded_rows / tile.tile_q) * tile.kCluster;
   } else if (tile.first_tile_stores) {

@@ -1,5 +1,5 @@
 // What the blocks of the Hopper backward kernel do for each other (plan/sm90_backward_order.h): nobody may wait for a block that is launched later, and each
-// piece of grad_q has exactly one that rounds it.
+// piece of grad_q has exactly one that rounds it, and where they are cleared one that clears it.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -36,6 +36,7 @@ Case random_case(std::mt19937& random) {
   c.tile.first_tile_stores = true;
   c.tile.deterministic = pick(0, 2) == 0;
   c.tile.finishes_earlier_heads = pick(0, 3) > 0;
+  c.tile.adds_in_bulk = c.tile.finishes_earlier_heads && pick(0, 1) == 0;
   c.problem.batch = pick(1, 20);
   c.problem.heads_kv = pick(1, 20);
   c.problem.heads_q = c.problem.heads_kv * pick(1, 4);
@@ -50,7 +51,7 @@ Case random_case(std::mt19937& random) {
 
 TEST(BackwardOrder, NobodyWaitsForALaterBlock) {
   std::mt19937 random(20261123);
-  int64_t finished = 0;
+  int64_t finished = 0, cleared = 0;
   for (int i = 0; i < 3000; ++i) {
     const Case c = random_case(random);
     const Sm90BackwardOrder order = fa::sm90_backward_order(c.tile, c.problem);
@@ -60,7 +61,8 @@ TEST(BackwardOrder, NobodyWaitsForALaterBlock) {
                            .num_heads = static_cast<int>(c.key_heads),
                            .section_heads = static_cast<int>(order.section_heads),
                            .last_first = turns};
-    std::vector<int64_t> last_of_head(c.key_heads), pieces(c.key_heads), tiles_seen(c.key_heads);
+    std::vector<int64_t> last_of_head(c.key_heads), pieces(c.key_heads), cleared_pieces(c.key_heads), tiles_seen(c.key_heads);
+    const int64_t distance = c.key_heads - order.finished_heads;
     std::vector<bool> first_tile_seen(c.key_heads);
     for (int64_t block = 0; block < c.blocks(); ++block) {
       const TileOrder::Work work = launch.work(static_cast<int>(block));
@@ -71,7 +73,14 @@ TEST(BackwardOrder, NobodyWaitsForALaterBlock) {
         ASSERT_TRUE(first_tile_seen[work.head]) << "the first key tile stores, and is launched before those that add";
       }
       last_of_head[work.head] = block;
-      const int64_t earlier = work.head - (c.key_heads - order.finished_heads);
+      if (c.tile.clears_later_heads() && work.head >= distance) {
+        ASSERT_EQ(cleared_pieces[work.head], c.key_tiles) << "blocks launched before have cleared the head";
+      }
+      if (const int64_t later = work.head + distance; c.tile.clears_later_heads() && later < c.key_heads) {
+        ++cleared_pieces[later];
+        ++cleared;
+      }
+      const int64_t earlier = work.head - distance;
       if (earlier >= 0) {
         ++pieces[earlier];
         ASSERT_LT(last_of_head[earlier], block) << "all key tiles of that head have been launched by then";
@@ -83,9 +92,10 @@ TEST(BackwardOrder, NobodyWaitsForALaterBlock) {
       ASSERT_EQ(pieces[head], head < order.finished_heads ? c.key_tiles : 0) << "head " << head << " of " << c.key_heads;
     }
     const fa::Sm90BackwardWorkspace workspace = fa::sm90_backward_workspace(c.tile, c.problem);
-    ASSERT_EQ(workspace.num_counters, (turns ? c.blocks() : c.problem.batch * c.problem.heads_q) + c.key_heads);
+    ASSERT_EQ(workspace.num_counters, (turns ? c.blocks() * c.tile.adders() : c.problem.batch * c.problem.heads_q) + c.key_heads);
   }
   EXPECT_GT(finished, 100000);
+  EXPECT_GT(cleared, 30000);
 }
 
 /// 32 heads of 64 key tiles, of which three fit half the cache: sections of three would leave two heads over.

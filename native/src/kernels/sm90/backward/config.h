@@ -30,6 +30,10 @@ struct BackwardConfig {
   static constexpr bool kFirstTileStores = kTile.first_tile_stores;
   static constexpr bool kInTurns = kTile.deterministic;  ///< additions to grad_q in a fixed order (turns.cuh)
   static constexpr bool kAddsInBulk = kTile.adds_in_bulk;
+  static constexpr int kAdders = kTile.adders();
+  static constexpr bool kClears = kTile.clears_later_heads();
+  /// Warps of a block that round rows of earlier heads and clear those of later ones: all idle ones of the producer's.
+  static constexpr int kFinishingWarps = kInTurns || kAddsInBulk ? 3 - kAdders : 3;
   static constexpr bool kFromLastQueryTile = kTile.from_last_query_tile();
 
   /// Accumulator registers of a thread: S^T and dP^T (64 keys x tile_q), grad_k and grad_v (64 keys x head_dim), one 64 x 64 block of grad_q.
@@ -37,8 +41,8 @@ struct BackwardConfig {
   static constexpr int kGradients = kHeadDim / 2;
   static constexpr int kGradQ = 32;
 
-  /// Exponentials of a step in front of a branch that keeps them there (consumer.cuh). At head_dim 64 all do not fit the registers.
-  static constexpr int kFirstExponentials = kAddsInBulk && kHeadDim == 64 ? kScores / 2 : kScores;
+  /// If kAddsInBulk: scores whose log-sum-exp, and then delta, a thread loads before it waits for them: 16 registers. At head_dim 64 half of the scores.
+  static constexpr int kEarlyScores = 32;
 
   /// Named barriers. 0 is __syncthreads.
   static constexpr int kBarrierConsumers = 1;  ///< all consumers
@@ -60,17 +64,18 @@ struct BackwardConfig {
     uint64_t q_empty[kStages];
     uint64_t grad_o_full[kStages];  ///< grad_o and delta
     uint64_t grad_o_empty[kStages];
-    uint64_t grad_q_full[kWarpgroups];  ///< if kAddsInBulk, as those below
-    uint64_t grad_q_empty[kWarpgroups];
-    alignas(128) float grad_q[kAddsInBulk ? kWarpgroups : 1][kAddsInBulk ? kGradQBlock : 4];  ///< the step's part of grad_q of each warpgroup
-    int steps_added;                                                                          ///< if kInTurns: steps whose part of grad_q the block has added
+    uint64_t grad_q_full[kStages];  ///< if kAddsInBulk, as those below
+    uint64_t grad_q_empty[kStages];
+    /// Each warpgroup's part of a step of grad_q.
+    alignas(128) float grad_q[kAddsInBulk ? kStages : 1][kWarpgroups][kAddsInBulk ? kGradQBlock : 4];
+    int steps_added;  ///< if kInTurns without kAddsInBulk: steps whose part of grad_q the block has added
     /// Bytes from a tile of q to the tile of grad_o of the same stage.
     static constexpr uint32_t kToGradO = kStages * sizeof(QTile);
   };
 
   static_assert(kHeadDim == 64 || kHeadDim == 128, "panels are 64 columns wide");
   static_assert(!kInTurns || (kFirstTileStores && !kFromLastQueryTile), "what the order of additions is made for");
-  static_assert(!kAddsInBulk || (kFromLastQueryTile && kTile.finishes_earlier_heads), "the order of steps, and who counts what is done");
+  static_assert(!kAddsInBulk || kTile.finishes_earlier_heads, "who counts what is done");
   static_assert(kTile.first_tile_stores || !kTile.finishes_earlier_heads, "its counters are cleared with those");
   static_assert(kStages == 2 && kWarpgroups == 2, "the exchange of dS between the warpgroups");
   static_assert(kTileQ / 64 * kPanels == kWarpgroups, "each warpgroup computes one 64 x 64 block of grad_q");

@@ -98,6 +98,7 @@ class BackwardConsumer {
 
  private:
   static constexpr int kNever = 1 << 30;
+  static constexpr int kEarly = Config::kEarlyScores;
 
   /// One tile of queries. Every product is waited for before the end: a group in flight across the loop's back edge makes ptxas serialise all of them (C7514).
   template <bool kMasked>
@@ -107,8 +108,16 @@ class BackwardConsumer {
     const uint32_t phase = cursor_.phase, stage_step = stage * kQStageStep;
     float p[Config::kScores], ds[Config::kScores];
 
-    // S^T = K Q^T, dP^T = V dO^T
-    mbarrier_wait(&smem_.q_full[stage], phase);
+    // S^T = K Q^T, dP^T = V dO^T. Looking ahead, the statistics are asked for in front of the products, which read shared memory as fast as it goes.
+    if (!Config::kAddsInBulk || !q_there_) {
+      mbarrier_wait(&smem_.q_full[stage], phase);
+    }
+    float2 statistics[Config::kAddsInBulk ? kEarly / 4 : 1];
+    const float* s_lse = &smem_.lse_log2[stage][threadIdx.x % 4 * 2];
+    const float* s_delta = &smem_.delta[stage][threadIdx.x % 4 * 2];
+    if constexpr (Config::kAddsInBulk) {
+      load_pairs(statistics, s_lse);
+    }
     wgmma_fence();
     multiply_scores(p, desc_k_, stage_step);
     wgmma_commit_group();
@@ -116,25 +125,38 @@ class BackwardConsumer {
     multiply_scores(ds, desc_v_, stage_step + kToGradO);
     wgmma_commit_group();
 
-    // P, dS
+    // P, dS. k is long complete; but waiting for it is a branch, which keeps some of the exponentials in front of the next wait, and loads behind it.
     wgmma_wait_group<1>();
     pin_registers(p);
-    const float* s_lse = &smem_.lse_log2[stage][threadIdx.x % 4 * 2];
-    exponentiate_scores<0, Config::kFirstExponentials>(p, s_lse, params_.scale_log2);
-    // k is long complete; but waiting for it is a branch, which keeps some of the exponentials in front of the next wait.
-    if constexpr (Config::kFirstExponentials < Config::kScores) {
-      mbarrier_wait(&smem_.k_full, 0);
-      exponentiate_scores<Config::kFirstExponentials>(p, s_lse, params_.scale_log2);
+    if constexpr (Config::kAddsInBulk) {
+      exponentiate_scores<0>(p, statistics, params_.scale_log2);
+      if constexpr (kEarly < Config::kScores) {
+        mbarrier_wait(&smem_.k_full, 0);
+        exponentiate_scores<kEarly>(p, s_lse, params_.scale_log2);
+      }
+    } else {
+      exponentiate_scores(p, s_lse, params_.scale_log2);
     }
     if constexpr (kMasked) {
       hide_scores(p, first_row_, query_tile * Config::kTileQ);
     }
-    if constexpr (Config::kAddsInBulk && Config::kFirstExponentials == Config::kScores) {
+    if constexpr (Config::kAddsInBulk && kEarly == Config::kScores) {
       mbarrier_wait(&smem_.k_full, 0);
+    }
+    if constexpr (Config::kAddsInBulk) {
+      load_pairs(statistics, s_delta);
     }
     wgmma_wait_group<0>();
     pin_registers(ds);
-    differentiate_scores(ds, p, &smem_.delta[stage][threadIdx.x % 4 * 2]);
+    if constexpr (Config::kAddsInBulk) {
+      differentiate_scores<0>(ds, p, statistics);
+      if constexpr (kMasked && kEarly < Config::kScores) {
+        mbarrier_wait(&smem_.k_full, 0);
+      }
+      differentiate_scores<kEarly>(ds, p, s_delta);
+    } else {
+      differentiate_scores(ds, p, s_delta);
+    }
     if constexpr (kMasked) {
       hide_scores(ds, first_row_, query_tile * Config::kTileQ);
     }
@@ -153,7 +175,7 @@ class BackwardConsumer {
   __device__ __forceinline__ void finish_step(float (&grad_k)[Config::kGradients], float (&grad_v)[Config::kGradients], const float (&p)[Config::kScores],
                                               const float (&ds)[Config::kScores], int stage, int tile, bool begun) {
     using namespace ptx;
-    const uint32_t stage_step = stage * kQStageStep;
+    const uint32_t stage_step = stage * kQStageStep, phase = cursor_.phase;
     uint32_t p_operand[Config::kScores / 2], ds_operand[Config::kScores / 2];
     round_to_operand<Element>(ds_operand, ds);
     share_ds(ds_operand, stage);
@@ -164,6 +186,9 @@ class BackwardConsumer {
 
     fence_proxy_async_shared();
     named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);
+    if constexpr (Config::kAddsInBulk) {
+      announce(stage ^ 1);
+    }
     float grad_q[Config::kGradQ];
     wgmma_fence();
     grad_q_.multiply(grad_q, stage);
@@ -171,13 +196,17 @@ class BackwardConsumer {
     accumulate(grad_k, ds_operand, stage_step);
     wgmma_commit_group();
 
+    if constexpr (Config::kAddsInBulk) {  // long true
+      mbarrier_wait(&smem_.grad_q_empty[stage], phase ^ 1);
+    }
     wgmma_wait_group<1>();
     pin_registers(grad_q);
     if (threadIdx.x % 32 == 0) {
       mbarrier_arrive(&smem_.grad_o_empty[stage]);
     }
     if constexpr (Config::kAddsInBulk) {
-      leave_grad_q(grad_q);
+      grad_q_.stage(grad_q, stage);
+      q_there_ = mbarrier_test(&smem_.q_full[stage ^ 1], phase ^ static_cast<uint32_t>(stage));
     } else {
       grad_q_.add(grad_q, accumulator_tile(tile), begun);
     }
@@ -186,16 +215,12 @@ class BackwardConsumer {
     pin_registers(grad_k);
   }
 
-  /// Leaves the warpgroup's part of grad_q to add_in_bulk, which has long read that of the step before.
-  __device__ __forceinline__ void leave_grad_q(const float (&grad_q)[Config::kGradQ]) {
-    ptx::mbarrier_wait(&smem_.grad_q_empty[warpgroup_], grad_q_phase_ ^ 1);
-    grad_q_.stage(grad_q);
-    ptx::fence_proxy_async_shared();
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) {
-      ptx::mbarrier_arrive(&smem_.grad_q_full[warpgroup_]);
+  /// Behind a barrier of all consumers in front of which each executed fence_proxy_async_shared: tells add_in_bulk that a step's parts of grad_q are there.
+  /// That of dS a step later does: a fence of its own would hold up the end of the step by what its stores take.
+  __device__ __forceinline__ void announce(int stage) {
+    if (threadIdx.x == 128) {
+      ptx::mbarrier_arrive(&smem_.grad_q_full[stage]);
     }
-    grad_q_phase_ ^= 1;
   }
 
   /// Whether the block stores its part of a query tile instead of adding it: it is the first to come.
@@ -262,7 +287,13 @@ class BackwardConsumer {
   /// grad_k and grad_v, through the memory of k and v, by TMA, which clips what lies outside the tensors.
   __device__ __forceinline__ void store_gradients(const float (&grad_k)[Config::kGradients], const float (&grad_v)[Config::kGradients]) {
     using namespace ptx;
+    if constexpr (Config::kAddsInBulk) {
+      fence_proxy_async_shared();
+    }
     named_barrier_sync(Config::kBarrierConsumers, Config::kConsumerThreads);  // the other warpgroup has read k for the last time
+    if constexpr (Config::kAddsInBulk) {
+      announce(cursor_.stage ^ 1);
+    }
     stage_gradient<Element>(smem_.k, grad_k, warpgroup_, params_.scale);
     stage_gradient<Element>(smem_.v, grad_v, warpgroup_, 1.0f);
     fence_proxy_async_shared();
@@ -299,10 +330,10 @@ class BackwardConsumer {
   const tile::Descriptor desc_q_rows_;  // B of grad_k, and of grad_v at kToGradO
   GradQPart<Config> grad_q_;
   StepCursor<Config::kStages> cursor_;
-  uint32_t grad_q_phase_ = 0;  // if kAddsInBulk: parity of the step's phase
-  int end_begun_ = 0;          // query tiles in front of this one the block begins, if kInTurns
-  int first_row_[2];           // first query that sees the thread's keys, less the thread's first column
-  uint32_t s_ds_;              // the lane's row of stmatrix in stage 0
+  bool q_there_ = false;  // q of the next step: asked for early, beside the products
+  int end_begun_ = 0;     // query tiles in front of this one the block begins, if kInTurns
+  int first_row_[2];      // first query that sees the thread's keys, less the thread's first column
+  uint32_t s_ds_;         // the lane's row of stmatrix in stage 0
 };
 
 }  // namespace fa::sm90

@@ -5,6 +5,7 @@
 
 #include "kernels/sm90/backward/params.h"
 #include "kernels/sm90/backward/steps.cuh"
+#include "ptx/fence_proxy.cuh"
 #include "ptx/mma_sync.cuh"
 #include "ptx/reduce.cuh"
 
@@ -52,9 +53,9 @@ __device__ __forceinline__ void finish_rows(const FinishHead& head, int slice, i
 }
 
 /// Rounds the block's share of a head finish_distance in front of its own, which other blocks have long completed, if all goes well; blocks are launched in the
-/// order of the heads' sections, so nobody waits for a block behind its own. Runs in `warps` warps, of which this is number `warp`.
+/// order of the heads' sections, so nobody waits for a block behind its own. Runs in kFinishingWarps warps, of which this is number `warp`.
 template <typename Config>
-__device__ __forceinline__ void finish_earlier_head(const BackwardParams& params, int warp, int warps) {
+__device__ __forceinline__ void finish_earlier_head(const BackwardParams& params, int warp) {
   constexpr int kColumnGroups = Config::kHeadDim / 32;
   const TileOrder::Work work = params.order.work(blockIdx.x);
   const int kv_head = work.head - params.finish_distance;
@@ -62,7 +63,7 @@ __device__ __forceinline__ void finish_earlier_head(const BackwardParams& params
     return;
   }
   if (threadIdx.x % 32 == 0) {
-    while (ptx::load_acquire(params.tiles_done + kv_head) < params.order.num_tiles) {
+    while (ptx::load_acquire(params.tiles_done + kv_head) < Config::kAdders * params.order.num_tiles) {
     }
   }
   __syncwarp();
@@ -79,8 +80,42 @@ __device__ __forceinline__ void finish_earlier_head(const BackwardParams& params
     head.head_dim = params.head_dim;
     head.scale = params.scale;
 #pragma unroll 1
-    for (int i = first * kColumnGroups + warp; i < end * kColumnGroups; i += warps) {
+    for (int i = first * kColumnGroups + warp; i < end * kColumnGroups; i += Config::kFinishingWarps) {
       finish_rows<typename Config::Element, Config::kHeadDim>(head, i / kColumnGroups, i % kColumnGroups);
+    }
+  }
+}
+
+/// Clears the block's part of the sums of the head finish_distance behind its own, whose blocks wait for that; prepare clears those of the first heads.
+template <typename Config>
+__device__ __forceinline__ void clear_later_head(const BackwardParams& params, int warp) {
+  constexpr int kPieces = kFinishRows * Config::kHeadDim / 4;
+  const TileOrder::Work work = params.order.work(blockIdx.x);
+  const int kv_head = work.head + params.finish_distance;
+  if (kv_head >= params.order.num_heads) {
+    return;
+  }
+  const int64_t slices = params.padded_rows / kFinishRows;
+  const int64_t first = slices * work.tile / params.order.num_tiles, end = slices * (work.tile + 1) / params.order.num_tiles;
+  for (int head = kv_head * params.group_size; head < (kv_head + 1) * params.group_size; ++head) {
+    auto* g_sums = reinterpret_cast<float4*>(params.grad_q_accumulator + head * params.padded_rows * Config::kHeadDim);
+#pragma unroll 4
+    for (int64_t i = first * kPieces + 32 * warp + threadIdx.x % 32; i < end * kPieces; i += 32 * Config::kFinishingWarps) {
+      g_sums[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    }
+    ptx::fence_proxy_async_global();  // additions come by the asynchronous proxy
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) {
+      ptx::increment_release(params.grad_q_counters + head);
+    }
+  }
+}
+
+/// Where clear_later_head clears: returns when all blocks have done so for a query head.
+template <typename Config>
+__device__ __forceinline__ void wait_for_cleared_head(const BackwardParams& params, int kv_head, int query_head) {
+  if (kv_head >= params.finish_distance) {
+    while (ptx::load_acquire(params.grad_q_counters + query_head) < Config::kFinishingWarps * params.order.num_tiles) {
     }
   }
 }

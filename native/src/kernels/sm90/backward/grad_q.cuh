@@ -47,9 +47,9 @@ class GradQPart {
     }
   }
 
-  /// Into the warpgroup's part of shared memory, in the accumulator's order.
-  __device__ __forceinline__ void stage(const float (&grad_q)[Config::kGradQ]) const {
-    float4* s_pieces = reinterpret_cast<float4*>(smem_.grad_q[warpgroup_]) + threadIdx.x % 128;
+  /// Into the warpgroup's part of a stage's buffer, in the accumulator's order.
+  __device__ __forceinline__ void stage(const float (&grad_q)[Config::kGradQ], int stage) const {
+    float4* s_pieces = reinterpret_cast<float4*>(smem_.grad_q[stage][warpgroup_]) + threadIdx.x % 128;
 #pragma unroll
     for (int j = 0; j < Config::kGradQ / 4; ++j) {
       s_pieces[128 * j] = make_float4(grad_q[4 * j], grad_q[4 * j + 1], grad_q[4 * j + 2], grad_q[4 * j + 3]);

@@ -36,14 +36,13 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_kernel(const __g
       ptx::mbarrier_init(&smem.q_empty[stage], Config::kConsumerWarps);
       ptx::mbarrier_init(&smem.grad_o_empty[stage], Config::kConsumerWarps);
     }
-    if constexpr (Config::kInTurns) {
-      smem.steps_added = 0;
-    }
     if constexpr (Config::kAddsInBulk) {
-      for (int w = 0; w < Config::kWarpgroups; ++w) {
-        ptx::mbarrier_init(&smem.grad_q_full[w], Config::kConsumerWarps / Config::kWarpgroups);
-        ptx::mbarrier_init(&smem.grad_q_empty[w], 1);
+      for (int stage = 0; stage < Config::kStages; ++stage) {
+        ptx::mbarrier_init(&smem.grad_q_full[stage], 1);
+        ptx::mbarrier_init(&smem.grad_q_empty[stage], 1);
       }
+    } else if constexpr (Config::kInTurns) {
+      smem.steps_added = 0;
     }
     ptx::mbarrier_init_fence();
   }
@@ -57,18 +56,20 @@ __global__ void __launch_bounds__(Config::kThreads, 1) backward_kernel(const __g
     ptx::registers_release<Config::kTile.producer_registers()>();
     if (threadIdx.x == 0) {
       produce_backward<Config>(params, smem);
-    } else if ((Config::kInTurns || Config::kAddsInBulk) && threadIdx.x < 64) {
-      if (threadIdx.x == 32) {
-        if constexpr (Config::kInTurns) {
-          publish_added_steps<Config>(params, smem);
-        } else {
-          add_in_bulk<Config>(params, smem);
+    } else if (threadIdx.x >= 128 - 32 * Config::kFinishingWarps) {
+      if constexpr (Config::kTile.finishes_earlier_heads) {
+        const int warp = static_cast<int>(threadIdx.x) / 32 - (4 - Config::kFinishingWarps);
+        if constexpr (Config::kClears) {
+          clear_later_head<Config>(params, warp);
         }
+        finish_earlier_head<Config>(params, warp);
       }
-    } else if ((Config::kInTurns || Config::kAddsInBulk) && Config::kTile.finishes_earlier_heads) {
-      finish_earlier_head<Config>(params, static_cast<int>(threadIdx.x) / 32 - 2, 2);
-    } else if (Config::kTile.finishes_earlier_heads && threadIdx.x >= 32) {
-      finish_earlier_head<Config>(params, static_cast<int>(threadIdx.x) / 32 - 1, 3);
+    } else if (threadIdx.x % 32 == 0) {
+      if constexpr (Config::kAddsInBulk) {
+        add_in_bulk<Config>(params, smem, static_cast<int>(threadIdx.x) / 32 - 1);
+      } else if constexpr (Config::kInTurns) {
+        publish_added_steps<Config>(params, smem);
+      }
     }
   } else {
     ptx::registers_acquire<Config::kTile.consumer_registers()>();

@@ -30,6 +30,8 @@ constexpr BackwardLauncher kBackwardLaunchers[][2] = {
     {launch_backward_wide<PlannedWide<__half, 7>>, launch_backward_wide<PlannedWide<__nv_bfloat16, 7>>},
     {launch_backward_wide<PlannedWide<__half, 8>>, launch_backward_wide<PlannedWide<__nv_bfloat16, 8>>},
     {launch_backward<Planned<__half, 9>>, launch_backward<Planned<__nv_bfloat16, 9>>},
+    {launch_backward<Planned<__half, 10>>, launch_backward<Planned<__nv_bfloat16, 10>>},
+    {launch_backward<Planned<__half, 11>>, launch_backward<Planned<__nv_bfloat16, 11>>},
 };
 static_assert(sizeof(kBackwardLaunchers) / sizeof(kBackwardLaunchers[0]) == kNumSm90BackwardTiles, "one row per tile");
 

@@ -37,8 +37,8 @@ void set_order(const Sm90BackwardTile& tile, const BackwardArgs& args, BackwardP
   params->order.num_heads = key_heads;
   params->order.section_heads = static_cast<int>(order.section_heads);
   params->order.last_first = tile.from_last_key_tile();
-  params->tiles_done =
-      params->grad_q_counters + (tile.from_last_key_tile() ? problem.batch * problem.heads_kv * params->order.num_tiles : problem.batch * problem.heads_q);
+  params->tiles_done = params->grad_q_counters + (tile.from_last_key_tile() ? problem.batch * problem.heads_kv * params->order.num_tiles * tile.adders()
+                                                                            : problem.batch * problem.heads_q);
   params->finish_distance = key_heads - static_cast<int>(order.finished_heads);
   params->unseen_rows = unseen_rows_of(tile, problem);
 }
@@ -114,11 +114,14 @@ BackwardPassParams make_backward_pass_params(const Sm90BackwardTile& tile, const
   params.grad_q_accumulator = workspace_part(args, workspace.grad_q_offset_bytes);
   params.padded_rows = workspace.padded_rows;
   params.num_rows = problem.batch * problem.heads_q * workspace.padded_rows;
-  params.clear_rows = tile.begins_grad_q() ? 0 : params.num_rows;
+  const int64_t finished_heads = sm90_backward_order(tile, problem).finished_heads;
+  params.clear_rows = tile.begins_grad_q()        ? 0
+                      : tile.clears_later_heads() ? (problem.batch * problem.heads_kv - finished_heads) * problem.group_size() * workspace.padded_rows
+                                                  : params.num_rows;
   params.counters = reinterpret_cast<int*>(workspace_part(args, workspace.counters_offset_bytes));
   params.num_counters = workspace.num_counters;
-  params.unseen_rows = tile.begins_grad_q() ? unseen_rows_of(tile, problem) : 0;
-  params.first_finish_row = sm90_backward_order(tile, problem).finished_heads * problem.group_size() * workspace.padded_rows;
+  params.unseen_rows = tile.begins_grad_q() || tile.clears_later_heads() ? unseen_rows_of(tile, problem) : 0;
+  params.first_finish_row = finished_heads * problem.group_size() * workspace.padded_rows;
   params.len_q = static_cast<int>(problem.len_q);
   params.heads_q = static_cast<int>(problem.heads_q);
   params.head_dim = static_cast<int>(problem.head_dim);

@@ -44,9 +44,9 @@ struct BackwardParams {
   float* delta;     ///< rowsum(grad_o * o) - grad_lse; 0 where lse_log2 is +inf
   /// Sums of grad_q in fp32, without the factor scale; order: kGradQBlock.
   float* grad_q_accumulator;
-  /// Where the first key tile stores: how many query tiles it has stored, per query head. Deterministic mode: how many steps each key tile has added, over all
-  /// query heads of the group, per key head and key tile (turns.cuh); in the wide kernel how many key tiles have been added, per query tile, for the columns of
-  /// each block of the cluster.
+  /// Where the first key tile stores: how many query tiles it has stored, per query head. Where heads are cleared: by how many warps, per query head. In turns:
+  /// how many steps each key tile has added, over all query heads of the group, per key head, key tile and adder (turns.cuh); in the wide kernel how many key
+  /// tiles have been added, per query tile, for the columns of each block of the cluster.
   int* grad_q_counters;
   int* repair_flags;  ///< one per slice of a key tile, for the repair pass; written if causal
   int64_t padded_rows;
@@ -64,7 +64,7 @@ struct BackwardParams {
   int num_q_tiles;   ///< per head
   TileOrder order;   ///< key tiles and key heads
   int* tiles_done;   ///< per key head: key tiles that have added all their parts of grad_q, where the main kernel finishes heads
-  /// Key heads between a block's and the one of which it finishes a part.
+  /// Key heads between a block's and the one in front of which it finishes a part, and the one behind of which it clears a part of the accumulator.
   int finish_distance;
   int unseen_rows;  ///< rows of grad_q, the first of every head, that no key tile comes to
 

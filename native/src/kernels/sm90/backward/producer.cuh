@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/sm90/backward/config.h"
+#include "kernels/sm90/backward/finish.cuh"
 #include "kernels/sm90/backward/steps.cuh"
 #include "kernels/sm90/backward/turns.cuh"
 #include "ptx/mbarrier.cuh"
@@ -72,12 +73,15 @@ __device__ __forceinline__ void produce_backward(const BackwardParams& params, t
   bool v_loaded = false;
   const int num_heads = params.order.num_heads * params.group_size;
   StepCursor<Config::kStages> cursor;
-  const bool is_first = Config::kFirstTileStores && !Config::kInTurns && tile.first_key == 0;
+  // Somebody begins the sums by storing, or they are cleared.
+  constexpr bool kFirstTileStores = Config::kFirstTileStores && !Config::kInTurns && !Config::kClears;
+  const bool is_first = kFirstTileStores && tile.first_key == 0;
   Turns<Config> turns(params, smem, tile);
   StoredTiles<Config> stored(params.grad_q_counters + tile.first_head, params.num_q_tiles - tile.first_step);
   for (int group_head = 0; group_head < params.group_size; ++group_head) {
     const int head = tile.kv_head * params.group_size + group_head, flat_head = tile.first_head + group_head;
     int num_stored = 0;
+    bool cleared = !Config::kClears;
 #pragma unroll 1
     for (int i = tile.first_step; i < params.num_q_tiles; ++i) {
       const int step = Config::kFromLastQueryTile ? params.num_q_tiles - 1 - (i - tile.first_step) : i;
@@ -89,11 +93,16 @@ __device__ __forceinline__ void produce_backward(const BackwardParams& params, t
         v_loaded = true;
       }
       // Without grad_o nothing is added to the tile. Key tiles are launched in their order: nobody waits for a block behind its own.
-      if constexpr (Config::kInTurns) {
+      if constexpr (Config::kInTurns && !Config::kAddsInBulk) {
         turns.report();
-        turns.wait(group_head, step);
+        while (!turns.has_come(group_head, step)) {
+        }
       }
-      while (Config::kFirstTileStores && !Config::kInTurns && !is_first && num_stored < params.num_q_tiles - step) {
+      if (!cleared) {
+        wait_for_cleared_head<Config>(params, tile.batch * params.heads_kv + tile.kv_head, flat_head);
+        cleared = true;
+      }
+      while (kFirstTileStores && !is_first && num_stored < params.num_q_tiles - step) {
         num_stored = ptx::load_acquire(params.grad_q_counters + flat_head);
       }
       load_query_tile<Config>(&params.map_grad_o, smem.grad_o[stage], &params.map_statistics, smem.delta[stage], num_heads + flat_head,
@@ -107,7 +116,7 @@ __device__ __forceinline__ void produce_backward(const BackwardParams& params, t
   if (!v_loaded) {
     load_key_tile<Config>(&params.map_v, smem.v, &smem.v_full, tile);
   }
-  if (Config::kInTurns && tile.first_key > 0 && tile.first_step < params.num_q_tiles) {
+  if (Config::kInTurns && !Config::kAddsInBulk && tile.first_key > 0 && tile.first_step < params.num_q_tiles) {
 #pragma unroll 1
     for (int i = 0; i < Config::kStages; ++i) {
       ptx::mbarrier_wait(&smem.q_empty[cursor.stage], cursor.phase ^ 1);

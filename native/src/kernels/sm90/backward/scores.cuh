@@ -26,6 +26,41 @@ __device__ __forceinline__ void hide_scores(float (&s)[kNum], const int (&first_
   }
 }
 
+/// kNum / 4 pairs of a row of log-sum-exp or delta, for columns 8j and 8j + 1 from the thread's first.
+template <int kNum>
+__device__ __forceinline__ void load_pairs(float2 (&pairs)[kNum], const float* s_row) {
+#pragma unroll
+  for (int j = 0; j < kNum; ++j) {
+    pairs[j] = *reinterpret_cast<const float2*>(s_row + 8 * j);
+  }
+}
+
+/// S -> P = exp(scale S - lse) of the scores from kBegin that lse has pairs for.
+template <int kBegin, int kPairs, int kNum>
+__device__ __forceinline__ void exponentiate_scores(float (&s)[kNum], const float2 (&lse)[kPairs], float scale_log2) {
+#pragma unroll
+  for (int j = 0; j < kPairs; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float& x = s[kBegin + 4 * j + i];
+      x = ptx::exp2_approx(fmaf(x, scale_log2, i % 2 ? -lse[j].x : -lse[j].y));
+    }
+  }
+}
+
+/// dP -> dS = P (dP - delta) of the scores from kBegin that delta has pairs for.
+template <int kBegin, int kPairs, int kNum>
+__device__ __forceinline__ void differentiate_scores(float (&dp)[kNum], const float (&p)[kNum], const float2 (&delta)[kPairs]) {
+#pragma unroll
+  for (int j = 0; j < kPairs; ++j) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int n = kBegin + 4 * j + i;
+      dp[n] = p[n] * (dp[n] - (i % 2 ? delta[j].x : delta[j].y));
+    }
+  }
+}
+
 /// S -> P = exp(scale S - lse) of the scores kBegin … kEnd, or all. s_lse: of the thread's first pair of columns, in the order of statistics_row.
 template <int kBegin = 0, int kEnd = -1, int kNum>
 __device__ __forceinline__ void exponentiate_scores(float (&s)[kNum], const float* s_lse, float scale_log2) {
@@ -40,10 +75,10 @@ __device__ __forceinline__ void exponentiate_scores(float (&s)[kNum], const floa
 }
 
 /// dP -> dS = P (dP - delta), without the factor scale. s_delta: as s_lse.
-template <int kNum>
+template <int kBegin = 0, int kEnd = -1, int kNum>
 __device__ __forceinline__ void differentiate_scores(float (&dp)[kNum], const float (&p)[kNum], const float* s_delta) {
 #pragma unroll
-  for (int j = 0; j < kNum / 4; ++j) {
+  for (int j = kBegin / 4; j < (kEnd < 0 ? kNum : kEnd) / 4; ++j) {
     const float2 delta = *reinterpret_cast<const float2*>(s_delta + 8 * j);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {

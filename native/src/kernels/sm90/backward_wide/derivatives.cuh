@@ -79,6 +79,11 @@ class DerivativeWarpgroup {
       }
     }
     wgmma_commit_group();
+    const float* s_delta = &smem.delta[slots[0]][common_.lane % 4 * 2];
+    float2 delta[Config::kEarlyPairs];
+    if constexpr (Config::kStatisticsEarly) {
+      load_pairs(delta, s_delta);
+    }
     if constexpr (Config::kGradQFirst) {
       wgmma_wait_group<1>();
       pin_registers(grad_q);
@@ -92,7 +97,7 @@ class DerivativeWarpgroup {
       wgmma_wait_group<1>();
     }
     pin_registers(ds);
-    differentiate<kMasked>(ds, place.query_tile, &smem.delta[slots[0]][common_.lane % 4 * 2]);
+    differentiate<kMasked>(ds, place.query_tile, s_delta, delta);
 #pragma unroll
     for (int part = 0; part < Config::kParts; ++part) {
       common_.release(&smem.grad_o_empty[slots[part]]);
@@ -133,7 +138,8 @@ class DerivativeWarpgroup {
 
   /// dP -> dS, with P from warpgroup 0; 0 where masked, whatever dP was.
   template <bool kMasked>
-  __device__ __forceinline__ void differentiate(float (&dp)[Config::kScores], int query_tile, const float* s_delta) {
+  __device__ __forceinline__ void differentiate(float (&dp)[Config::kScores], int query_tile, const float* s_delta,
+                                                const float2 (&delta)[Config::kEarlyPairs]) {
     SharedStorage& smem = common_.smem;
     const int warp = common_.warp, lane = common_.lane;
     float p[Config::kScores];
@@ -146,7 +152,11 @@ class DerivativeWarpgroup {
       p[4 * j + 2] = values.z;
       p[4 * j + 3] = values.w;
     }
-    differentiate_scores(dp, p, s_delta);
+    if constexpr (Config::kStatisticsEarly) {
+      differentiate_scores<0>(dp, p, delta);
+    } else {
+      differentiate_scores(dp, p, s_delta);
+    }
     if constexpr (kMasked) {
       hide_scores(dp, common_.first_row, query_tile * Config::kTileQ);
     }

@@ -57,6 +57,11 @@ class ProbabilityWarpgroup {
 
     // S^T = K Q^T; behind it grad_q of the step before, while P is formed
     mbarrier_wait(&smem.q_full[stage], q_cursor_.phase);
+    const float* s_lse = &smem.lse_log2[stage][common_.lane % 4 * 2];
+    float2 lse[Config::kEarlyPairs];
+    if constexpr (Config::kStatisticsEarly) {
+      load_pairs(lse, s_lse);
+    }
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < Config::kHeadDim / 16; ++k) {
@@ -69,7 +74,11 @@ class ProbabilityWarpgroup {
 
     wgmma_wait_group<1>();
     pin_registers(p);
-    exponentiate_scores(p, &smem.lse_log2[stage][common_.lane % 4 * 2], common_.params.scale_log2);
+    if constexpr (Config::kStatisticsEarly) {
+      exponentiate_scores<0>(p, lse, common_.params.scale_log2);
+    } else {
+      exponentiate_scores(p, s_lse, common_.params.scale_log2);
+    }
     if constexpr (kMasked) {
       hide_scores(p, common_.first_row, place.query_tile * Config::kTileQ);
     }

@@ -1,0 +1,4 @@
+#include "kernels/sm90/backward/launch_kernel.cuh"
+
+template void fa::sm90::launch_backward<fa::sm90::BackwardConfig<__nv_bfloat16, fa::sm90::PlannedBackwardTile<10>>>(const fa::sm90::BackwardParams&,
+                                                                                                                    cudaStream_t);
