@@ -33,7 +33,7 @@ struct BackwardWideConfig {
   /// With one tile of dS all warpgroups wait for its last reader, so warpgroup 1 multiplies with the last dS before it forms dP; with two, behind it.
   static constexpr bool kGradQFirst = kDsStages == 1;
   /// Log-sum-exp and delta of a step are loaded in front of the waits behind which they are needed; at head_dim 256 that loses (log of ../backward, 32).
-  static constexpr bool kStatisticsEarly = false;
+  static constexpr bool kStatisticsEarly = !kGradQFirst;
   static constexpr int kEarlyPairs = kStatisticsEarly ? kTileQ / 8 : 1;
   /// Additions to grad_q in the order of the keys (grad_q_turns.cuh); the first key tile stores, the last one rounds. Query tiles from the last to the first.
   static constexpr bool kDeterministic = kTile.deterministic;
