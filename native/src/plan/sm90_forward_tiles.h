@@ -56,6 +56,8 @@ struct Sm90ForwardTile {
   bool always_persistent = false;
   /// Without a mask, blocks share the last round of query tiles where that pays (plan/sm90_shared_round.h).
   bool shares_last_round = false;
+  /// By a kernel of its own: in the other one, the code for it would cost up to 1 % of what it is not used for.
+  bool own_sharing_kernel = false;
 
   constexpr int tile_q() const { return 64 * warpgroups; }
   /// The consumers and one producer warpgroup.
@@ -84,9 +86,9 @@ inline constexpr Sm90ForwardTile kSm90ForwardTiles[] = {
     {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 0, 20, 32, false, false, false, 0, false, true},
     {128, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 1, 512, 4, 0, 0, true},
     {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32},
-    {128, 3, 64, 4, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 4, 0, 0, false, false, true, 0, false, true},
+    {128, 3, 64, 4, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 4, 0, 0, false, false, true, 0, false, true, true},
     {192, 2, 64, 2, false, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 8, 16, false, false, true, 8},
-    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16, false, false, false, 8, false, true},
+    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16, false, false, false, 8, false, true, true},
 };
 inline constexpr int kNumSm90ForwardTiles = sizeof(kSm90ForwardTiles) / sizeof(kSm90ForwardTiles[0]);
 

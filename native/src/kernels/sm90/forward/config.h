@@ -38,14 +38,14 @@ struct PartStorage {
 template <>
 struct PartStorage<0> {};
 
-/// TileSource::kTile is the Sm90ForwardTile to build; Scores_ what happens to scores beyond scale and causal mask.
+/// TileSource::kTile is the Sm90ForwardTile to build, TileSource::kSharesTiles whether its blocks may share the last round of query tiles; Scores_ what
+/// happens to scores beyond scale and causal mask.
 template <typename Element_, typename TileSource, typename Scores_ = PlainHopperScores>
 struct ForwardConfig {
   using Element = Element_;
   using Scores = Scores_;
   static constexpr Sm90ForwardTile kTile = TileSource::kTile;
-  /// Blocks share the last round of query tiles where that pays.
-  static constexpr bool kSharesTiles = kTile.shares_last_round && !Scores::kModified;
+  static constexpr bool kSharesTiles = TileSource::kSharesTiles;
   using PlainParams = std::conditional_t<kSharesTiles, SharedForwardParams, ForwardParams>;
   using Params = std::conditional_t<Scores::kMask, MaskedForwardParams, std::conditional_t<Scores::kModified, ModifiedForwardParams, PlainParams>>;
   using Tile = std::conditional_t<Scores::kModified, SequenceWorkTile, WorkTile>;
@@ -117,6 +117,7 @@ struct ForwardConfig {
   static_assert(kHeadDim % 64 == 0 && kHeadDim <= 256, "panels are 64 columns wide; wgmma produces up to 256 columns");
   static_assert(kTileKv % 16 == 0 && kTileKv <= 256, "the second product takes keys in steps of 16; a TMA box holds up to 256 rows");
   static_assert(kWorkSlots >= kQStages + 2, "tiles i - kQStages … i + 1");
+  static_assert(!kSharesTiles || (kTile.shares_last_round && !Scores::kModified), "the planner shares what this kernel can");
   static_assert(!kSharesTiles || kTeams == 1, "parts count the consumer warps of a block");
   static_assert(!kStagesInQ || (!kOverlapTiles && kTeams == 1), "a q tile is staged in by the consumers of one team");
   static_assert(kTeams * kWarpgroups >= 2 && kTeams * kWarpgroups <= 4, "register split");
@@ -128,16 +129,18 @@ struct ForwardConfig {
   static_assert(kTeams * sizeof(SharedStorage) <= 232448, "227 KiB of dynamic shared memory per block");
 };
 
-/// A tile of the planner's table.
-template <int kVariant>
+/// A tile of the planner's table. kShares: of its two kernels, that for problems that share their last round.
+template <int kVariant, bool kShares = kSm90ForwardTiles[kVariant].shares_last_round && !kSm90ForwardTiles[kVariant].own_sharing_kernel>
 struct PlannedTile {
   static constexpr Sm90ForwardTile kTile = kSm90ForwardTiles[kVariant];
+  static constexpr bool kSharesTiles = kShares;
 };
 
 /// A tile of the table for modified scores, and the kernel for it and a row of kSm90ScoreSets.
 template <int kVariant>
 struct ModifiedTile {
   static constexpr Sm90ForwardTile kTile = kSm90ModifiedForwardTiles[kVariant];
+  static constexpr bool kSharesTiles = false;
 };
 template <typename Element, int kVariant, int kSet>
 using ModifiedForward = ForwardConfig<Element, ModifiedTile<kVariant>, HopperScores<kSm90ScoreSets[kSet]>>;

@@ -17,6 +17,12 @@ using ModifiedLauncher = void (*)(const ModifiedForwardParams&, int64_t, cudaStr
 /// All are handed what those need that share tiles.
 template <typename Element, int kVariant>
 void launch_planned(const SharedForwardParams& params, int64_t blocks, cudaStream_t stream) {
+  if constexpr (kSm90ForwardTiles[kVariant].own_sharing_kernel) {
+    if (params.round.tiles > 0) {
+      launch_forward<ForwardConfig<Element, PlannedTile<kVariant, true>>>(params, blocks, stream);
+      return;
+    }
+  }
   launch_forward<ForwardConfig<Element, PlannedTile<kVariant>>>(params, blocks, stream);
 }
 

@@ -1,0 +1,8 @@
+#include "kernels/sm90/forward/launch_kernel.cuh"
+
+namespace fa::sm90 {
+
+template void launch_forward<ForwardConfig<__half, PlannedTile<4, true>>>(const SharedForwardParams&, int64_t, cudaStream_t);
+template void launch_forward<ForwardConfig<__nv_bfloat16, PlannedTile<4, true>>>(const SharedForwardParams&, int64_t, cudaStream_t);
+
+}  // namespace fa::sm90
