@@ -58,6 +58,9 @@ struct Sm90ForwardTile {
   bool shares_last_round = false;
   /// By a kernel of its own: in the other one, the code for it would cost up to 1 % of what it is not used for.
   bool own_sharing_kernel = false;
+  /// Key tiles go from the first to the last instead of the last to the first: query tiles of a head that begin at the same time then read the same keys at the
+  /// same time, under a causal mask, too.
+  bool ascending_keys = false;
 
   constexpr int tile_q() const { return 64 * warpgroups; }
   /// The consumers and one producer warpgroup.
@@ -79,6 +82,9 @@ struct Sm90ForwardTile {
   static constexpr int64_t kBarrierBytes = 1024;
 };
 
+/// Whether the tile of head_dim 256 takes key tiles so.
+inline constexpr bool kSm90AscendingKeys = false;
+
 /// Smallest head_dim first, then shortest sequence: a problem takes the first tile that holds it, but that behind kSm90MediumForwardTile instead of it where
 /// sm90_takes_large_tile says so.
 inline constexpr Sm90ForwardTile kSm90ForwardTiles[] = {
@@ -88,7 +94,7 @@ inline constexpr Sm90ForwardTile kSm90ForwardTiles[] = {
     {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32},
     {128, 3, 64, 4, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 4, 0, 0, false, false, true, 0, false, true, true},
     {192, 2, 64, 2, false, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 8, 16, false, false, true, 8},
-    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16, false, false, false, 8, false, true, true},
+    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16, false, false, false, 8, false, true, true, kSm90AscendingKeys},
 };
 inline constexpr int kNumSm90ForwardTiles = sizeof(kSm90ForwardTiles) / sizeof(kSm90ForwardTiles[0]);
 

@@ -71,6 +71,8 @@ struct ForwardConfig {
   static constexpr int kWorkSlots = 4;
   static constexpr Sm90Softmax kSoftmax = kTile.softmax;
   static constexpr bool kPingPong = kTile.ping_pong;
+  /// From the first key tile to the last. Masked tiles come last then, and a warpgroup skips those that only others see when it is done.
+  static constexpr bool kAscending = kTile.ascending_keys && !Scores::kModified;
   /// A first key tile of which only the lower half is visible is formed by products of half the width.
   static constexpr bool kTrimsFirst = kTileKv == 128 && !Scores::kMask;
   /// So is, where scores do not change, a last key tile of which only the upper half is visible. Behind a softcap the lower edge takes the exact step; with
@@ -118,6 +120,7 @@ struct ForwardConfig {
   static_assert(kTileKv % 16 == 0 && kTileKv <= 256, "the second product takes keys in steps of 16; a TMA box holds up to 256 rows");
   static_assert(kWorkSlots >= kQStages + 2, "tiles i - kQStages … i + 1");
   static_assert(!kSharesTiles || (kTile.shares_last_round && !Scores::kModified), "the planner shares what this kernel can");
+  static_assert(!kAscending || (!kPingPong && kTileKv < 128), "no turns for skipped tiles behind the end, no half tiles");
   static_assert(!kSharesTiles || kTeams == 1, "parts count the consumer warps of a block");
   static_assert(!kStagesInQ || (!kOverlapTiles && kTeams == 1), "a q tile is staged in by the consumers of one team");
   static_assert(kTeams * kWarpgroups >= 2 && kTeams * kWarpgroups <= 4, "register split");

@@ -1,4 +1,4 @@
-// A consumer warpgroup: 64 query rows against the key tiles they see, from the last to the first.
+// A consumer warpgroup: 64 query rows against the key tiles they see, from the last to the first or the other way round (Config::kAscending).
 #pragma once
 
 #include "kernels/sm90/forward/epilogue.cuh"
@@ -110,9 +110,11 @@ class Consumer {
 
   /// A query tile, whose block goes through key tiles from block_end - 1 on; this warpgroup skips those from skipped_begin on.
   __device__ __forceinline__ void go_through(const Tile& tile, const KeyTiles& keys, const TileEdges& edges, int block_end, int skipped_begin) {
+    if (!Config::kAscending || keys.end == 0) {
 #pragma unroll 1
-    for (int n = block_end - 1; n >= skipped_begin; --n) {
-      skip_tile();
+      for (int n = block_end - 1; n >= skipped_begin; --n) {
+        skip_tile();
+      }
     }
     if (keys.end > 0) {
       process(tile, keys, edges);
@@ -134,7 +136,7 @@ class Consumer {
     if constexpr (kModified) {
       slope_ = ScoreModifier<Config>::slope_of(params_, tile);
     }
-    int n = keys.end - 1;
+    int n = Config::kAscending ? keys.begin : keys.end - 1;
     bool masks_first = n >= keys.full_end;
     if constexpr (kModified) {
       masks_first = edges.masks_first;
@@ -146,6 +148,8 @@ class Consumer {
     if constexpr (kModified) {
       weighs_nothing_ = false;
       remaining_tiles(s, p, o, rows, tile, keys, n - 1);
+    } else if constexpr (Config::kAscending) {
+      remaining_ascending(s, p, o, rows, tile, keys, n + 1);
     } else {
 #pragma unroll 1
       for (--n; n >= keys.full_end; --n) {
@@ -194,6 +198,27 @@ class Consumer {
       pin_registers(o);
       release_v();
       finish(same_tile, same_tile, part, rows, o, inverse_sum, sum);
+      if constexpr (Config::kAscending) {
+        const int block_end = Config::kSharesTiles ? same_end & ~kIsPart : same_end;
+#pragma unroll 1
+        for (n = key_tiles_of(same_tile).end; n < block_end; ++n) {
+          skip_tile();
+        }
+      }
+    }
+  }
+
+  /// All tiles but the first, from the first to the last: from n on.
+  __device__ __forceinline__ void remaining_ascending(float (&s)[Config::kScores], uint32_t (&p)[Config::kScores / 2], float (&o)[Config::kOutputs],
+                                                     RowState& rows, const Tile& tile, const KeyTiles& keys, int n) {
+    const int full_end = min(keys.full_end, keys.end);
+#pragma unroll 1
+    for (; n < full_end; ++n) {
+      step<TileKind::kPlain>(s, p, o, rows, tile, n);
+    }
+#pragma unroll 1
+    for (; n < keys.end; ++n) {
+      step<TileKind::kExact>(s, p, o, rows, tile, n);
     }
   }
 
@@ -388,6 +413,10 @@ class Consumer {
       lazy_step(s, rows, rescale, params_.scale_log2, &smem_.sink);
     } else if constexpr (kModified) {
       modified_step<kKind>(s, rows, rescale, tile, n, bias, recompute);
+    } else if constexpr (kKind == TileKind::kExact && Config::kAscending) {
+      // Every query tile ends with one: the exact step would not overlap with the product.
+      hide_keys(params_, s, first_row(tile), thread_row(tile), n * Config::kTileKv);
+      lazy_step(s, rows, rescale, params_.scale_log2, &smem_.sink);
     } else if constexpr (kKind == TileKind::kExact) {
       hide_keys(params_, s, first_row(tile), thread_row(tile), n * Config::kTileKv);
       exact_step(s, rows, rescale, params_.scale_log2);

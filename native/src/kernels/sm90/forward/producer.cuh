@@ -44,7 +44,7 @@ __device__ __forceinline__ void load_q_tile(const ForwardParams& params, typenam
   cursor.advance();
 }
 
-/// Runs in one thread per team. Key tiles come from the last to the first: k one tile ahead of v, as the consumers take them.
+/// Runs in one thread per team. Key tiles come in the order in which consumers take them: k one tile ahead of v.
 template <typename Config>
 __device__ __forceinline__ void produce(const typename Config::Params& params, typename Config::SharedStorage& smem, int team) {
   RingCursor<Config::kStages> k_cursor, v_cursor;
@@ -65,8 +65,8 @@ __device__ __forceinline__ void produce(const typename Config::Params& params, t
       part = work.part(keys);
     }
     const int block_end = keys.end;
-    int n = block_end - 1;
-    if (n < 0) {
+    int n = Config::kAscending ? keys.begin : block_end - 1;
+    if (Config::kAscending ? n >= block_end : n < 0) {
       load_q_tile<Config>(params, smem, q_cursor, tile, block_end, part);
       continue;
     }
@@ -78,12 +78,20 @@ __device__ __forceinline__ void produce(const typename Config::Params& params, t
       load_k(n);
       load_q_tile<Config>(params, smem, q_cursor, tile, block_end, part);
     }
+    if constexpr (Config::kAscending) {
 #pragma unroll 1
-    for (; n > keys.begin; --n) {
-      load_k(n - 1);
-      load_v(n);
+      for (; n < block_end - 1; ++n) {
+        load_k(n + 1);
+        load_v(n);
+      }
+    } else {
+#pragma unroll 1
+      for (; n > keys.begin; --n) {
+        load_k(n - 1);
+        load_v(n);
+      }
     }
-    load_v(keys.begin);
+    load_v(n);
   }
   load_q_tile<Config>(params, smem, q_cursor, WorkTile{0, 0, 0}, kNoMoreWork, TilePart{});
 }
