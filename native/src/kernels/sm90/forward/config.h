@@ -120,7 +120,7 @@ struct ForwardConfig {
   static_assert(kTileKv % 16 == 0 && kTileKv <= 256, "the second product takes keys in steps of 16; a TMA box holds up to 256 rows");
   static_assert(kWorkSlots >= kQStages + 2, "tiles i - kQStages … i + 1");
   static_assert(!kSharesTiles || (kTile.shares_last_round && !Scores::kModified), "the planner shares what this kernel can");
-  static_assert(!kAscending || (!kPingPong && kTileKv < 128), "no turns for skipped tiles behind the end, no half tiles");
+  static_assert(!kAscending || kTileKv < 128, "no half tiles");
   static_assert(!kSharesTiles || kTeams == 1, "parts count the consumer warps of a block");
   static_assert(!kStagesInQ || (!kOverlapTiles && kTeams == 1), "a q tile is staged in by the consumers of one team");
   static_assert(kTeams * kWarpgroups >= 2 && kTeams * kWarpgroups <= 4, "register split");

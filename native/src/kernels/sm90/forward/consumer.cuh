@@ -197,13 +197,19 @@ class Consumer {
       wgmma_wait_group<0>();
       pin_registers(o);
       release_v();
-      finish(same_tile, same_tile, part, rows, o, inverse_sum, sum);
       if constexpr (Config::kAscending) {
-        const int block_end = Config::kSharesTiles ? same_end & ~kIsPart : same_end;
+        const int block_end = Config::kSharesTiles ? same_end & ~kIsPart : same_end, skipped = block_end - key_tiles_of(same_tile).end;
 #pragma unroll 1
-        for (n = key_tiles_of(same_tile).end; n < block_end; ++n) {
-          skip_tile();
+        for (n = 0; Config::kPingPong && n < skipped; ++n) {
+          skip_turn();
         }
+        finish(same_tile, same_tile, part, rows, o, inverse_sum, sum);
+#pragma unroll 1
+        for (n = 0; n < skipped; ++n) {
+          skip_buffers();
+        }
+      } else {
+        finish(same_tile, same_tile, part, rows, o, inverse_sum, sum);
       }
     }
   }
@@ -554,8 +560,14 @@ class Consumer {
 
   /// Takes part in the rings for a key tile that none of this warpgroup's rows sees.
   __device__ __forceinline__ void skip_tile() {
+    skip_turn();
+    skip_buffers();
+  }
+  __device__ __forceinline__ void skip_turn() const {
     await_turn();
     pass_turn();
+  }
+  __device__ __forceinline__ void skip_buffers() {
     ptx::mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
     release_k();
     ptx::mbarrier_wait(&smem_.v_full[v_cursor_.stage()], v_cursor_.phase());
