@@ -132,11 +132,16 @@ struct ForwardConfig {
   static_assert(kTeams * sizeof(SharedStorage) <= 232448, "227 KiB of dynamic shared memory per block");
 };
 
-/// A tile of the planner's table. kShares: of its two kernels, that for problems that share their last round.
-template <int kVariant, bool kShares = kSm90ForwardTiles[kVariant].shares_last_round && !kSm90ForwardTiles[kVariant].own_sharing_kernel>
+/// A tile of the planner's table, and that of a kernel of its own for problems that share their last round.
+template <int kVariant>
 struct PlannedTile {
   static constexpr Sm90ForwardTile kTile = kSm90ForwardTiles[kVariant];
-  static constexpr bool kSharesTiles = kShares;
+  static constexpr bool kSharesTiles = kTile.shares_last_round && !kTile.own_sharing_kernel;
+};
+template <int kVariant>
+struct SharingPlannedTile {
+  static constexpr Sm90ForwardTile kTile = kSm90ForwardTiles[kVariant];
+  static constexpr bool kSharesTiles = true;
 };
 
 /// A tile of the table for modified scores, and the kernel for it and a row of kSm90ScoreSets.

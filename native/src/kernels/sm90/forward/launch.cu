@@ -19,7 +19,7 @@ template <typename Element, int kVariant>
 void launch_planned(const SharedForwardParams& params, int64_t blocks, cudaStream_t stream) {
   if constexpr (kSm90ForwardTiles[kVariant].own_sharing_kernel) {
     if (params.round.tiles > 0) {
-      launch_forward<ForwardConfig<Element, PlannedTile<kVariant, true>>>(params, blocks, stream);
+      launch_forward<ForwardConfig<Element, SharingPlannedTile<kVariant>>>(params, blocks, stream);
       return;
     }
   }

@@ -2,7 +2,7 @@
 
 namespace fa::sm90 {
 
-template void launch_forward<ForwardConfig<__half, PlannedTile<4, true>>>(const SharedForwardParams&, int64_t, cudaStream_t);
-template void launch_forward<ForwardConfig<__nv_bfloat16, PlannedTile<4, true>>>(const SharedForwardParams&, int64_t, cudaStream_t);
+template void launch_forward<ForwardConfig<__half, SharingPlannedTile<4>>>(const SharedForwardParams&, int64_t, cudaStream_t);
+template void launch_forward<ForwardConfig<__nv_bfloat16, SharingPlannedTile<4>>>(const SharedForwardParams&, int64_t, cudaStream_t);
 
 }  // namespace fa::sm90
