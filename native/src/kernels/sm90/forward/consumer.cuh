@@ -1,6 +1,7 @@
 // A consumer warpgroup: 64 query rows against the key tiles they see, from the last to the first or the other way round (Config::kAscending).
 #pragma once
 
+#include "kernels/sm90/forward/consumer_rings.cuh"
 #include "kernels/sm90/forward/epilogue.cuh"
 #include "kernels/sm90/forward/listed_pairs.cuh"
 #include "kernels/sm90/forward/masked_values.cuh"
@@ -15,20 +16,22 @@
 namespace fa::sm90 {
 
 template <typename Config>
-class Consumer {
+class Consumer : ConsumerRings<Config> {
+  using Rings = ConsumerRings<Config>;
   using Element = typename Config::Element;
   using Params = typename Config::Params;
   using Scores = typename Config::Scores;
   using Tile = typename Config::Tile;
   using SharedStorage = typename Config::SharedStorage;
   static constexpr bool kModified = Scores::kModified;
+  using Rings::await_turn, Rings::pass_turn, Rings::skip_turn, Rings::skip_buffers, Rings::skip_tile;
+  using Rings::release_k, Rings::release_v, Rings::release_q, Rings::release_staged_q;
+  using Rings::smem_, Rings::warpgroup_, Rings::staged_, Rings::q_cursor_, Rings::k_cursor_, Rings::v_cursor_;
 
  public:
   __device__ __forceinline__ Consumer(const Params& params, SharedStorage& smem, int warpgroup, int first_turn)
-      : params_(params),
-        smem_(smem),
-        warpgroup_(warpgroup),
-        first_turn_(first_turn),
+      : Rings(smem, warpgroup, first_turn),
+        params_(params),
         desc_q_(tile::k_major_descriptor(smem.q(0)[0][64 * warpgroup])),
         desc_k_(tile::k_major_descriptor(smem.k[0])),
         desc_v_(tile::mn_major_descriptor(smem.v[0], Config::kTileKv)) {}
@@ -216,7 +219,7 @@ class Consumer {
 
   /// All tiles but the first, from the first to the last: from n on.
   __device__ __forceinline__ void remaining_ascending(float (&s)[Config::kScores], uint32_t (&p)[Config::kScores / 2], float (&o)[Config::kOutputs],
-                                                     RowState& rows, const Tile& tile, const KeyTiles& keys, int n) {
+                                                      RowState& rows, const Tile& tile, const KeyTiles& keys, int n) {
     const int full_end = min(keys.full_end, keys.end);
 #pragma unroll 1
     for (; n < full_end; ++n) {
@@ -558,80 +561,16 @@ class Consumer {
     ptx::wgmma_commit_group();
   }
 
-  /// Takes part in the rings for a key tile that none of this warpgroup's rows sees.
-  __device__ __forceinline__ void skip_tile() {
-    skip_turn();
-    skip_buffers();
-  }
-  __device__ __forceinline__ void skip_turn() const {
-    await_turn();
-    pass_turn();
-  }
-  __device__ __forceinline__ void skip_buffers() {
-    ptx::mbarrier_wait(&smem_.k_full[k_cursor_.stage()], k_cursor_.phase());
-    release_k();
-    ptx::mbarrier_wait(&smem_.v_full[v_cursor_.stage()], v_cursor_.phase());
-    release_v();
-  }
-
-  /// Turns go round the warpgroups, one per key tile of the block, whether a warpgroup sees the tile or not.
-  __device__ __forceinline__ void await_turn() const {
-    if constexpr (Config::kPingPong) {
-      ptx::named_barrier_sync(first_turn_ + warpgroup_, 256);
-    }
-  }
-  __device__ __forceinline__ void pass_turn() const {
-    if constexpr (Config::kPingPong) {
-      ptx::named_barrier_arrive(first_turn_ + (warpgroup_ + 1) % Config::kWarpgroups, 256);
-    }
-  }
-
-  __device__ __forceinline__ void release_q() {
-    release(&smem_.q_empty[q_cursor_.stage()]);
-    q_cursor_.advance();
-  }
-  /// With kStagesInQ: the q tile before, once the store has read it.
-  __device__ __forceinline__ void release_staged_q() {
-    if constexpr (Config::kStagesInQ) {
-      if (staged_ && threadIdx.x % 32 == 0) {
-        ptx::tma_store_wait_read();
-        ptx::mbarrier_arrive(&smem_.q_empty[q_cursor_.stage() ^ 1]);
-      }
-      staged_ = false;
-    }
-  }
-  __device__ __forceinline__ void release_k() {
-    release(&smem_.k_empty[k_cursor_.stage()]);
-    k_cursor_.advance();
-  }
-  __device__ __forceinline__ void release_v() {
-    release(&smem_.v_empty[v_cursor_.stage()]);
-    v_cursor_.advance();
-  }
-  /// One arrival per warp.
-  static __device__ __forceinline__ void release(uint64_t* barrier) {
-    if (threadIdx.x % 32 == 0) {
-      ptx::mbarrier_arrive(barrier);
-    }
-  }
-
   /// From one ring buffer to the next, in units of a descriptor's address.
   static constexpr uint32_t kStageStep = Config::kTile.kv_tile_bytes() / 16;
   static constexpr uint32_t kQStageStep = Config::kTile.q_bytes() / 16;
 
   const Params& params_;
-  SharedStorage& smem_;
-  const int warpgroup_;
-  const int first_turn_;  ///< named barrier of the team's first warpgroup
   const tile::Descriptor desc_q_;
   const tile::Descriptor desc_k_;
   const tile::Descriptor desc_v_;
   float slope_ = 0.0f;           ///< ALiBi; with modified scores
-  bool staged_ = false;          ///< with kStagesInQ: the q tile before is not released yet
   bool weighs_nothing_ = false;  ///< with lists of tiles: all of p is 0
-  RingCursor<Config::kQStages> q_cursor_;
-  RingCursor<Config::kStages> k_cursor_;
-  RingCursor<Config::kStages> v_cursor_;
 };
 
 }  // namespace fa::sm90
