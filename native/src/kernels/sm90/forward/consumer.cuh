@@ -139,7 +139,7 @@ class Consumer : ConsumerRings<Config> {
     if constexpr (kModified) {
       slope_ = ScoreModifier<Config>::slope_of(params_, tile);
     }
-    int n = Config::kAscending ? keys.begin : keys.end - 1;
+    int n = Config::kAscending ? 0 : keys.end - 1;
     bool masks_first = n >= keys.full_end;
     if constexpr (kModified) {
       masks_first = edges.masks_first;
@@ -201,7 +201,7 @@ class Consumer : ConsumerRings<Config> {
       pin_registers(o);
       release_v();
       if constexpr (Config::kAscending) {
-        const int block_end = Config::kSharesTiles ? same_end & ~kIsPart : same_end, skipped = block_end - key_tiles_of(same_tile).end;
+        const int skipped = same_end - key_tiles_of(same_tile).end;
 #pragma unroll 1
         for (n = 0; Config::kPingPong && n < skipped; ++n) {
           skip_turn();

@@ -65,8 +65,8 @@ __device__ __forceinline__ void produce(const typename Config::Params& params, t
       part = work.part(keys);
     }
     const int block_end = keys.end;
-    int n = Config::kAscending ? keys.begin : block_end - 1;
-    if (Config::kAscending ? n >= block_end : n < 0) {
+    int n = Config::kAscending ? 0 : block_end - 1;
+    if (block_end == 0) {
       load_q_tile<Config>(params, smem, q_cursor, tile, block_end, part);
       continue;
     }
