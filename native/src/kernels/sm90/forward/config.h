@@ -71,8 +71,8 @@ struct ForwardConfig {
   static constexpr int kWorkSlots = 4;
   static constexpr Sm90Softmax kSoftmax = kTile.softmax;
   static constexpr bool kPingPong = kTile.ping_pong;
-  /// From the first key tile to the last. Masked tiles come last then, and a warpgroup skips those that only others see when it is done. Without a mask it makes
-  /// no difference but for parts of tiles, of which the other order is 3 % faster.
+  /// From the first key tile to the last. Masked tiles come last then, and a warpgroup skips those that only others see when it is done. Without a mask it
+  /// makes no difference but for parts of tiles, of which the other order is 3 % faster.
   static constexpr bool kAscending = kTile.ascending_keys && !Scores::kModified && !kSharesTiles;
   /// A first key tile of which only the lower half is visible is formed by products of half the width.
   static constexpr bool kTrimsFirst = kTileKv == 128 && !Scores::kMask;
