@@ -23,6 +23,7 @@ namespace {
 
 struct LabTile {
   static constexpr fa::Sm90ForwardTile kTile = LAB_TILE;
+  static constexpr bool kSharesTiles = false;
 };
 
 fa::Tensor tensor(void* data, const int64_t (&strides)[3]) {
