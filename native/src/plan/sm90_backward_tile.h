@@ -20,7 +20,7 @@ struct Sm90BackwardTile {
   /// Not in the wide kernel: the first key tile stores its part of grad_q, and the others wait for that before they add theirs, so that nothing need be
   /// cleared; query tiles from the last to the first. Deterministic: the last key tile that sees a query tile stores, and each waits for the one behind it.
   bool first_tile_stores = false;
-  /// With first_tile_stores: blocks also round grad_q of heads that are complete by then, all but those of the last two sections.
+  /// With first_tile_stores: blocks also round grad_q of heads that are complete by then, all but those of the last sections (plan/sm90_backward_order.h).
   bool finishes_earlier_heads = false;
   /// With those two: parts of grad_q go through shared memory, and a thread of the producer warpgroup adds, or in turns stores, both of a step in one piece;
   /// otherwise the threads that have computed them add them from their registers. Statistics are loaded, and parts announced, such that no step waits for
@@ -50,6 +50,7 @@ struct Sm90BackwardTile {
   /// Key tiles are launched, and added, from the last to the first: under the causal mask each comes to a query tile a tile of keys later than the one behind
   /// it, without having waited.
   constexpr bool from_last_key_tile() const { return deterministic && !is_wide(); }
+  constexpr bool turns_in_bulk() const { return from_last_key_tile() && adds_in_bulk; }
   /// Threads that add in bulk. In turns one has to see its addition complete, and publish that, before its next: two, each for every other step.
   constexpr int adders() const { return adds_in_bulk && deterministic ? 2 : 1; }
   /// The accumulator is cleared for the heads of the first two sections by the pass in front, for later ones by blocks of the main kernel two sections before.

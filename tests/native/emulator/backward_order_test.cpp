@@ -119,22 +119,6 @@ void expect_heads_side_by_side(Sm90BackwardTile tile, int64_t dim, int64_t lengt
   EXPECT_EQ(fa::sm90_backward_order(tile, problem).section_heads, causal) << length;
 }
 
-/// In deterministic mode without a mask: six, unless positions begin within a sector of 32 bytes.
-TEST(BackwardOrder, HeadsSideBySideInTurnsOfPaddedHeadDims) {
-  for (const auto& [dim, heads, expected] : {std::array<int64_t, 3>{96, 21, 6}, {120, 17, 2}, {120, 16, 6}, {88, 23, 2}}) {
-    Sm90BackwardTile tile{};
-    tile.deterministic = tile.first_tile_stores = true;
-    tile.head_dim = 128;
-    tile.tile_q = 64;
-    Problem problem{};
-    problem.batch = 1;
-    problem.heads_q = problem.heads_kv = heads;
-    problem.len_q = problem.len_kv = 16384;
-    problem.head_dim = problem.head_dim_v = dim;
-    EXPECT_EQ(fa::sm90_backward_order(tile, problem).section_heads, expected) << heads << " heads of " << dim;
-  }
-}
-
 /// In deterministic mode.
 TEST(BackwardOrder, HeadsSideBySideInTurns) {
   for (const auto& [dim, length, full, causal] : {std::array<int64_t, 4>{128, 512, 32, 32},
@@ -148,6 +132,35 @@ TEST(BackwardOrder, HeadsSideBySideInTurns) {
     Sm90BackwardTile tile{};
     tile.deterministic = tile.first_tile_stores = true;
     expect_heads_side_by_side(tile, dim, length, full, causal);
+  }
+}
+
+/// Adding in bulk: as share the cache, without a mask six at least.
+TEST(BackwardOrder, HeadsSideBySideInTurnsInBulk) {
+  Sm90BackwardTile tile{};
+  tile.deterministic = tile.first_tile_stores = tile.finishes_earlier_heads = tile.adds_in_bulk = true;
+  for (const auto& [dim, length, full, causal] : {std::array<int64_t, 4>{128, 2048, 12, 12},
+                                                  {128, 4096, 6, 6},
+                                                  {128, 8192, 6, 3},
+                                                  {128, 16384, 6, 1},
+                                                  {64, 2048, 25, 25},
+                                                  {64, 8192, 6, 6},
+                                                  {64, 16384, 6, 3}}) {
+    expect_heads_side_by_side(tile, dim, length, full, causal);
+  }
+  tile.head_dim = 128;
+  tile.tile_q = 64;
+  for (const auto& [dim, heads] : {std::array<int64_t, 2>{96, 21}, {120, 17}, {120, 16}, {88, 23}}) {
+    Problem problem{};
+    problem.batch = 1;
+    problem.heads_q = problem.heads_kv = heads;
+    problem.len_q = problem.len_kv = 16384;
+    problem.head_dim = problem.head_dim_v = dim;
+    const Sm90BackwardOrder full = fa::sm90_backward_order(tile, problem);
+    EXPECT_TRUE(full.section_heads == 6 && full.finished_heads == heads - 12) << heads << " heads of " << dim;
+    problem.mask = fa::Mask::kCausalTopLeft;
+    const Sm90BackwardOrder causal = fa::sm90_backward_order(tile, problem);
+    EXPECT_TRUE(causal.section_heads == 1 && causal.finished_heads == heads - 3) << heads << " heads of " << dim;
   }
 }
 
