@@ -82,23 +82,16 @@ struct Sm90ForwardTile {
   static constexpr int64_t kBarrierBytes = 1024;
 };
 
-/// Whether the tiles of head_dim 256, 192 and (short) 128 take key tiles so.
-inline constexpr bool kSm90AscendingKeys = false;
-inline constexpr bool kSm90AscendingKeys192 = false;
-inline constexpr bool kSm90AscendingKeys128 = false;
-inline constexpr bool kSm90AscendingKeysLarge = false;
-inline constexpr bool kSm90AscendingKeys64 = false;
-
 /// Smallest head_dim first, then shortest sequence: a problem takes the first tile that holds it, but that behind kSm90MediumForwardTile instead of it where
 /// sm90_takes_large_tile says so.
 inline constexpr Sm90ForwardTile kSm90ForwardTiles[] = {
-    {64, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 2, 1024, 8, 4, 16, false, false, false, 0, false, false, false, kSm90AscendingKeys64},
+    {64, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 2, 1024, 8, 4, 16, false, false, false, 0, false, false, false, true},
     {64, 3, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 0, 20, 32, false, false, false, 0, false, true},
-    {128, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 1, 512, 4, 0, 0, true, false, false, 0, false, false, false, kSm90AscendingKeys128},
+    {128, 2, 64, 4, true, Sm90Softmax::kOptimisticMaximum, true, 1, 512, 4, 0, 0, true, false, false, 0, false, false, false, true},
     {128, 2, 128, 2, true, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 32, 32},
-    {128, 3, 64, 4, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 4, 0, 0, false, false, true, 0, false, true, true, kSm90AscendingKeysLarge},
-    {192, 2, 64, 2, false, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 8, 16, false, false, true, 8, false, false, false, kSm90AscendingKeys192},
-    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16, false, false, false, 8, false, true, true, kSm90AscendingKeys},
+    {128, 3, 64, 4, false, Sm90Softmax::kOptimisticMaximum, false, 1, INT64_MAX, 4, 0, 0, false, false, true, 0, false, true, true},
+    {192, 2, 64, 2, false, Sm90Softmax::kOptimisticMaximum, true, 1, INT64_MAX, 4, 8, 16, false, false, true, 8, false, false, false, true},
+    {256, 2, 64, 2, false, Sm90Softmax::kLazyRescale, false, 1, INT64_MAX, 4, 8, 16, false, false, false, 8, false, true, true, true},
 };
 inline constexpr int kNumSm90ForwardTiles = sizeof(kSm90ForwardTiles) / sizeof(kSm90ForwardTiles[0]);
 
