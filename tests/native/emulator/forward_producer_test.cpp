@@ -6,42 +6,35 @@
 #include <algorithm>
 #include <climits>
 #include <cstring>
-#include <exception>
-#include <memory>
-#include <set>
-#include <thread>
-#include <tuple>
 #include <vector>
 
 #include "emulator.h"
 #include "kernels/sm90/forward/config.h"
 #include "kernels/sm90/forward/modified_producer.cuh"
+#include "rings_model.h"
 
 namespace fa_test {
 namespace {
 
 using fa::sm90::ModifiedForwardParams;
-using fa::sm90::RingCursor;
 
 bool same(const int4& a, const int4& b) {
   return a.x == b.x && a.y == b.y && a.z == b.z && a.w == b.w;
 }
 
-/// (sequence, first row, head).
-using Items = std::set<std::tuple<int, int, int>>;
-
-/// One warpgroup. All four warps of it arrive at once.
 template <typename Config>
-class ConsumerModel {
+class ConsumerModel : public RingsModel<Config, ModifiedForwardParams> {
+  using Rings = RingsModel<Config, ModifiedForwardParams>;
+  using Rings::params_, Rings::smem_, Rings::warpgroup_, Rings::items_, Rings::batch_, Rings::first_key_, Rings::kv_head_, Rings::staged_, Rings::q_;
+  using Rings::take_k, Rings::take_v, Rings::release_q, Rings::release_staged_q, Rings::expect_box;
+
  public:
-  ConsumerModel(const ModifiedForwardParams& params, typename Config::SharedStorage& smem, int warpgroup)
-      : params_(params), smem_(smem), warpgroup_(warpgroup) {}
+  using Rings::Rings;
 
   void run() {
     while (work_tile()) {
     }
   }
-  const Items& items() const { return items_; }
 
  private:
   static constexpr int kMessages = fa::sm90::SequenceWorkTile::num_messages(Config::kWarpgroups);
@@ -100,88 +93,12 @@ class ConsumerModel {
     for (int i = 0; i < kMessages; ++i) EXPECT_TRUE(same(expected[i], said_[static_cast<size_t>(i)])) << "message " << i;
   }
 
-  template <typename Box>
-  void expect_box(const Box& s_tile, const CUtensorMap& map, int row, int head) const {
-    for (int panel = 0; panel < Config::kPanels; ++panel) {
-      fa::ptx::LoadedBox box;
-      std::memcpy(&box, &s_tile[panel], sizeof(box));
-      EXPECT_TRUE(box.map == &map && box.c0 == 64 * panel && box.c1 == row && box.c2 == head && box.c3 == batch_)
-          << "box at " << box.c1 << " of head " << box.c2 << ", expected " << row << " of " << head;
-    }
-  }
-  void take_k(int n) {
-    fa::ptx::mbarrier_wait(&smem_.k_full[k_.stage()], k_.phase());
-    expect_box(smem_.k[k_.stage()], params_.map_k, first_key_ + n * Config::kTileKv, kv_head_);
-    arrive(&smem_.k_empty[k_.stage()]);
-    k_.advance();
-  }
-  void take_v(int n) {
-    fa::ptx::mbarrier_wait(&smem_.v_full[v_.stage()], v_.phase());
-    expect_box(smem_.v[v_.stage()], params_.map_v, first_key_ + n * Config::kTileKv, kv_head_);
-    arrive(&smem_.v_empty[v_.stage()]);
-    v_.advance();
-  }
-  void release_q() {
-    arrive(&smem_.q_empty[q_.stage()]);
-    q_.advance();
-  }
-  void release_staged_q() {
-    if (staged_) arrive(&smem_.q_empty[q_.stage() ^ 1]);
-    staged_ = false;
-  }
-  static void arrive(uint64_t* barrier) {
-    for (int warp = 0; warp < 4; ++warp) fa::ptx::mbarrier_arrive(barrier);
-  }
-
-  const ModifiedForwardParams& params_;
-  typename Config::SharedStorage& smem_;
-  const int warpgroup_;
-  Items items_;
   std::vector<int4> said_;
-  int batch_ = 0, first_key_ = 0, kv_head_ = 0;
-  bool staged_ = false;
-  RingCursor<Config::kQStages> q_;
-  RingCursor<Config::kStages> k_, v_;
 };
-
-/// Producer and consumers of a team. Returns what the consumers were sent.
-template <typename Config>
-Items run_roles(const ModifiedForwardParams& params, int team) {
-  const auto smem = std::make_unique<typename Config::SharedStorage>();
-  for (int stage = 0; stage < Config::kQStages; ++stage) {
-    fa::ptx::mbarrier_init(&smem->q_full[stage], 1);
-    fa::ptx::mbarrier_init(&smem->q_empty[stage], Config::kConsumerWarps);
-  }
-  for (int stage = 0; stage < Config::kStages; ++stage) {
-    for (uint64_t* full : {&smem->k_full[stage], &smem->v_full[stage]}) fa::ptx::mbarrier_init(full, 1);
-    for (uint64_t* empty : {&smem->k_empty[stage], &smem->v_empty[stage]}) fa::ptx::mbarrier_init(empty, Config::kConsumerWarps);
-  }
-  std::vector<ConsumerModel<Config>> consumers;
-  for (int warpgroup = 0; warpgroup < Config::kWarpgroups; ++warpgroup) consumers.emplace_back(params, *smem, warpgroup);
-  std::vector<std::thread> threads;
-  const auto start = [&](auto role) {
-    threads.emplace_back([role] {
-      try {
-        role();
-      } catch (const std::exception& error) {
-        ADD_FAILURE() << error.what();
-      }
-    });
-  };
-  start([&] { fa::sm90::produce_modified<Config>(params, *smem, team); });
-  for (auto& consumer : consumers) start([&consumer] { consumer.run(); });
-  for (std::thread& thread : threads) thread.join();
-  for (const auto& consumer : consumers) EXPECT_EQ(consumer.items(), consumers[0].items());
-  return consumers[0].items();
-}
 
 template <typename Config>
 ModifiedForwardParams params_of(int heads, int section_heads) {
   ModifiedForwardParams params{};
-  const auto set_box = [](CUtensorMap& map, int rows) {
-    const int32_t bytes = rows * 64 * 2;
-    std::memcpy(map.opaque, &bytes, sizeof(bytes));
-  };
   set_box(params.map_q, Config::kTileQ);
   set_box(params.map_k, Config::kTileKv);
   set_box(params.map_v, Config::kTileKv);
@@ -202,7 +119,10 @@ Items run_blocks(const ModifiedForwardParams& params, int blocks) {
   for (int worker = 0; worker < blocks * Config::kTeams; ++worker) {
     emulator::run_block(worker % blocks, 32, 0, [&] {
       if (threadIdx.x != 0) return;
-      for (const auto& item : run_roles<Config>(params, worker / blocks)) EXPECT_TRUE(all.insert(item).second) << "taken twice";
+      const auto produce = [&](const ModifiedForwardParams& p, typename Config::SharedStorage& smem) {
+        fa::sm90::produce_modified<Config>(p, smem, worker / blocks);
+      };
+      for (const auto& item : run_roles<Config, ConsumerModel<Config>>(params, produce)) EXPECT_TRUE(all.insert(item).second) << "taken twice";
     });
   }
   return all;
