@@ -5,8 +5,9 @@ that PyTorch brings, and prints one table. Needs nvcc, an sm_90 GPU and PyTorch.
 usage: lab.py [--checks none|quick|full] [--peers] [--lengths 512,1024,…] [--out DIR] CONFIG …
 
 CONFIG is name=head_dim,warpgroups,tile_kv,stages,overlap_tiles,softmax,ping_pong[,key:value …] with 0/1 for flags and softmax o (optimistic) or l (lazy). Keys:
-teams; second_q:1 (two q tiles without overlap_tiles); order (of a causal problem's tiles: 1 pairs, 2 sections, 3 adjacent tiles; default sections); d
-(head_dim of the problem, default the tile's); bf16:1 (bfloat16 beside the others' type); longest (skip longer problems); root (a folder with another version of native/, to compare with).
+teams; second_q:1 (two q tiles without overlap_tiles); ascending:1 (key tiles from the first on); order (of a causal problem's tiles: 1 pairs, 2 sections, 3
+adjacent tiles; default sections); d (head_dim of the problem, default the tile's); bf16:1 (bfloat16 beside the others' type); longest (skip longer problems);
+root (a folder with another version of native/, to compare with).
 A configuration that fails a check is timed all the same; its name then ends in "!".
 """
 import ctypes
@@ -46,9 +47,10 @@ class Variant(Configuration):
         self.problem_dim, self.longest = int(options.get("d", self.head_dim)), int(options.get("longest", 1 << 30))
         self.dtype = torch.bfloat16 if "bf16" in options else None
         tile = (f"{{{self.head_dim}, {self.warpgroups}, {self.tile_kv}, {self.stages}, {flag[v[4]]}, fa::Sm90Softmax::{softmax}, {flag[v[6]]}, {self.teams}, "
-                f"INT64_MAX, 0, 0, 0, false, false, {flag[options.get('second_q', '0')]}}}")
+                f"INT64_MAX, 0, 0, 0, false, false, {flag[options.get('second_q', '0')]}, 0, false, false, false, {flag[options.get('ascending', '0')]}}}")
         native = options.get("root", os.path.join(ROOT, "native"))
-        super().__init__(name, tile, native, os.path.join(HERE, "sm90_forward_variant.cu"), ("tensor_map.cu", "forward/make_params.cu"), build_dir)
+        parts = ("tensor_map.cu", "forward/make_params.cu", "../../plan/variants.cpp")
+        super().__init__(name, tile, native, os.path.join(HERE, "sm90_forward_variant.cu"), parts, build_dir)
 
     def call(self, q, k, v, o, lse, mask, scale):
         """Tensors are (batch, len, heads, head_dim) views."""

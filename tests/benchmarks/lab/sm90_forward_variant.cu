@@ -5,6 +5,7 @@
 
 #include "kernels/sm90/forward/launch_kernel.cuh"
 #include "lab_exports.cuh"
+#include "plan/plan.h"
 
 /// A call as lab.py describes it; strides in elements (batch, seq, head). Outside the unnamed namespace, since exported functions take it.
 struct LabCall {
@@ -18,6 +19,9 @@ struct LabCall {
   int64_t multiprocessors;
   int32_t order;  // of work: a number of Sm90ForwardOrder, -1 the planner's choice
 };
+
+/// What variants.cpp asks of the planner, which is not here.
+void fa::Reason::set(const char*, ...) {}
 
 namespace {
 
