@@ -214,6 +214,7 @@ queue_kernel_checks() {
   beside 60 kernels-head-dim-512 1 "$none" kernel_checks check_portable.py --kernel sm80 --head-dim-512
   beside 40 kernels-large 1 "$none" kernel_checks check_portable.py --kernel auto --quick --large
   beside 25 many-heads 1 '^[1-9][0-9]* problems of many heads, 0 failures' kernel_checks check_many_heads.py
+  beside 50 wide-logits 1 '^[1-9][0-9]* problems with wide logits, 0 failures' kernel_checks check_wide_logits.py
   beside 50 repeats 1 '^[1-9][0-9]* problems, 0 not the same' kernel_checks check_repeats.py
   beside 60 variants 1 "$all" kernel_checks check_variants.py --kernel auto --count 250
   beside 60 variants-sm80 1 "$all" kernel_checks check_variants.py --kernel sm80 --count 100

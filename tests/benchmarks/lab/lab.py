@@ -76,11 +76,12 @@ def peer_times(name, q, k, v, causal, repeats):
         return time_calls(call, repeats)
 
 
-def make_inputs(batch, length, heads, group, head_dim, dtype, growth):
+def make_inputs(batch, length, heads, group, head_dim, dtype, growth, gain=1.0):
     """Random normal q, k, v; with growth, logits that grow by so much from one group of 128 keys to the next, in the order in which the kernel takes them:
     every tile takes the slow path."""
     make = lambda h: torch.randn(batch, length, h, head_dim, device="cuda", dtype=torch.float32).to(dtype)
     q, k, v = make(heads), make(heads // group), make(heads // group)
+    q *= gain
     if growth:
         tiles = torch.arange(length - 1, -1, -1, device="cuda") // 128
         q[..., 0] = 16.0 if growth < 1000 else 1024.0  # k is to stay within fp16
@@ -88,13 +89,13 @@ def make_inputs(batch, length, heads, group, head_dim, dtype, growth):
     return q, k, v
 
 
-def measure(variants, lengths, peers, masks, dtype, group, growth):
+def measure(variants, lengths, peers, masks, dtype, group, growth, gain):
     rows = []
     for head_dim in sorted({v.problem_dim for v in variants}):
         for causal in masks:
             for length in lengths:
                 batch, heads = max(1, 16384 // length), 2048 // head_dim
-                q, k, v = make_inputs(batch, length, heads, group, head_dim, dtype, growth)
+                q, k, v = make_inputs(batch, length, heads, group, head_dim, dtype, growth, gain)
                 o = torch.empty_like(q)
                 lse = torch.empty(batch, heads, length, device="cuda")
                 flops = 4.0 * batch * heads * length * length * head_dim * (0.5 if causal else 1.0)
@@ -119,6 +120,7 @@ def main():
     parser = parser_of_configurations(__doc__)
     parser.add_argument("--group", type=int, default=1, help="query heads per key head")
     parser.add_argument("--growth", default="0", help="growth of the logits from key tile to key tile; several with commas: a table for each")
+    parser.add_argument("--gain", type=float, default=1.0, help="standard deviation of the logits")
     parser.add_argument("--prebuilt", action="store_true", help="take the shared objects that lie in the folder of --out")
     options = parser.parse_args()
 
@@ -129,8 +131,8 @@ def main():
     if lengths:
         for growth in map(float, options.growth.split(",")):
             rows = measure(variants, lengths, ["FA2", "cuDNN"] if options.peers else [], [m == "causal" for m in options.masks.split(",")],
-                           getattr(torch, options.dtype), options.group, growth)
-            print_rows(rows, f"{options.dtype}, {options.group} query heads per key head, logits growing by {growth:g},")
+                           getattr(torch, options.dtype), options.group, growth, options.gain)
+            print_rows(rows, f"{options.dtype}, {options.group} query heads per key head, logits of {options.gain:g}, growing by {growth:g},")
         product = matrix_product_tflops()
         print(f"8192^3 matrix product right afterwards: {product:.0f} TFLOP/s; {gpu_state.now()}; {time.time() - started:.0f} s in all")
     return 0 if sound and len(variants) == len(options.configs) else 1

@@ -70,6 +70,12 @@ struct ForwardConfig {
   /// before q of tile i + 1 - kQStages is released.
   static constexpr int kWorkSlots = 4;
   static constexpr Sm90Softmax kSoftmax = kTile.softmax;
+  /// Behind its first tiles without a mask a warpgroup chooses, once per query tile, whether its reference is to follow the running maximum.
+  static constexpr bool kMayFollow = kSoftmax == Sm90Softmax::kOptimisticMaximum && !Scores::kModified;
+  static constexpr int kTilesBeforeChoice = 256 / kTileKv;
+  static constexpr int kTilesOfChoice = 512 / kTileKv;
+  /// Of 4 * kTilesOfChoice steps of a warp, those in which the tile outweighed the one before.
+  static constexpr int kRaisedOfFollowers = 2;
   static constexpr bool kPingPong = kTile.ping_pong;
   /// From the first key tile to the last. Masked tiles come last then, and a warpgroup skips those that only others see when it is done. Without a mask it
   /// makes no difference but for parts of tiles, of which the other order is 3 % faster.
@@ -88,6 +94,8 @@ struct ForwardConfig {
   static constexpr int kBarrierTurn = 1;
   /// With kStagesInQ, that of the four warps of a consumer warpgroup: kBarrierOutput + warpgroup.
   static constexpr int kBarrierOutput = kBarrierTurn + kTeams * kWarpgroups;
+  /// That on which a warpgroup chooses: kBarrierChoice + first warpgroup of the team + warpgroup.
+  static constexpr int kBarrierChoice = kBarrierOutput + kTeams * kWarpgroups;
 
   /// Of a team.
   struct SharedStorage {

@@ -161,9 +161,13 @@ class Consumer : ConsumerRings<Config> {
       if constexpr (Config::kSharesTiles) {
         n -= keys.begin;  // steps without a mask need no number, and a bound no register
       }
+      if constexpr (Config::kMayFollow) {
+        plain_tiles(s, p, o, rows, tile, n + 1);
+      } else {
 #pragma unroll 1
-      for (; n >= 0; --n) {
-        step<TileKind::kPlain>(s, p, o, rows, tile, n);
+        for (; n >= 0; --n) {
+          step<TileKind::kPlain>(s, p, o, rows, tile, n);
+        }
       }
     }
     Tile same_tile;  // read again, so that it takes no registers in the loops
@@ -217,13 +221,55 @@ class Consumer : ConsumerRings<Config> {
     }
   }
 
+  /// So many tiles that all rows see. In long rows the warpgroup, whose four warps must issue the same products, chooses behind the first of them whether the
+  /// reference is to follow the maximum from there on (README, "Choice").
+  __device__ __forceinline__ void plain_tiles(float (&s)[Config::kScores], uint32_t (&p)[Config::kScores / 2], float (&o)[Config::kOutputs], RowState& rows,
+                                              const Tile& tile, int count) {
+    int later = count >= 2 * (Config::kTilesBeforeChoice + Config::kTilesOfChoice) ? count - Config::kTilesBeforeChoice : 0;
+    count -= later;
+    bool counts = false;
+#pragma unroll 1
+    while (true) {
+#pragma unroll 1
+      for (; count > 0; --count) {
+        step<TileKind::kPlain>(s, p, o, rows, tile, 0);
+      }
+      if (later == 0) {
+        return;
+      }
+      if (!counts) {
+        counts = true;
+        rows.raised = 0;
+        count = Config::kTilesOfChoice;
+        later -= count;
+        continue;
+      }
+      count = later;
+      later = 0;
+      const int raised = ptx::named_barrier_count(Config::kBarrierChoice - Config::kBarrierTurn + Rings::first_turn_ + warpgroup_, 128,
+                                                  static_cast<int>(threadIdx.x % 32) < rows.raised);
+      if (__any_sync(0xFFFFFFFF, raised >= Config::kRaisedOfFollowers)) {  // a vote, or descriptors lose their uniform registers
+        break;
+      }
+    }
+#pragma unroll 1
+    for (; count > 0; --count) {
+      step<TileKind::kFollowing>(s, p, o, rows, tile, 0);
+    }
+  }
+
   /// All tiles but the first, from the first to the last: from n on.
   __device__ __forceinline__ void remaining_ascending(float (&s)[Config::kScores], uint32_t (&p)[Config::kScores / 2], float (&o)[Config::kOutputs],
                                                       RowState& rows, const Tile& tile, const KeyTiles& keys, int n) {
     const int full_end = min(keys.full_end, keys.end);
+    if constexpr (Config::kMayFollow) {
+      plain_tiles(s, p, o, rows, tile, full_end - n);
+      n = max(n, full_end);
+    } else {
 #pragma unroll 1
-    for (; n < full_end; ++n) {
-      step<TileKind::kPlain>(s, p, o, rows, tile, n);
+      for (; n < full_end; ++n) {
+        step<TileKind::kPlain>(s, p, o, rows, tile, n);
+      }
     }
 #pragma unroll 1
     for (; n < keys.end; ++n) {
@@ -429,6 +475,8 @@ class Consumer : ConsumerRings<Config> {
     } else if constexpr (kKind == TileKind::kExact) {
       hide_keys(params_, s, first_row(tile), thread_row(tile), n * Config::kTileKv);
       exact_step(s, rows, rescale, params_.scale_log2);
+    } else if constexpr (kKind == TileKind::kFollowing) {
+      following_step<true>(s, rows, rescale, params_.scale_log2, recompute);
     } else if constexpr (Config::kSoftmax == Sm90Softmax::kOptimisticMaximum) {
       optimistic_step<true>(s, rows, rescale, params_.scale_log2, recompute);
     } else {

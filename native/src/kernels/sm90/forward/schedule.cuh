@@ -43,6 +43,7 @@ struct KeyTiles {
 /// What a key tile needs.
 enum class TileKind {
   kPlain,      ///< all rows see all keys
+  kFollowing,  ///< so they do, and the reference follows the running maximum
   kLowerEdge,  ///< some rows do not see its first keys; only with modified scores
   kExact,      ///< any mask, and the exact step
 };

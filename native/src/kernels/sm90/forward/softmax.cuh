@@ -15,6 +15,7 @@
 
 #include "kernels/sm90/forward/params.h"
 #include "ptx/exp2.cuh"
+#include "ptx/max3.cuh"
 #include "ptx/mma_sync.cuh"
 #include "ptx/register_pair.cuh"
 
@@ -40,6 +41,7 @@ struct RowState {
   float bound[2];                                         ///< what outweighs the tile before; set by every step
   /// Whether a tile must outweigh half of all tiles so far as well. A constant of the kernel.
   bool counts_all_tiles = false;
+  int raised = 0;  ///< tiles of the optimistic step that outweighed the one before in some row of the warp
 };
 
 /// A tile outweighs the one before if a thread's sum of it (lazy: its largest P) exceeds 1, so that some P may be above 1, by more than a few times the sum of
@@ -216,6 +218,7 @@ __device__ __forceinline__ void settle_tile(float (&p)[kNum], RowState& rows, Re
       exact(p);
       return;
     }
+    ++rows.raised;
     rows.sum[0] += tile_sum[0];
     rows.sum[1] += tile_sum[1];
     raise_reference(p, rows, rescale, scale_log2, tile_sum);
@@ -244,6 +247,60 @@ __device__ __forceinline__ void optimistic_step(float (&s)[kNum], RowState& rows
     recompute(scores);
     exact_step(scores, rows, rescale, scale_log2);
   });
+}
+
+/// row_maxima, or the references where those are larger; none of these may be negative. Bits of floats are in the order of the floats where one of the two is
+/// not negative, and compare three at a time.
+template <int kNum>
+__device__ __forceinline__ void row_maxima_above(const float (&s)[kNum], const float (&reference)[2], float (&maximum)[2]) {
+  int bits[2] = {__float_as_int(reference[0]), __float_as_int(reference[1])};
+#pragma unroll
+  for (int i = 0; i < kNum; i += 2) {
+    bits[fragment_row(i)] = ptx::max3(bits[fragment_row(i)], ptx::float_bits(s[i]), ptx::float_bits(s[i + 1]));
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    maximum[r] = __int_as_float(bits[r]);
+    maximum[r] = fmaxf(maximum[r], __shfl_xor_sync(0xFFFFFFFF, maximum[r], 1));
+    maximum[r] = fmaxf(maximum[r], __shfl_xor_sync(0xFFFFFFFF, maximum[r], 2));
+  }
+}
+
+/// The following step: the reference is the running maximum. No branch on whether it grew but for O: where logits vary much, it does in most tiles for some row
+/// of a warp. recompute: as in optimistic_step, for rows whose scores are not finite.
+template <bool kPairsOffsets = false, int kNum, typename Recompute>
+__device__ __forceinline__ void following_step(float (&s)[kNum], RowState& rows, Rescale& rescale, float scale_log2, const Recompute& recompute) {
+  float target[2], offset[2];
+  if (__any_sync(0xFFFFFFFF, rows.reference[0] < 0.0f || rows.reference[1] < 0.0f)) {
+    row_maxima(s, target);
+  } else {
+    row_maxima_above(s, rows.reference, target);
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    target[r] = fmaxf(target[r], rows.reference[r]);
+    offset[r] = target[r] * scale_log2;
+  }
+  if constexpr (kPairsOffsets) {
+    ptx::keep_in_register_pair(offset[0], offset[1]);
+  }
+  offset[0] = -offset[0];
+  offset[1] = -offset[1];
+  float tile_sum[2];
+  exponentials(s, scale_log2, offset, tile_sum);
+  if (!__all_sync(0xFFFFFFFF, tile_sum[0] < kMaxTileSum && tile_sum[1] < kMaxTileSum)) {
+    recompute(s);
+    exact_step(s, rows, rescale, scale_log2);
+    return;
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    rescale.factor[r] = ptx::exp2_approx((rows.reference[r] - target[r]) * scale_log2);
+    rows.reference[r] = target[r];
+    rows.sum[r] = fmaf(rows.sum[r], rescale.factor[r], tile_sum[r]);
+  }
+  rescale.needed = __any_sync(0xFFFFFFFF, rescale.factor[0] != 1.0f || rescale.factor[1] != 1.0f);
+  set_bounds<kNum>(rows, tile_sum);
 }
 
 /// O cleared by moves: a first product that overwrites O would save them, but made ptxas serialise every wgmma (C7515) in some forms of the consumer.
