@@ -16,11 +16,10 @@ __device__ __forceinline__ void named_barrier_arrive(int id, int threads) {
 /// Waits for the other threads of the barrier and counts those whose predicate holds. barrier.red.popc
 __device__ __forceinline__ int named_barrier_count(int id, int threads, bool predicate) {
   int count;
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.s32 p, %3, 0;\nbarrier.red.popc.u32 %0, %1, %2, p;\n}\n"
-      : "=r"(count)
-      : "r"(id), "r"(threads), "r"(static_cast<int>(predicate))
-      : "memory");
+  asm volatile("{\n.reg .pred p;\nsetp.ne.s32 p, %3, 0;\nbarrier.red.popc.u32 %0, %1, %2, p;\n}\n"
+               : "=r"(count)
+               : "r"(id), "r"(threads), "r"(static_cast<int>(predicate))
+               : "memory");
   return count;
 }
 
