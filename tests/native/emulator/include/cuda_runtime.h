@@ -130,6 +130,9 @@ inline float __fdividef(float dividend, float divisor) {
   return std::isinf(divisor) ? std::numeric_limits<float>::quiet_NaN() : dividend / divisor;
 }
 
+inline int __float_as_int(float x) {
+  return std::bit_cast<int>(x);
+}
 inline float __log2f(float x) {
   return std::log2(x);
 }

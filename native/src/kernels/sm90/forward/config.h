@@ -75,7 +75,7 @@ struct ForwardConfig {
   static constexpr int kTilesBeforeChoice = 256 / kTileKv;
   static constexpr int kTilesOfChoice = 512 / kTileKv;
   /// Of 4 * kTilesOfChoice steps of a warp, those in which the tile outweighed the one before.
-  static constexpr int kRaisedOfFollowers = 2;
+  static constexpr int kRaisedOfFollowers = kTileKv < 128 ? 5 : 3;
   static constexpr bool kPingPong = kTile.ping_pong;
   /// From the first key tile to the last. Masked tiles come last then, and a warpgroup skips those that only others see when it is done. Without a mask it
   /// makes no difference but for parts of tiles, of which the other order is 3 % faster.
