@@ -74,7 +74,7 @@ struct ForwardConfig {
   static constexpr bool kMayFollow = kSoftmax == Sm90Softmax::kOptimisticMaximum && !Scores::kModified;
   static constexpr int kTilesBeforeChoice = 256 / kTileKv;
   static constexpr int kTilesOfChoice = 512 / kTileKv;
-  /// Of 4 * kTilesOfChoice steps of a warp, those in which the tile outweighed the one before.
+  /// It is, if of the 4 * kTilesOfChoice steps of its warps so many found a tile that outweighs the one before.
   static constexpr int kRaisedOfFollowers = kTileKv < 128 ? 5 : 3;
   static constexpr bool kPingPong = kTile.ping_pong;
   /// From the first key tile to the last. Masked tiles come last then, and a warpgroup skips those that only others see when it is done. Without a mask it

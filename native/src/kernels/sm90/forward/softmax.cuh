@@ -1,11 +1,12 @@
 // Online softmax of a 64-row warpgroup tile, on wgmma's accumulator fragment: a thread holds two rows, four neighbouring lanes share them.
 //
 // P = exp2(scale_log2 * S - scale_log2 * reference). The reference of a row need not be the exact running maximum, it only has to keep P in the range of the
-// element type and the sums in fp32: a common factor of P, the row sum and O cancels in O / sum. Three ways to move it:
+// element type and the sums in fp32: a common factor of P, the row sum and O cancels in O / sum. Four ways to move it:
 //  - exact: to the maximum, whenever it grows. Every first and every masked tile.
 //  - lazy: to the maximum, when that outweighs the tile before.
 //  - optimistic: not at all, without even looking for a maximum. Each thread's partial row sum, needed anyway, shows afterwards whether the tile outweighs
 //    the one before; then the reference is moved after the fact.
+//  - following: to the maximum in every tile, without a branch on whether it grew. Where logits vary much, that is cheaper than after the fact.
 // Why an outweighing tile is not left alone while it is in range: its largest P would be rounded to the element type, while the row sum holds it unrounded, and
 // O / sum would be off by that rounding. Relative to the maximum it is exactly 1.
 #pragma once
@@ -229,18 +230,23 @@ __device__ __forceinline__ void settle_tile(float (&p)[kNum], RowState& rows, Re
   set_bounds<kNum>(rows, tile_sum);
 }
 
-/// The optimistic step; recompute() must bring S back. A reference of -infinity makes the offset +infinity, so that every P is +infinity or NaN and the checks
-/// fail, as they do for NaN scores: such rows take the exact way. The first check's branch keeps the exponentials in front of the wait, as in lazy_step.
 /// kPairsOffsets: the offsets of the two rows are kept in registers of different banks; where variants leave few registers, the constraint can cost more than
 /// bad luck.
-template <bool kPairsOffsets = false, int kNum, typename Recompute>
-__device__ __forceinline__ void optimistic_step(float (&s)[kNum], RowState& rows, Rescale& rescale, float scale_log2, const Recompute& recompute) {
-  float offset[2] = {rows.reference[0] * scale_log2, rows.reference[1] * scale_log2};
+template <bool kPairsOffsets>
+__device__ __forceinline__ void negate_offsets(float (&offset)[2]) {
   if constexpr (kPairsOffsets) {
     ptx::keep_in_register_pair(offset[0], offset[1]);
   }
   offset[0] = -offset[0];
   offset[1] = -offset[1];
+}
+
+/// The optimistic step; recompute() must bring S back. A reference of -infinity makes the offset +infinity, so that every P is +infinity or NaN and the checks
+/// fail, as they do for NaN scores: such rows take the exact way. The first check's branch keeps the exponentials in front of the wait, as in lazy_step.
+template <bool kPairsOffsets = false, int kNum, typename Recompute>
+__device__ __forceinline__ void optimistic_step(float (&s)[kNum], RowState& rows, Rescale& rescale, float scale_log2, const Recompute& recompute) {
+  float offset[2] = {rows.reference[0] * scale_log2, rows.reference[1] * scale_log2};
+  negate_offsets<kPairsOffsets>(offset);
   float tile_sum[2];
   exponentials(s, scale_log2, offset, tile_sum);
   settle_tile(s, rows, rescale, scale_log2, tile_sum, [&](float(&scores)[kNum]) {
@@ -249,7 +255,7 @@ __device__ __forceinline__ void optimistic_step(float (&s)[kNum], RowState& rows
   });
 }
 
-/// row_maxima, or the references where those are larger; none of these may be negative. Bits of floats are in the order of the floats where one of the two is
+/// row_maxima, or the references, which may not be negative, where those are larger. Bits of floats are in the order of the floats where one of the two is
 /// not negative, and compare three at a time.
 template <int kNum>
 __device__ __forceinline__ void row_maxima_above(const float (&s)[kNum], const float (&reference)[2], float (&maximum)[2]) {
@@ -281,11 +287,7 @@ __device__ __forceinline__ void following_step(float (&s)[kNum], RowState& rows,
     target[r] = fmaxf(target[r], rows.reference[r]);
     offset[r] = target[r] * scale_log2;
   }
-  if constexpr (kPairsOffsets) {
-    ptx::keep_in_register_pair(offset[0], offset[1]);
-  }
-  offset[0] = -offset[0];
-  offset[1] = -offset[1];
+  negate_offsets<kPairsOffsets>(offset);
   float tile_sum[2];
   exponentials(s, scale_log2, offset, tile_sum);
   if (!__all_sync(0xFFFFFFFF, tile_sum[0] < kMaxTileSum && tile_sum[1] < kMaxTileSum)) {
