@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Forward passes whose logits vary much, grow, shrink or are not finite: long rows of the Hopper kernels choose by them how to keep their references. Compared
-with the portable kernels, which follow the maximum in every tile.
+"""Forward passes whose logits vary much, grow, shrink or are not finite: long rows of the Hopper kernels choose by them how to keep their references. Each
+problem without and with a sink, a wide window or sequences. Compared with the portable kernels, which follow the maximum in every tile.
 
 usage: FLASH_ATTENTION_LIBRARY=…/libflash_attention.so python3 check_wide_logits.py [--seed N]
 """
@@ -40,10 +40,25 @@ def inputs(problem, dim, dtype, gain, kind):
     return q, k, v
 
 
-def outcome(library, q, k, v, mask, kernel):
+def variant(number, problem):
+    """A name and options for a problem with more than a mask; rows with 1536 keys and more stay among them."""
+    batch, len_q, len_kv, heads_q, _ = problem
+    tensor = lambda x: torch.tensor(x, dtype=torch.int32, device="cuda")
+    which = number % 4
+    if which == 0:
+        return "sinks", {"sinks": torch.randn(heads_q, device="cuda") * 3}
+    if which == 1:
+        return "window", {"window": (1700, 60)}
+    if which == 2 or batch > 1:
+        return "sequences", {"seqused_kv": tensor([len_kv - 5 * b - number % 3 for b in range(batch)])}
+    starts_q, starts_kv = [0, len_q // 5, len_q], [0, len_kv // 9, len_kv]
+    return "packed", {"cu_seqlens_q": tensor(starts_q), "cu_seqlens_kv": tensor(starts_kv), "max_len_q": len_q - starts_q[1], "max_len_kv": len_kv - starts_kv[1]}
+
+
+def outcome(library, q, k, v, mask, kernel, options):
     o = torch.full_like(q, 77.0)
     lse = torch.full((q.shape[0], q.shape[2], q.shape[1]), 77.0, device="cuda")
-    library.forward_call(q, k, v, o, lse, mask, kernel=kernel)()
+    library.forward_call(q, k, v, o, lse, mask, kernel=kernel, **options)()
     torch.cuda.synchronize()
     return o, lse
 
@@ -74,12 +89,13 @@ def main():
             continue
         dtype = torch.bfloat16 if count % 3 == 0 else torch.float16
         q, k, v = inputs(problem, dim, dtype, gain, kind)
-        message = difference(outcome(library, q, k, v, mask, "auto"), outcome(library, q, k, v, mask, "sm80"), dtype)
-        count += 1
-        if message:
-            failures += 1
-            if failures <= 30:
-                print(f"WRONG {str(dtype)[6:]} head_dim {dim} {problem} {mask}, deviation {gain:g}, {kind}: {message}", flush=True)
+        for name, extras in (("", {}), variant(count // 2, problem)):
+            message = difference(outcome(library, q, k, v, mask, "auto", extras), outcome(library, q, k, v, mask, "sm80", extras), dtype)
+            count += 1
+            if message:
+                failures += 1
+                if failures <= 30:
+                    print(f"WRONG {str(dtype)[6:]} head_dim {dim} {problem} {mask} {name}, deviation {gain:g}, {kind}: {message}", flush=True)
     print(f"{count} problems with wide logits, {failures} failures, seed {options.seed}")
     return 1 if failures else 0
 

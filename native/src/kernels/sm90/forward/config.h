@@ -71,7 +71,7 @@ struct ForwardConfig {
   static constexpr int kWorkSlots = 4;
   static constexpr Sm90Softmax kSoftmax = kTile.softmax;
   /// Behind its first tiles without a mask a warpgroup chooses, once per query tile, whether its reference is to follow the running maximum.
-  static constexpr bool kMayFollow = kSoftmax == Sm90Softmax::kOptimisticMaximum && !Scores::kModified;
+  static constexpr bool kMayFollow = kSoftmax == Sm90Softmax::kOptimisticMaximum && !Scores::kChangesScores && !Scores::kMask;
   static constexpr int kTilesBeforeChoice = 256 / kTileKv;
   static constexpr int kTilesOfChoice = 512 / kTileKv;
   /// It is, if of the 4 * kTilesOfChoice steps of its warps so many found a tile that outweighs the one before.

@@ -296,9 +296,14 @@ class Consumer : ConsumerRings<Config> {
         step<TileKind::kExact>(s, p, o, rows, tile, n);
       }
       const int plain_begin = key_tiles_of(tile).full_begin;
+      if constexpr (Config::kMayFollow) {
+        plain_tiles(s, p, o, rows, tile, n + 1 - plain_begin);
+        n = min(n, plain_begin - 1);
+      } else {
 #pragma unroll 1
-      for (; n >= plain_begin; --n) {
-        step<TileKind::kPlain>(s, p, o, rows, tile, n);
+        for (; n >= plain_begin; --n) {
+          step<TileKind::kPlain>(s, p, o, rows, tile, n);
+        }
       }
       if constexpr (Scores::kMask) {
         return;  // lists have no lower edge
@@ -564,7 +569,10 @@ class Consumer : ConsumerRings<Config> {
   __device__ __forceinline__ void modified_step(float (&s)[Config::kScores], RowState& rows, Rescale& rescale, const Tile& tile, int n,
                                                 const BiasFragment<Config>& bias, const Recompute& recompute) {
     constexpr bool kLowerEdge = kKind == TileKind::kLowerEdge;
-    if constexpr (kKind == TileKind::kExact || (kLowerEdge && Scores::kSoftcap)) {
+    if constexpr (kKind == TileKind::kFollowing) {
+      static_assert(!Scores::kChangesScores && !Scores::kMask);
+      following_step(s, rows, rescale, params_.scale_log2, recompute);
+    } else if constexpr (kKind == TileKind::kExact || (kLowerEdge && Scores::kSoftcap)) {
       const HiddenKeys hidden =
           ScoreModifier<Config>(params_, tile, slope_).template hidden_keys<Config::kScores>(first_row(tile), thread_row(tile), n * Config::kTileKv);
       exact_modified_step(s, rows, rescale, tile, n, hidden, bias);
