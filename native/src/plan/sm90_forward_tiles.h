@@ -16,8 +16,8 @@ namespace fa {
 
 /// How the running maximum of a row is kept while the unmasked key tiles go by.
 enum class Sm90Softmax {
-  /// Keep the reference of the first tile and only check that the row sums stay in range; repeat the tile the exact way where they do not. Without
-  /// variants, long rows follow the maximum where their logits vary much.
+  /// Keep the reference of the first tile and only check that the row sums stay in range; repeat the tile the exact way where they do not. Without variants
+  /// and with ranges, long rows follow the maximum where their logits vary much.
   kOptimisticMaximum,
   /// Take the maximum of every tile, but move the reference and rescale the output only when it grew by more than 2^8.
   kLazyRescale,

@@ -74,8 +74,8 @@ struct ForwardConfig {
   static constexpr bool kMayFollow = kSoftmax == Sm90Softmax::kOptimisticMaximum && !Scores::kChangesScores && !Scores::kMask;
   static constexpr int kTilesBeforeChoice = 256 / kTileKv;
   static constexpr int kTilesOfChoice = 512 / kTileKv;
-  /// It is, if of the 4 * kTilesOfChoice steps of its warps so many found a tile that outweighs the one before. With ranges, whose warpgroups are hardly ever
-  /// waited for, following pays later.
+  /// It is, if of the 4 * kTilesOfChoice steps of its warps so many found a tile that outweighs the one before. With ranges, following pays
+  /// later (README.md, log).
   static constexpr int kRaisedOfFollowers = Scores::kModified ? 7 * kTilesOfChoice / 4 : kTileKv < 128 ? 7 : 4;
   static constexpr bool kPingPong = kTile.ping_pong;
   /// From the first key tile to the last. Masked tiles come last then, and a warpgroup skips those that only others see when it is done. Without a mask it
