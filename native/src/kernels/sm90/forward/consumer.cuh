@@ -162,7 +162,7 @@ class Consumer : ConsumerRings<Config> {
         n -= keys.begin;  // steps without a mask need no number, and a bound no register
       }
       if constexpr (Config::kMayFollow) {
-        plain_tiles(s, p, o, rows, tile, n + 1);
+        plain_tiles(s, p, o, rows, tile, n + 1, masks_first);
       } else {
 #pragma unroll 1
         for (; n >= 0; --n) {
@@ -221,11 +221,14 @@ class Consumer : ConsumerRings<Config> {
     }
   }
 
-  /// So many tiles that all rows see. In long rows the warpgroup, whose four warps must issue the same products, chooses behind the first of them whether the
-  /// reference is to follow the maximum from there on (README, "Choice").
+  /// So many tiles that all rows see. The warpgroup, whose four warps must issue the same products, chooses behind the first of them whether the reference is to
+  /// follow the maximum from there on (README, "Choice"). behind_mask: whether these tiles come behind a masked one.
   __device__ __forceinline__ void plain_tiles(float (&s)[Config::kScores], uint32_t (&p)[Config::kScores / 2], float (&o)[Config::kOutputs], RowState& rows,
-                                              const Tile& tile, int count) {
-    int later = count >= 2 * (Config::kTilesBeforeChoice + Config::kTilesOfChoice) ? count - Config::kTilesBeforeChoice : 0;
+                                              const Tile& tile, int count, bool behind_mask) {
+    constexpr int kLongRest = Config::kTilesOfLongRow - Config::kTilesBeforeChoice - Config::kTilesOfChoice;
+    const bool is_long = count >= Config::kTilesOfLongRow;
+    const int before = is_long ? Config::kTilesBeforeChoice : behind_mask ? 1 : 0;
+    int later = count >= before + 2 * Config::kTilesOfShortChoice ? count - before : 0;
     count -= later;
     bool counts = false;
 #pragma unroll 1
@@ -240,15 +243,16 @@ class Consumer : ConsumerRings<Config> {
       if (!counts) {
         counts = true;
         rows.raised = 0;
-        count = Config::kTilesOfChoice;
+        count = later >= kLongRest + Config::kTilesOfChoice ? Config::kTilesOfChoice : Config::kTilesOfShortChoice;
         later -= count;
         continue;
       }
+      const int bound = later >= kLongRest ? Config::kRaisedOfFollowers : Config::kRaisedOfShortFollowers;
       count = later;
       later = 0;
       const int raised = ptx::named_barrier_count(Config::kBarrierChoice - Config::kBarrierTurn + Rings::first_turn_ + warpgroup_, 128,
                                                   static_cast<int>(threadIdx.x % 32) < rows.raised);
-      if (__any_sync(0xFFFFFFFF, raised >= Config::kRaisedOfFollowers)) {  // a vote, or descriptors lose their uniform registers
+      if (__any_sync(0xFFFFFFFF, raised >= bound)) {  // a vote, or descriptors lose their uniform registers
         break;
       }
     }
@@ -263,7 +267,7 @@ class Consumer : ConsumerRings<Config> {
                                                       RowState& rows, const Tile& tile, const KeyTiles& keys, int n) {
     const int full_end = min(keys.full_end, keys.end);
     if constexpr (Config::kMayFollow) {
-      plain_tiles(s, p, o, rows, tile, full_end - n);
+      plain_tiles(s, p, o, rows, tile, full_end - n, false);
       n = max(n, full_end);
     } else {
 #pragma unroll 1
@@ -297,7 +301,7 @@ class Consumer : ConsumerRings<Config> {
       }
       const int plain_begin = key_tiles_of(tile).full_begin;
       if constexpr (Config::kMayFollow) {
-        plain_tiles(s, p, o, rows, tile, n + 1 - plain_begin);
+        plain_tiles(s, p, o, rows, tile, n + 1 - plain_begin, true);
         n = min(n, plain_begin - 1);
       } else {
 #pragma unroll 1
