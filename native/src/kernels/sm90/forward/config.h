@@ -73,14 +73,16 @@ struct ForwardConfig {
   /// Behind its first tiles without a mask a warpgroup chooses, once per query tile, whether its reference is to follow the running maximum. It is, if of the
   /// steps of its four warps over kTilesOfChoice tiles so many found a tile that outweighs the one before. With ranges, following pays later (README.md, log).
   static constexpr bool kMayFollow = kSoftmax == Sm90Softmax::kOptimisticMaximum && !Scores::kChangesScores && !Scores::kMask;
-  /// Rows of so many tiles without a mask. These can wait and see.
-  static constexpr int kTilesOfLongRow = 2560 / kTileKv;
+  /// Rows of so many tiles without a mask choose behind the first of them.
+  static constexpr int kTilesOfLongRow = 1536 / kTileKv;
   static constexpr int kTilesBeforeChoice = 256 / kTileKv;
   static constexpr int kTilesOfChoice = 512 / kTileKv;
   static constexpr int kRaisedOfFollowers = Scores::kModified ? 7 * kTilesOfChoice / 4 : kTileKv < 128 ? 7 : 4;
-  /// Others choose at once, or behind one tile where the first tile of the row was masked: rows that saw little of it are outweighed by the next.
+  /// Shorter ones cannot wait: they choose at once, or behind one tile where the first tile of the row was masked (rows that saw little of it are outweighed by
+  /// the next). With ranges they do not choose.
+  static constexpr bool kShortRowsChoose = !Scores::kModified;
   static constexpr int kTilesOfShortChoice = 128 / kTileKv;
-  static constexpr int kRaisedOfShortFollowers = Scores::kModified ? 3 * kTilesOfShortChoice : 2 * kTilesOfShortChoice;
+  static constexpr int kRaisedOfShortFollowers = 2 * kTilesOfShortChoice;
   static constexpr bool kPingPong = kTile.ping_pong;
   /// From the first key tile to the last. Masked tiles come last then, and a warpgroup skips those that only others see when it is done. Without a mask it
   /// makes no difference but for parts of tiles, of which the other order is 3 % faster.

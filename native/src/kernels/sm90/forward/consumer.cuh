@@ -221,16 +221,16 @@ class Consumer : ConsumerRings<Config> {
     }
   }
 
-  /// So many tiles that all rows see. The warpgroup, whose four warps must issue the same products, chooses behind the first of them whether the reference is to
-  /// follow the maximum from there on (README, "Choice"). behind_mask: whether these tiles come behind a masked one.
+  /// So many tiles that all rows see. The warpgroup, whose four warps must issue the same products, chooses behind the first of them whether the reference is
+  /// to follow the maximum from there on (README, "Choice"). behind_mask: whether these tiles come behind a masked one.
   __device__ __forceinline__ void plain_tiles(float (&s)[Config::kScores], uint32_t (&p)[Config::kScores / 2], float (&o)[Config::kOutputs], RowState& rows,
                                               const Tile& tile, int count, bool behind_mask) {
-    constexpr int kLongRest = Config::kTilesOfLongRow - Config::kTilesBeforeChoice - Config::kTilesOfChoice;
     const bool is_long = count >= Config::kTilesOfLongRow;
     const int before = is_long ? Config::kTilesBeforeChoice : behind_mask ? 1 : 0;
-    int later = count >= before + 2 * Config::kTilesOfShortChoice ? count - before : 0;
+    const bool chooses = is_long || (Config::kShortRowsChoose && count >= before + 2 * Config::kTilesOfShortChoice);
+    int later = chooses ? count - before : 0;
     count -= later;
-    bool counts = false;
+    int to_count = is_long ? Config::kTilesOfChoice : Config::kTilesOfShortChoice;  // 0 - so many, once they are being counted
 #pragma unroll 1
     while (true) {
 #pragma unroll 1
@@ -240,14 +240,14 @@ class Consumer : ConsumerRings<Config> {
       if (later == 0) {
         return;
       }
-      if (!counts) {
-        counts = true;
+      if (to_count > 0) {
         rows.raised = 0;
-        count = later >= kLongRest + Config::kTilesOfChoice ? Config::kTilesOfChoice : Config::kTilesOfShortChoice;
+        count = to_count;
         later -= count;
+        to_count = -count;
         continue;
       }
-      const int bound = later >= kLongRest ? Config::kRaisedOfFollowers : Config::kRaisedOfShortFollowers;
+      const int bound = to_count == -Config::kTilesOfChoice ? Config::kRaisedOfFollowers : Config::kRaisedOfShortFollowers;
       count = later;
       later = 0;
       const int raised = ptx::named_barrier_count(Config::kBarrierChoice - Config::kBarrierTurn + Rings::first_turn_ + warpgroup_, 128,
