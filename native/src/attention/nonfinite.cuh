@@ -93,7 +93,8 @@ template <class Element, int kThreads, class Tile>
 __device__ __forceinline__ void zero_nonfinite(Tile& s_tile, int thread) {
 #pragma unroll 1
   for (int i = thread; i < Tile::kRows * Tile::kCols; i += kThreads) {
-    if (is_nonfinite<Element>(s_tile.elements[i])) s_tile.elements[i] = 0;
+    uint16_t& s_element = s_tile.elements[Tile::place_of(i)];
+    if (is_nonfinite<Element>(s_element)) s_element = 0;
   }
 }
 
@@ -102,7 +103,7 @@ template <class Element, class Tile>
 __device__ __forceinline__ bool row_has_nonfinite(const Tile& s_tile, int row) {
   bool found = false;
 #pragma unroll 1
-  for (int i = 0; i < Tile::kCols; ++i) found |= is_nonfinite<Element>(s_tile.elements[row * Tile::kCols + i]);
+  for (int i = 0; i < Tile::kCols; ++i) found |= is_nonfinite<Element>(s_tile.elements[Tile::place_of(row * Tile::kCols + i)]);
   return found;
 }
 

@@ -44,18 +44,18 @@ bool refuse(const Problem& problem, const DeviceCaps& caps, Reason* why_not) {
   return true;
 }
 
-/// First row of a table that is wide enough and whose shared memory the device has; rows are sorted by width, then by preference. -1 if there is none.
+/// The narrowest row of a table that is wide enough and whose shared memory the device has, the first of several. -1 if there is none.
 template <class Variant, int kNum>
 int first_fitting(const Variant (&table)[kNum], int64_t head_dim, int64_t shared_limit, int (*shared_bytes)(const Variant&)) {
+  int best = -1;
   for (int i = 0; i < kNum; ++i) {
-    if (table[i].padded_dim >= head_dim && shared_bytes(table[i]) <= shared_limit) {
-      return i;
-    }
+    const bool fits = table[i].padded_dim >= head_dim && shared_bytes(table[i]) <= shared_limit;
+    if (fits && (best < 0 || table[i].padded_dim < table[best].padded_dim)) best = i;
   }
-  return -1;
+  return best;
 }
 
-/// The same among the rows that are compiled with ModifiedScores.
+/// The first among the rows that are compiled with ModifiedScores, sorted by width, then by preference.
 template <class Variant, int kNum, int kNumModified>
 int first_fitting_modified(const Variant (&table)[kNum], const int (&rows)[kNumModified], int64_t head_dim, int64_t shared_limit,
                            int (*shared_bytes)(const Variant&)) {

@@ -34,8 +34,13 @@ struct ForwardVariant {
   int slices = 1;
 };
 
+/// Columns of a row in shared memory: whole lines of 64 (tile/shared_tile.cuh).
+constexpr int stored_columns(int padded_dim) {
+  return (padded_dim + 63) / 64 * 64;
+}
+
 constexpr int forward_shared_bytes(const ForwardVariant& v) {
-  return 2 * v.padded_dim * (v.tile_q + 2 * v.stages * v.tile_kv)                   // q, k, v
+  return 2 * stored_columns(v.padded_dim) * (v.tile_q + 2 * v.stages * v.tile_kv)   // q, k, v
          + (v.slices > 1 ? 2 * v.tile_q * v.tile_kv + 4 * v.slices * v.tile_q : 0)  // probabilities, and a number per row and warp
          + 128;                                                                     // addresses
 }
@@ -54,6 +59,7 @@ inline constexpr ForwardVariant kForward[] = {
     {"sm80_forward_d256_small", 256, 64, 64, 4, 1, 8, 2},
     {"sm80_forward_d64", 64, 128, 64, 4, 1, 0, 2},  // with ModifiedScores only: tiles half as wide leave registers for the modifications
     {"sm80_forward_d512", 512, 32, 32, 4, 1, 0, 2, 2},
+    {"sm80_forward_d96", 96, 128, 64, 4, 1, 0, 2},
 };
 inline constexpr int kNumForward = sizeof(kForward) / sizeof(kForward[0]);
 inline constexpr int kSmallForward256 = 5;  ///< row that is also for short causal problems on any device
@@ -89,10 +95,10 @@ constexpr bool accumulates_grad_q(const BackwardVariant& v, bool deterministic) 
 /// With warps_q == 1 a warp holds P^T and dS^T of its keys for all queries of the tile: they stay in its registers, and only dS is shared, for grad_q; it is
 /// kept for two steps, so that grad_q may come a step later and one barrier per step does. Otherwise both are shared, between two barriers per step.
 constexpr int backward_shared_bytes(const BackwardVariant& v) {
-  return 2 * v.padded_dim * 2 * (v.tile_kv + v.stages * v.tile_q)  // k, v, q, grad_o
-         + 2 * 2 * v.tile_kv * v.tile_q                            // P and dS, or dS twice
-         + 2 * 4 * v.stages * v.tile_q                             // log-sum-exp and delta
-         + 128;                                                    // addresses
+  return 2 * stored_columns(v.padded_dim) * 2 * (v.tile_kv + v.stages * v.tile_q)  // k, v, q, grad_o
+         + 2 * 2 * v.tile_kv * v.tile_q                                            // P and dS, or dS twice
+         + 2 * 4 * v.stages * v.tile_q                                             // log-sum-exp and delta
+         + 128;                                                                    // addresses
 }
 
 inline constexpr BackwardVariant kBackward[] = {
@@ -100,6 +106,7 @@ inline constexpr BackwardVariant kBackward[] = {
     {"sm80_backward_d128_small", 128, 64, 64, 2, 2, 2, 1, 1, 1}, {"sm80_backward_d192", 192, 64, 64, 2, 4, 2, 2, 1, 1},
     {"sm80_backward_d192_small", 192, 64, 32, 2, 2, 2, 1, 1, 1}, {"sm80_backward_d256", 256, 64, 64, 2, 4, 1, 2, 1, 1},
     {"sm80_backward_d256_small", 256, 32, 32, 2, 2, 2, 1, 1, 1}, {"sm80_backward_d512", 512, 32, 16, 1, 2, 2, 1, 2, 1, 2},
+    {"sm80_backward_d96", 96, 64, 128, 4, 2, 4, 2, 1, 1},        {"sm80_backward_d96_small", 96, 64, 64, 2, 2, 2, 1, 1, 1},
 };
 inline constexpr int kNumBackward = sizeof(kBackward) / sizeof(kBackward[0]);
 

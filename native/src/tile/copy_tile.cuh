@@ -22,9 +22,9 @@ struct GlobalRows {
 /// cp_async_commit, cp_async_wait and a barrier. Called by kThreads threads with ranks thread = 0 … kThreads-1.
 template <int kThreads, class Tile>
 __device__ __forceinline__ void copy_to_shared(Tile& s_tile, const GlobalRows& g, int first_row, int thread) {
-  constexpr int kChunks = Tile::kCols / 8;
+  constexpr int kChunks = Tile::kPitch / 8;
   if constexpr (kThreads % kChunks == 0) {
-    // A thread keeps its column of chunks and steps down the rows.
+    // A thread keeps its column of chunks and steps down the rows. Those whose column does not exist have nothing to do.
     constexpr int kRowsPerPass = kThreads / kChunks;
     constexpr int kPasses = Tile::kRows / kRowsPerPass;
     static_assert(Tile::kRows % kRowsPerPass == 0, "the tile must be whole passes");
@@ -33,6 +33,7 @@ __device__ __forceinline__ void copy_to_shared(Tile& s_tile, const GlobalRows& g
     const uint16_t* g_chunk = g.data + (first_row + row) * g.stride + chunk * 8;
     const int64_t step = kRowsPerPass * g.stride;
     const uint32_t s_base = ptx::shared_address(s_tile.elements);
+    if (Tile::kPitch != Tile::kCols && g.aligned && chunk * 8 >= Tile::kCols) return;
     if (FA_LIKELY(g.aligned && g.cols == Tile::kCols && first_row + Tile::kRows <= g.rows)) {
       // Everything exists. Worth its own path: the predicates of the general one take three times the instructions.
       // Two chains of additions, since one would wait for itself.
@@ -53,7 +54,7 @@ __device__ __forceinline__ void copy_to_shared(Tile& s_tile, const GlobalRows& g
       return;
     }
   } else if (FA_LIKELY(g.aligned)) {
-    static_assert(Tile::kRows * kChunks % kThreads == 0, "the tile must be whole passes");
+    static_assert(Tile::kRows * kChunks % kThreads == 0 && Tile::kPitch == Tile::kCols, "the tile must be whole passes");
     const uint32_t s_base = ptx::shared_address(s_tile.elements);
 #pragma unroll
     for (int i = 0; i < Tile::kRows * kChunks / kThreads; ++i) {

@@ -16,17 +16,23 @@ template <int kRows_, int kCols_>
 struct SharedTile {
   static constexpr int kRows = kRows_;
   static constexpr int kCols = kCols_;
-  static constexpr int kRowBytes = kCols * 2;
-  static_assert(kCols == 32 || kCols % 64 == 0, "the swizzle needs rows of 64 bytes or of whole 128-byte lines");
+  /// Columns from row to row: the swizzle needs rows of 64 bytes or of whole 128-byte lines. What lies behind kCols (some of 96 columns' second line) is
+  /// never written or read.
+  static constexpr int kPitch = kCols == 32 ? 32 : (kCols + 63) / 64 * 64;
+  static constexpr int kRowBytes = kPitch * 2;
+  static_assert(kCols % 32 == 0, "half lines");
 
   /// 128: the swizzle works on absolute address bits 4-6.
-  alignas(128) uint16_t elements[kRows * kCols];
+  alignas(128) uint16_t elements[kRows * kPitch];
 
   /// What chunk indices of a row are XORed with.
   __device__ static constexpr int swizzle(int row) { return kCols == 32 ? (row >> 1) & 3 : row & 7; }
 
   /// Byte offset of a chunk (8 columns) of a row.
   __device__ static constexpr int chunk_offset_bytes(int row, int chunk) { return row * kRowBytes + ((chunk ^ swizzle(row)) << 4); }
+
+  /// Where element i of kRows * kCols lies, counted in an order of its own, in which 2 j and 2 j + 1 are neighbours.
+  __device__ static constexpr int place_of(int i) { return kPitch == kCols ? i : chunk_offset_bytes(i / kCols, i % kCols / 8) / 2 + i % 8; }
 
   /// Pointer to an element; neighbours are contiguous only within a chunk.
   __device__ uint16_t* at(int row, int col) { return elements + chunk_offset_bytes(row, col >> 3) / 2 + (col & 7); }

@@ -43,6 +43,8 @@ void check(const CaseOptions& options) {
 }
 
 constexpr auto check_d64 = check<0, 0, 0>;
+constexpr auto check_d96 = check<8, 8, 1>;
+constexpr auto check_d96_small = check<8, 9, 1>;
 constexpr auto check_d128 = check<1, 1, 1>;
 constexpr auto check_d128_small = check<1, 2, 1>;
 constexpr auto check_d192 = check<2, 3, 2>;
@@ -56,6 +58,14 @@ TEST(Sm80Kernels, Dim64) {
   for (const Mask mask : kMasks) {
     check_d64({.len_q = 129, .len_kv = 193, .heads_q = 2, .mask = mask, .deterministic = mask == kTopLeft});
   }
+}
+
+TEST(Sm80Kernels, Dim96) {
+  for (const Mask mask : kMasks) {
+    check_d96({.len_q = 140, .len_kv = 150, .heads_q = 2, .head_dim = 96, .head_dim_v = 96, .mask = mask, .deterministic = mask == kBottomRight});
+  }
+  check_d96({.len_q = 70, .len_kv = 130, .head_dim = 80, .head_dim_v = 72, .mask = kTopLeft});
+  check_d96({.len_q = 70, .len_kv = 130, .head_dim = 96, .head_dim_v = 88, .mask = kBottomRight, .aligned = false});
 }
 
 TEST(Sm80Kernels, Dim128) {
@@ -102,6 +112,7 @@ TEST(Sm80Kernels, Dim512WithoutKeys) {
 }
 
 TEST(Sm80Kernels, ForLittleSharedMemory) {
+  check_d96_small({.len_q = 100, .len_kv = 90, .heads_q = 2, .head_dim = 96, .head_dim_v = 80, .mask = kBottomRight});
   check_d128_small({.len_q = 100, .len_kv = 90, .heads_q = 2, .head_dim = 128, .head_dim_v = 104, .mask = kBottomRight});
   check_d192_small({.len_q = 70, .len_kv = 80, .head_dim = 192, .head_dim_v = 160, .mask = kTopLeft, .aligned = false});
   check_d256_small({.len_q = 70, .len_kv = 80, .head_dim = 200, .head_dim_v = 256, .mask = kBottomRight, .deterministic = true, .aligned = false});

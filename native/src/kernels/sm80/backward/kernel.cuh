@@ -517,7 +517,7 @@ class BackwardBlock {
     const uint32_t* s_words = reinterpret_cast<const uint32_t*>(s_.k.elements);
 #pragma unroll 4
     for (int i = ptx::thread_index_anew(); i < Config::kTileKV * Config::kDim / 2; i += kThreads) {
-      const uint32_t word = s_words[i];
+      const uint32_t word = s_words[Config::KVTile::place_of(2 * i) / 2];
       found |= is_nonfinite<Element>(static_cast<uint16_t>(word)) || is_nonfinite<Element>(static_cast<uint16_t>(word >> 16));
     }
     return __syncthreads_or(found);

@@ -18,6 +18,7 @@ constexpr BackwardKernelOf kKernels[kNumBackward][2] = {
     {backward_kernel_of<2, __half>, backward_kernel_of<2, __nv_bfloat16>}, {backward_kernel_of<3, __half>, backward_kernel_of<3, __nv_bfloat16>},
     {backward_kernel_of<4, __half>, backward_kernel_of<4, __nv_bfloat16>}, {backward_kernel_of<5, __half>, backward_kernel_of<5, __nv_bfloat16>},
     {backward_kernel_of<6, __half>, backward_kernel_of<6, __nv_bfloat16>}, {backward_kernel_of<7, __half>, backward_kernel_of<7, __nv_bfloat16>},
+    {backward_kernel_of<8, __half>, backward_kernel_of<8, __nv_bfloat16>}, {backward_kernel_of<9, __half>, backward_kernel_of<9, __nv_bfloat16>},
 };
 
 /// Row: index into kGradQ.

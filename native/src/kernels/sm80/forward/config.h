@@ -76,7 +76,7 @@ struct ForwardConfig {
     alignas(128) Base base;
   };
 
-  static_assert(kWarps % kSlices == 0 && kTileQ * kSlices % (16 * kWarps) == 0 && kDim % (64 * kSlices) == 0, "warps own whole row blocks and lines");
+  static_assert(kWarps % kSlices == 0 && kTileQ * kSlices % (16 * kWarps) == 0 && kDim % (kPairs ? 128 : 16) == 0, "warps own whole row blocks and lines");
   static_assert(kStages == 1 || kStages == 2, "the schedules of kernel.cuh");
   static_assert(!kPairs || (kSlices == 2 && kKeys % 16 == 0 && !Policy::kModified), "pairs of warps; the plain kernel");
   static_assert(sizeof(Shared) % 128 == 0 && (!Policy::kModified || sizeof(BiasTile) == bias_tile_bytes(kVariant.tile_q, kVariant.tile_kv)),

@@ -20,6 +20,7 @@ constexpr ForwardKernelOf kKernels[kNumForward][2] = {
     {forward_kernel_of<5, __half>, forward_kernel_of<5, __nv_bfloat16>},
     {nullptr, nullptr},
     {forward_kernel_of<7, __half>, forward_kernel_of<7, __nv_bfloat16>},
+    {forward_kernel_of<8, __half>, forward_kernel_of<8, __nv_bfloat16>},
 };
 
 /// The same with ModifiedScores. Row: place in kModifiedForward.
