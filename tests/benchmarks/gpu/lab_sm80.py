@@ -87,12 +87,12 @@ def call_of(kind, lib, case):
     return lambda: lib.lab_backward(*arguments)
 
 
-def prepare(case):
+def prepare(case, columns):
     out, lse = case.fa2("forward")()[:2]
     case.out = out.transpose(1, 2)
     case.lse_log2 = (lse.view(case.batch, case.heads, case.length) * math.log2(math.e)).contiguous()
     case.delta = (case.out.float() * case.grad_o.float()).sum(-1).transpose(1, 2).contiguous()
-    case.accumulator = torch.zeros(case.q.numel(), device="cuda")
+    case.accumulator = torch.zeros(case.q.numel() // case.dim * columns, device="cuda")
     case.gradients = case.fa2("backward")()
 
 
@@ -128,7 +128,7 @@ def main():
     for dim in sorted({VARIANTS[n][1] for n in names}):
         for length, causal in cells:
             case = Case(None, dim, length, causal, torch.float16)
-            prepare(case)
+            prepare(case, max(int(row.split(",")[0]) for _, d, row in VARIANTS.values() if d == dim))
             for what, kind, factor in (("forward", "F", 1), ("backward", "B", 2.5)):
                 here = [n for n in names if VARIANTS[n][:2] == (kind, dim) and built[n][0] is not None]
                 calls = {f"FA2 d{dim} {what}": case.fa2(what)} if here else {}
